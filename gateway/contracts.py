@@ -1,0 +1,235 @@
+"""The roles and their promises. One contract test suite per role (tests/contract) runs against every implementation.
+
+Drivers and sinks do not sleep, retry, reconnect, buffer or log failures: they try once and say what happened. The
+runtime (gateway.poller, gateway.publisher, gateway.ingest) does the rest, the same way for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+from gateway.model import Batch, Gap, Kind, Link, Message, Tag, TagTable
+from gateway.options import DeviceOptions, LinkOptions, TagOptions
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """One line of `plantbridge plan`: what is asked of the device, how much of it was wanted, how long it takes."""
+
+    text: str  # "FC3 holding 100..224"
+    wanted: int  # registers, bits or nodes that tags need
+    fetched: int  # registers, bits or nodes that are transferred
+    seconds: float  # estimated time on the line
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """What a driver computed from a poll group's tables: pure data, made once, executed at every scan."""
+
+    @property
+    def tables(self) -> tuple[TagTable, ...]: ...
+    def requests(self) -> Sequence[PlannedRequest]: ...
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """One link. Owned by one task, never called concurrently."""
+
+    def plan(self, tables: Sequence[TagTable]) -> Plan:
+        """Compile the tables of one poll group of one device. Pure: no I/O. Raises ConfigError."""
+        ...
+
+    async def connect(self) -> None:
+        """Make the session within the link's connect timeout. Raises NotConnected. Called again after each loss."""
+        ...
+
+    async def read(self, plan: Plan) -> list[Batch]:
+        """Read once: one batch per table of the plan, in its order; one row per tag, in table order.
+
+        A refused or impossible tag is a Bad row and leaves its neighbours Good. Raises NoAnswer where the device is
+        silent and the link may be well, NotConnected where the session is gone, ProtocolError where the peer spoke
+        nonsense. Each within the plan's own deadline. Values are raw: as the device means them, before scale and
+        offset. Cancelling at any await leaves the driver closable, and a fresh connect works.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the session. Idempotent; never raises."""
+        ...
+
+
+@runtime_checkable
+class Subscribing(Protocol):
+    """A driver whose peer reports changes itself."""
+
+    def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch]:
+        """Give batches as they arrive, first one row per tag. Raises as `read` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One value to set, in the device's raw terms (scale already undone)."""
+
+    device: str
+    tag: Tag
+    value: float | int | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a write: the raw values before and after (read back), and the quality of the attempt."""
+
+    before: float | int | bool | str | None
+    after: float | int | bool | str | None
+    quality: int
+    reason: str = ""
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """A driver that can set values."""
+
+    async def write(self, writes: Sequence[Write]) -> list[Written]:
+        """Set the values, one result per write, in order; read back. A refusal is a Bad result, never a retry."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing that browsing found."""
+
+    path: tuple[str, ...]
+    address: str
+    type: str
+    unit: str = ""
+    value: str = ""
+    access: str = ""
+
+
+@runtime_checkable
+class Browsable(Protocol):
+    """A driver that can list what its peer has."""
+
+    def browse(self, start: str = "", limit: int = 100_000) -> AsyncIterator[Found]: ...
+
+
+class Delivery(Enum):
+    """What the peer said of a message."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class Sink(Protocol):
+    """One northbound peer. `send` may be called again while earlier sends wait for their acknowledgement."""
+
+    async def connect(self) -> None:
+        """Make the session. Raises SinkUnavailable."""
+        ...
+
+    async def send(self, message: Message) -> Delivery:
+        """Hand over one message; return when the peer took responsibility for it or refused it.
+
+        Raises SinkUnavailable when the session is gone or the peer did not answer in time; the message may or may
+        not have arrived, and is sent again from the journal.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the session. Idempotent; never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A journal record on its way out: its sequence and what it holds."""
+
+    sequence: int
+    content: Batch | Gap
+
+
+class Encoder(Protocol):
+    """Journal records to messages in one format. Synchronous and pure but for its own caches."""
+
+    def encode(self, records: Sequence[Record]) -> list[Message]:
+        """Give the messages for consecutive records, each within the publisher's size limit.
+
+        `covers` of the last message is the last record's sequence; earlier ones say how far they complete.
+        """
+        ...
+
+    def reset(self) -> None:
+        """A new session began: definitions that the peer must know are to be sent again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A decoded message on the cloud side: whose it is, which journal records it holds, and their readings."""
+
+    gateway: str
+    journal: str  # the journal's id: a new journal starts a new count
+    sequences: tuple[int, ...]  # the records' sequences, one per entry of `contents`
+    contents: tuple[Batch | Gap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What a store did with the blocks of one write."""
+
+    stored: int  # readings that are new
+    duplicates: int  # readings it had already and dropped
+    gaps: int
+
+
+class Store(Protocol):
+    """The time-series side. Owned by one task."""
+
+    async def open(self) -> None:
+        """Make ready. Raises StoreUnavailable."""
+        ...
+
+    async def write(self, blocks: Sequence[Block]) -> StoreReport:
+        """Store readings and gaps; durable when it returns; idempotent by (series, time).
+
+        Raises StoreUnavailable, with permanent=True where these blocks can never be stored.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close. Idempotent; never raises."""
+        ...
+
+
+Stage = Callable[[Batch], Batch]
+"""Synchronous; an empty batch means nothing to report. Holds state of its own table only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A tag's address as its driver understands it. Arrays resolve to one entry per element, told by `suffix`."""
+
+    source: Any
+    kind: Kind
+    type: str
+    suffix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSpec:
+    """What a driver folder offers: models of its YAML keys, and two functions. Loading it imports no protocol library.
+
+    `resolve` compiles a tag's address (pure; raises ValueError with a message for the integrator). `open` makes the
+    driver of a link; the protocol library is imported there.
+    """
+
+    name: str
+    link: type[LinkOptions]
+    device: type[DeviceOptions]
+    tag: type[TagOptions]
+    resolve: Callable[[Any, Any, Any], Sequence[Resolved]]  # (tag options, device options, link options)
+    open: Callable[[Link], Driver]

@@ -1,0 +1,51 @@
+"""Counters of the running daemon, in a registry of their own (no globals), served as Prometheus text.
+
+Label children are looked up once, where the thing they count is made, not at each count.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """All metrics of one daemon. Names carry units; every counter is monotonic over the life of the process."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry(auto_describe=True)
+        self.registry = registry
+        device = ("device", "group")
+        self.scans = Counter("plantbridge_scans", "Scans that were executed", device, registry=registry)
+        self.skipped = Counter("plantbridge_scans_skipped", "Scan instants that passed", device, registry=registry)
+        self.readings = Counter("plantbridge_readings", "Readings", ("device", "quality"), registry=registry)
+        self.link_up = Gauge("plantbridge_link_up", "1 where the link has a session", ("link",), registry=registry)
+        self.device_up = Gauge("plantbridge_device_up", "1 where it answers", ("device",), registry=registry)
+        self.scan_seconds = Gauge("plantbridge_scan_seconds", "Last scan's duration", device, registry=registry)
+        self.appended = Counter("plantbridge_journal_appended_readings", "Readings journalled", registry=registry)
+        self.depth = Gauge("plantbridge_journal_depth_records", "Records kept", registry=registry)
+        self.bytes = Gauge("plantbridge_journal_bytes", "Bytes of records kept", registry=registry)
+        self.dropped = Counter("plantbridge_journal_dropped_readings", "Readings lost", ("reason",), registry=registry)
+        publisher = ("publisher",)
+        self.published = Counter("plantbridge_published_messages", "Messages sent", publisher, registry=registry)
+        self.published_bytes = Counter(
+            "plantbridge_published_bytes", "Payload bytes sent", publisher, registry=registry
+        )
+        self.acknowledged = Counter(
+            "plantbridge_acknowledged_readings", "Readings the peer took over", publisher, registry=registry
+        )
+        self.rejected = Counter("plantbridge_rejected_messages", "Messages refused", publisher, registry=registry)
+        self.publisher_up = Gauge("plantbridge_publisher_up", "1 where connected", publisher, registry=registry)
+        self.latency = Histogram(
+            "plantbridge_latency_seconds",
+            "Source time of a message's oldest reading to its acknowledgement",
+            publisher,
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
+            registry=registry,
+        )
+        self.stored = Counter("plantbridge_stored_readings", "Readings the store committed", registry=registry)
+        self.duplicates = Counter("plantbridge_duplicate_readings", "Readings stored before", registry=registry)
+        self.dead_letters = Counter("plantbridge_dead_letters", "Messages set aside", registry=registry)
+
+    def text(self) -> bytes:
+        """Give the Prometheus exposition text."""
+        return generate_latest(self.registry)

@@ -1,0 +1,304 @@
+"""What YAML may say about every link, device, poll group and tag, whatever the driver. Drivers extend these models.
+
+The models are the single source: messages, the JSON schema and the reference pages come from them. Unknown keys are
+errors. Durations are text with a unit ("500 ms", "1 s", "10 min"): a bare number could mean anything and is refused.
+Scale and offset are kept as fractions of the decimal text, so that 0.1 x 231 is 23.1 and not 23.1000000000000014.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import core_schema
+
+_DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)\s*$")
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)\s*$")
+_BYTES: Final = {
+    "B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+
+
+def seconds(text: object) -> float:
+    """Read a duration such as "500 ms" as seconds. Raises ValueError."""
+    match = _DURATION.match(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"expected a duration with a unit such as 500 ms, 1 s, 10 min or 1 d, got {text!r}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def octets(text: object) -> int:
+    """Read a size such as "64 MB" as bytes. Raises ValueError."""
+    match = _SIZE.match(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"expected a size with a unit such as 500 kB, 64 MB or 2 GiB, got {text!r}")
+    return round(float(match[1]) * _BYTES[match[2]])
+
+
+def _fraction(value: object) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
+        raise ValueError(f"expected a number such as 0.1 or a fraction such as 1/3, got {value!r}")
+    try:
+        return Fraction(str(value).replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number such as 0.1 or a fraction such as 1/3, got {value!r}") from None
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(us|ms|s|min|h|d)\s*$", "examples": ["1 s"]}),
+]
+"""Seconds, written with a unit."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(octets),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([kKMG]i?)?B\s*$", "examples": ["64 MB"]}),
+]
+"""Bytes, written with a unit."""
+
+Number = Annotated[
+    Fraction,
+    GetPydanticSchema(lambda _source, _handler: core_schema.no_info_plain_validator_function(_fraction)),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?\d+\s*/\s*\d+$"}]}),
+]
+"""An exact decimal or fraction."""
+
+
+class Options(BaseModel):
+    """The base of every model of YAML keys: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class WriteRule(Options):
+    """What may be written to a tag, from the command line or from the cloud."""
+
+    minimum: float | None = Field(default=None, alias="min")
+    """The smallest value that may be written, in engineering units."""
+    maximum: float | None = Field(default=None, alias="max")
+    """The largest value that may be written, in engineering units."""
+
+
+class SignalOptions(Options):
+    """A simulated signal; ignored by the gateway itself."""
+
+    signal: Literal["ramp", "sine", "walk", "counter", "on-off", "states", "constant"] = "sine"
+    low: float | None = None
+    """Lowest value, in engineering units."""
+    high: float | None = None
+    """Highest value, in engineering units."""
+    period: Duration = 60.0
+    """Time of one cycle."""
+
+
+class TagOptions(Options):
+    """A tag: where it lives in the device and what its value means. Plain text is short for {address: text}."""
+
+    address: str
+    """Where the tag lives, in the driver's grammar, with its type: `holding:100 float32 CDAB`."""
+    unit: str = ""
+    """Engineering unit, UCUM where there is one: bar, °C, kW.h."""
+    description: str = ""
+    scale: Number = Fraction(1)
+    """value = raw x scale + offset, computed without decimal noise."""
+    offset: Number = Fraction(0)
+    minimum: float | None = Field(default=None, alias="min")
+    """Lower end of the plausible range, in engineering units."""
+    maximum: float | None = Field(default=None, alias="max")
+    """Upper end of the plausible range, in engineering units."""
+    out_of_range: Literal["uncertain", "bad", "clamp"] = "uncertain"
+    """What a value outside min..max becomes: Uncertain, Bad, or moved to the end of the range."""
+    deadband: float | str | None = None
+    """Report only changes larger than this: a number in engineering units, or "2 %" of max - min. 0 reports every
+    change. Without it every reading is reported."""
+    max_silence: Duration | None = None
+    """Report at least this often, changed or not."""
+    not_available: tuple[float, ...] = ()
+    """Raw values by which the device says that it has no value; they become Bad."""
+    simulate: SignalOptions | None = None
+    """What the simulator shows for this tag; without it a signal is chosen that fits its type and range."""
+    states: dict[int, str] = Field(default_factory=dict)
+    """Names of the values of an enumeration: {0: stopped, 1: running}."""
+    writable: WriteRule | Literal[True] | None = None
+    """Allow writing; without this key a tag is read-only. The limits are in engineering units."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"address": data} if isinstance(data, str) else data
+
+
+class GroupOptions(Options):
+    """A poll group: tags of a device that are read together."""
+
+    interval: Duration = 1.0
+    """Time between scans. Scans sit on multiples of it on the wall clock."""
+    phase: Duration = 0.0
+    """Shift of the scans against the multiples of the interval."""
+    deadband: float | str | None = None
+    """Default deadband of the group's tags."""
+    max_silence: Duration | None = None
+    """Default max_silence of the group's tags."""
+
+
+class DeviceOptions(GroupOptions):
+    """A device on a link. Its keys interval, phase, deadband and max_silence are the defaults of its groups."""
+
+    template: str | None = None
+    """A device template whose tags this device has: a file beside the site file, or one of the shipped templates."""
+    description: str = ""
+    timeout: Duration | None = None
+    """How long one request to this device may take; the link's timeout where not given."""
+    retries: int = Field(default=1, ge=0, le=10)
+    """How often a request is tried again before the device counts as silent."""
+
+
+class LinkOptions(Options):
+    """A connection to one or more devices."""
+
+    driver: str
+    """The protocol: modbus, opcua, replay, or the name of an installed third-party driver."""
+    url: str = ""
+    """Where the peer is, in the driver's grammar."""
+    description: str = ""
+    timeout: Duration = 1.0
+    """How long one request may take."""
+    connect_timeout: Duration = 5.0
+    """How long making the connection may take."""
+    retry_first: Duration = 0.5
+    """Pause before the first attempt to reconnect; doubles with each failure, with jitter."""
+    retry_longest: Duration = 30.0
+    """Longest pause between attempts to reconnect or to probe a silent device."""
+
+
+# ------------------------------------------------------------------------------------------------ northbound
+
+
+class JournalOptions(Options):
+    """The buffer on disk between devices and brokers."""
+
+    directory: str = "journal"
+    """Where the journal lives; relative to the site file's `data` directory."""
+    durability: Literal["power", "process"] = "power"
+    """power: a commit survives a power cut (fsync). process: it survives the end of the process only."""
+    commit_interval: Duration = 0.2
+    """A reading is on disk at most this long after it was taken, and published right after."""
+    commit_size: Size = 1_000_000
+    """Commit earlier where this much has gathered."""
+    max_size: Size = 1_000_000_000
+    """Most disk that records may take."""
+    max_age: Duration | None = None
+    """Records older than this are dropped, with a gap record, delivered or not."""
+    when_full: Literal["drop-oldest", "hold-scans"] = "drop-oldest"
+    """What gives way when max_size is reached: the oldest records, or new scans."""
+
+
+class TlsOptions(Options):
+    """TLS towards a broker; the key's presence turns it on for mqtt:// too."""
+
+    ca: str | None = None
+    """File of the certificate authority; the system's store where not given."""
+    certificate: str | None = None
+    """File of the client certificate."""
+    key: str | None = None
+    """File of the client's private key."""
+    server_name: str | None = None
+    """Name the server's certificate must carry, where it differs from the host of the URL."""
+
+
+class MqttOptions(Options):
+    """An MQTT connection."""
+
+    url: str
+    """mqtt://host:1883 or mqtts://host:8883."""
+    version: Literal["5", "3.1.1"] = "5"
+    """MQTT version."""
+    client_id: str | None = None
+    """Client id; made from the gateway's and the publisher's name where not given."""
+    username: str | None = None
+    password: str | None = Field(default=None, repr=False)
+    """Best given as ${env:NAME} or ${file:PATH}."""
+    tls: TlsOptions | None = None
+    keep_alive: Duration = 30.0
+    connect_timeout: Duration = 10.0
+    retry_first: Duration = 0.5
+    """Pause before the first attempt to reconnect; doubles with each failure, with jitter."""
+    retry_longest: Duration = 30.0
+
+
+class PublisherOptions(MqttOptions):
+    """One northbound connection with its own cursor in the journal."""
+
+    format: Literal["columns", "json"] = "columns"
+    """columns: Arrow with zstd, the native form. json: one message per device and scan."""
+    topic: str | None = None
+    """Topic template. columns: the prefix, default `plantbridge/{gateway}`. json: default
+    `plantbridge/{gateway}/json/{device}/{group}`."""
+    window: int = Field(default=32, ge=1, le=1000)
+    """Messages that may wait for their acknowledgement at once."""
+    max_message: Size = 256_000
+    """Largest payload of one message."""
+    ack_timeout: Duration = 20.0
+    """A message not acknowledged in this time ends the session, and is sent again in the next."""
+
+
+class MetricsOptions(Options):
+    """Prometheus metrics and health over HTTP."""
+
+    listen: str | None = "127.0.0.1:9464"
+    """host:port of /metrics and /healthz; null turns them off. Any address but loopback must be asked for here."""
+
+
+class LogOptions(Options):
+    """The daemon's log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON elsewhere."""
+
+
+class DuckdbOptions(Options):
+    """The embedded store: one file, one process."""
+
+    type: Literal["duckdb"] = "duckdb"
+    path: str = "plantbridge.duckdb"
+    """The database file; relative to the `data` directory."""
+
+
+class InfluxdbOptions(Options):
+    """InfluxDB 2 or 3, or anything that takes its v2 write API."""
+
+    type: Literal["influxdb"]
+    url: str
+    org: str = ""
+    bucket: str
+    token: str = Field(default="", repr=False)
+    timeout: Duration = 10.0
+
+
+class IngestOptions(MqttOptions):
+    """The cloud side's subscription."""
+
+    topic: str = "plantbridge/+"
+    """Topic prefix of the gateways to take in."""
+    share: str = "ingest"
+    """Group of the shared subscription (MQTT 5): workers with the same name share the load."""
+    batch_interval: Duration = 0.25
+    """Messages are stored together at least this often."""
+    in_flight: int = Field(default=200, ge=1, le=65535)
+    """Messages that may wait for the store before the broker stops sending (receive maximum)."""
+    session_expiry: Duration = 7 * 86400.0
+    """How long the broker keeps messages for an ingest that is away (MQTT 5)."""

@@ -1,0 +1,1 @@
+"""Stand-ins for the plant, made from the same site file the gateway reads."""
