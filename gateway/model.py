@@ -84,6 +84,7 @@ class Tag:
     not_available: tuple[float, ...] = ()  # raw values by which the device says it has none
     states: tuple[tuple[int, str], ...] = ()  # names of the values of an enumeration
     writable: bool = False
+    simulate: Any = None  # SignalOptions, for the simulators only; None: they choose what fits
     where: Where = Where()
 
     def definition(self) -> dict[str, Any]:
