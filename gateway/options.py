@@ -80,7 +80,7 @@ Number = Annotated[
 class Options(BaseModel):
     """The base of every model of YAML keys: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class WriteRule(Options):
