@@ -1,0 +1,1 @@
+"""OPC UA: nodes of a server as tags."""
