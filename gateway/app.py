@@ -1,0 +1,131 @@
+"""The composition root: a checked configuration in, one TaskGroup out, and an ordered shutdown.
+
+This is the one place where names become objects. Start: journal, then the declaration of the time the gateway was
+away, then publishers, then pollers. Stop: pollers (no new readings), journal (all on disk), publishers (what is on
+disk is sent within a few seconds, the rest waits for the next start), journal closed. An exception in a poller's
+driver stays there; a JournalError ends the process, and the service manager starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from gateway import codec
+from gateway.config import Site
+from gateway.contracts import Driver
+from gateway.encoders import encoder_for
+from gateway.errors import ConfigError, Problem
+from gateway.health import Health, heartbeat, notify, serve
+from gateway.journal import Journal
+from gateway.metrics import Metrics
+from gateway.model import Gap, Link
+from gateway.names import driver_spec
+from gateway.pipeline import Pipeline
+from gateway.poller import Poller
+from gateway.publisher import Publisher
+from gateway.sinks import sink_for
+
+log = structlog.get_logger()
+
+DRAIN: Final = 5.0  # s that publishers have on shutdown to send what is on disk
+
+
+async def run(site: Site, stop: asyncio.Event) -> None:
+    """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError."""
+    metrics, health = Metrics(), Health()
+    drivers = _drivers(site)
+    journal = await Journal.open(site.data / site.journal.directory, site.journal, list(site.publishers), metrics)
+    try:
+        end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
+        try:
+            _declare_absence(journal)
+            pollers = [_poller(link, driver, journal, metrics, health) for link, driver in drivers]
+            publishers = _publishers(site, journal, metrics, health)
+            await _live(pollers, publishers, journal, health, stop)
+        finally:
+            end_http()
+    finally:
+        await journal.close()
+        notify("STOPPING=1")
+
+
+def _nothing() -> None:
+    return
+
+
+def _drivers(site: Site) -> list[tuple[Link, Driver]]:
+    """Open every link's driver and try its plans, so that what cannot be planned is said before any I/O."""
+    drivers: list[tuple[Link, Driver]] = []
+    problems: list[Problem] = []
+    for link in site.links:
+        driver = driver_spec(link.driver).open(link)
+        drivers.append((link, driver))
+        for device in link.devices:
+            for group in device.groups:
+                try:
+                    driver.plan(group.tables)
+                except ConfigError as error:
+                    problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return drivers
+
+
+def _poller(link: Link, driver: Driver, journal: Journal, metrics: Metrics, health: Health) -> Poller:
+    pipelines = {
+        (group.device, group.name): Pipeline(group, journal, metrics)
+        for device in link.devices
+        for group in device.groups
+    }
+    return Poller(link, driver, pipelines, metrics, health, journal.wait_room)
+
+
+def _publishers(site: Site, journal: Journal, metrics: Metrics, health: Health) -> list[Publisher]:
+    return [
+        Publisher(
+            name,
+            options,
+            site.gateway,
+            journal,
+            sink_for(name, options, site.gateway),
+            encoder_for(options, site.gateway, journal.id),
+            metrics,
+            health,
+            site.data / "dead-letters",
+        )
+        for name, options in site.publishers.items()
+    ]
+
+
+def _declare_absence(journal: Journal) -> None:
+    """Say in the data that nothing was read between the last committed reading and now."""
+    last, now = journal.last_time, time.time_ns()
+    if last:
+        gap = Gap("", "", min(last, now), now, "the gateway was not running")
+        journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
+
+
+async def _live(
+    pollers: list[Poller], publishers: list[Publisher], journal: Journal, health: Health, stop: asyncio.Event
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        beat = group.create_task(heartbeat(health), name="heartbeat")
+        north = [group.create_task(publisher.run(), name="publisher") for publisher in publishers]
+        south = [group.create_task(poller.run(), name="poller") for poller in pollers]
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+        await _end(south)
+        await journal.flush()
+        await asyncio.gather(*(publisher.drain(DRAIN) for publisher in publishers))
+        await _end([*north, beat])
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""The `plantbridge` command: one module per subcommand, and what they all do with errors.
+
+Exit codes: 0 ok, 1 ran and found problems, 2 bad configuration. A GatewayError is one sentence on standard error, not
+a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import typer
+
+from gateway.errors import ConfigError, GatewayError
+
+COMMANDS: Final = {
+    "run": "the edge daemon",
+    "ingest": "the cloud side",
+    "demo": "the whole path on this machine",
+    "check": "every problem of a configuration",
+    "plan": "what will be read, in which requests",
+    "simulate": "a stand-in for every device of a site",
+    "query": "last values and ranges",
+    "journal": "what is in the journal",
+    "schema": "JSON schema for editors",
+    "scan": "which Modbus units answer",
+    "read": "one register in every type and order",
+    "write": "set a writable tag",
+    "browse": "an OPC UA server's address space",
+    "pki": "OPC UA certificates",
+    "version": "versions",
+}
+
+
+def make_app() -> typer.Typer:
+    """Build the command line."""
+    app = typer.Typer(
+        name="plantbridge",
+        help="PlantBridge 厂云桥: machines to the cloud, losing nothing on the way.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in COMMANDS:
+        module: Any = import_module(f"gateway.cli.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    return app
+
+
+def main() -> None:
+    """Run the command line; turn errors into a sentence and an exit code."""
+    try:
+        make_app()()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        count = len(error.problems)
+        print(f"{count} problem{'s' if count != 1 else ''} in the configuration.", file=sys.stderr)
+        sys.exit(2)
+    except GatewayError as error:
+        print(f"plantbridge: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()  # `plantbridge query | head` is no error
+        sys.exit(0)

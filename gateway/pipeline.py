@@ -1,0 +1,104 @@
+"""From a driver's batch to the journal: normalise, report by exception, pack, append. Synchronous and columnar.
+
+One Pipeline per poll group. It is the only place that writes readings to the journal, and it also declares what is
+missing: one Bad row per tag when a device or link goes away, a gap record when scans are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import structlog
+
+from gateway import codec
+from gateway import quality as q
+from gateway.metrics import Metrics
+from gateway.model import Batch, Gap, Group, TagTable
+from gateway.stages.normalise import normalise
+from gateway.stages.report import ReportByException
+
+log = structlog.get_logger()
+
+
+class Appendable(Protocol):
+    """What the pipeline needs of the journal."""
+
+    def define(self, fingerprint: bytes, definition: bytes) -> int: ...
+    def append(self, record: bytes, readings: int, start: int = 0, end: int = 0) -> int: ...
+
+
+class _Column:
+    """The stages of one table, and how many of its tags were Bad at the last full scan."""
+
+    def __init__(self, table: TagTable, journal: Appendable) -> None:
+        self.table = table
+        self.id = journal.define(table.fingerprint, table.definition)
+        self.normalise = normalise(table)
+        self.report = ReportByException(table)
+        self.bad = 0
+
+
+class Pipeline:
+    """The way of one poll group's readings."""
+
+    def __init__(self, group: Group, journal: Appendable, metrics: Metrics) -> None:
+        self.group = group
+        self._journal = journal
+        self._columns = {id(table): _Column(table, journal) for table in group.tables}
+        self._counters = [metrics.readings.labels(group.device, word) for word in ("good", "uncertain", "bad", "bad")]
+        self._appended = metrics.appended
+        self._log = log.bind(device=group.device, group=group.name)
+
+    def take(self, batches: Sequence[Batch]) -> None:
+        """Take the batches of one scan, or of one notification. Raises JournalError."""
+        for batch in batches:
+            column = self._columns[id(batch.table)]
+            normal = column.normalise(batch)
+            self._notice(column, normal)
+            self._append(column, column.report(normal))
+
+    def bad(self, status: int, time: int) -> None:
+        """Give every tag one Bad row, whatever was reported before; the next good scan is reported in full."""
+        for column in self._columns.values():
+            batch = Batch.bad(column.table, status, time)
+            column.bad = len(column.table)
+            self._append(column, batch)
+        self.forget()
+
+    def gap(self, start: int, end: int, reason: str, scans: int = 0, readings: int = 0) -> None:
+        """Declare that this group has no readings between `start` and `end` (ns)."""
+        record = codec.pack_gap(Gap(self.group.device, self.group.name, start, end, reason, readings, scans))
+        self._journal.append(record, 0, start, end)
+
+    def forget(self) -> None:
+        """Report the next scan in full: the device was away."""
+        for column in self._columns.values():
+            column.report.forget()
+
+    def _append(self, column: _Column, batch: Batch) -> None:
+        size = len(batch)
+        if not size:
+            return
+        record = codec.pack(batch, column.id)
+        self._journal.append(record, size, int(batch.time.min()), int(batch.time.max()))
+        self._appended.inc(size)
+        if not batch.quality.any():
+            self._counters[0].inc(size)
+            return
+        for counter, count in zip(self._counters, np.bincount(batch.quality >> 30, minlength=4), strict=True):
+            if count:
+                counter.inc(int(count))
+
+    def _notice(self, column: _Column, batch: Batch) -> None:
+        """Log the change between "all tags are well" and "some are Bad", once each."""
+        if batch.tag is not column.table.every:
+            return
+        rows = np.flatnonzero(q.is_bad(batch.quality)) if batch.quality.any() else ()
+        if len(rows) and not column.bad:
+            first = [f"{column.table.names[row]}: {q.name(int(batch.quality[row]))}" for row in rows[:5]]
+            self._log.warning("Some tags have no good value.", count=len(rows), tags=first)
+        elif column.bad and not len(rows):
+            self._log.info("All tags have good values.")
+        column.bad = len(rows)

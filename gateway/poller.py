@@ -1,0 +1,249 @@
+"""One task per link: scan by the clock, and own all trouble of the link and its devices.
+
+Drivers try once and say what happened; this module decides what follows, the same way for every protocol:
+
+- Scans sit on multiples of their interval. One that comes too late for its slot is skipped, counted and declared as a
+  gap; never bunched.
+- NoAnswer concerns one device: after its retries each of its tags gets one Bad row, and the device leaves the
+  rotation. It is probed with one group, in pauses that double, and are long against what a probe costs the
+  neighbours. When it answers, all its groups are scanned at once and reported in full.
+- NotConnected concerns the link: each tag of each device gets one Bad row, once, and the link is made again after a
+  pause that doubles, with jitter. A link all of whose devices are silent is treated so too: it may be half-open.
+- A defect in a driver costs that link a restart, never the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from gateway.contracts import Driver, Plan
+from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
+from gateway.health import Health
+from gateway.metrics import Metrics
+from gateway.model import Batch, Device, Group, Link
+from gateway.pipeline import Pipeline
+from gateway.schedule import Backoff, missed, next_instant
+
+log = structlog.get_logger()
+
+Clock = Callable[[], int]
+"""Gives the wall clock in ns."""
+
+SHARE: Final = 20  # a probe of a silent device may take 1/SHARE of the link's time from its neighbours
+LONGEST_SLEEP: Final = 1.0  # s; the wall clock is looked at again at least this often, in case it was set
+SECOND: Final = 1_000_000_000
+
+
+Room = Callable[[], Awaitable[None]]
+"""Waits while the journal is full and holds scans."""
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """A device in the rotation. `up` is None until it was first tried in this session."""
+
+    device: Device
+    backoff: Backoff
+    up: bool | None = None
+    declared: bool = False  # its tags have their Bad row
+    retry_at: int = 0
+    turns: list[_Turn] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A poll group in the rotation; `due` is its next scan instant in ns."""
+
+    peer: _Peer
+    group: Group
+    plan: Plan
+    pipeline: Pipeline
+    deadline: float  # s; the driver has its own, this one only guards against a driver that forgets
+    due: int = 0
+
+    def when(self) -> int:
+        """Give the time at which this turn wants the link; a silent device has one turn, its probe."""
+        if self.peer.up is False:
+            return self.peer.retry_at if self.peer.turns[0] is self else 2**62
+        return self.due
+
+
+class Poller:
+    """The task of one link."""
+
+    def __init__(
+        self,
+        link: Link,
+        driver: Driver,
+        pipelines: dict[tuple[str, str], Pipeline],
+        metrics: Metrics,
+        health: Health,
+        room: Room,
+        clock: Clock = time.time_ns,
+    ) -> None:
+        self._link = link
+        self._driver = driver
+        self._metrics = metrics
+        self._health = health
+        self._room = room
+        self._clock = clock
+        self._log = log.bind(link=link.name)
+        options = link.options
+        self._backoff = Backoff(options.retry_first, options.retry_longest)
+        self._peers = [_Peer(device, Backoff(options.retry_first, options.retry_longest)) for device in link.devices]
+        self._turns: list[_Turn] = []
+        for peer in self._peers:
+            for group in peer.device.groups:
+                plan = driver.plan(group.tables)
+                timeout = peer.device.options.timeout or options.timeout
+                guard = 5.0 + 2.0 * (timeout + 0.1) * max(1, len(plan.requests()))
+                turn = _Turn(peer, group, plan, pipelines[group.device, group.name], guard)
+                peer.turns.append(turn)
+                self._turns.append(turn)
+
+    async def run(self) -> None:
+        """Poll until cancelled. Raises JournalError only."""
+        while True:
+            try:
+                await self._driver.connect()
+                self._linked()
+                await self._session()
+            except NotConnected as error:
+                self._lost(error)
+            except JournalError:
+                raise
+            except Exception as error:  # noqa: BLE001  a third party's driver may raise anything
+                self._log.exception("A defect in the driver; the link is started again.")
+                self._lost(NotConnected(f"defect in the driver: {error!r}"))
+            finally:
+                await self._driver.close()
+            await asyncio.sleep(self._backoff.pause())
+
+    async def _session(self) -> None:
+        while True:
+            turn = min(self._turns, key=_Turn.when)
+            now = self._clock()
+            wait = turn.when() - now
+            if wait > 0:
+                await asyncio.sleep(min(wait / SECOND, LONGEST_SLEEP))
+                self._mind_the_clock(turn)
+                continue
+            await self._room()
+            await self._scan(turn)
+
+    def _mind_the_clock(self, turn: _Turn) -> None:
+        """Put turns back on the grid where the wall clock was set back and would let them wait for hours."""
+        now = self._clock()
+        for other in self._turns:
+            if other.due - now > other.group.interval:
+                other.due = next_instant(now, other.group.interval, other.group.phase)
+        longest = int(self._link.options.retry_longest * SECOND) + SHARE * int(turn.deadline * SECOND)
+        if turn.peer.up is False and turn.peer.retry_at - now > longest:
+            turn.peer.retry_at = now
+
+    async def _scan(self, turn: _Turn) -> None:
+        peer, group = turn.peer, turn.group
+        now = self._clock()
+        if peer.up:
+            self._skip(turn, missed(turn.due, now, group.interval))
+        started = asyncio.get_running_loop().time()
+        try:
+            batches = await self._read(turn)
+        except NoAnswer as error:
+            self._silent(peer, error, asyncio.get_running_loop().time() - started)
+            return
+        turn.due = turn.due + group.interval if peer.up else next_instant(now, group.interval, group.phase)
+        if not peer.up:
+            self._answers(turn, now)
+        turn.pipeline.take(batches)
+        self._metrics.scans.labels(group.device, group.name).inc()
+        took = asyncio.get_running_loop().time() - started
+        self._metrics.scan_seconds.labels(group.device, group.name).set(took)
+
+    async def _read(self, turn: _Turn) -> list[Batch]:
+        """Read a group, again where the device is believed to be well and did not answer."""
+        tries = 1 + (turn.peer.device.options.retries if turn.peer.up is not False else 0)
+        while True:
+            tries -= 1
+            try:
+                async with asyncio.timeout(turn.deadline):
+                    return await self._driver.read(turn.plan)
+            except NoAnswer:
+                if not tries:
+                    raise
+            except TimeoutError as error:
+                raise NotConnected("the driver did not come back in time", turn.group.device) from error
+
+    def _skip(self, turn: _Turn, scans: int) -> None:
+        if not scans:
+            return
+        group, start = turn.group, turn.due
+        turn.due += scans * group.interval
+        turn.pipeline.gap(start, turn.due, "skipped scan", scans=scans)
+        self._metrics.skipped.labels(group.device, group.name).inc(scans)
+
+    # ------------------------------------------------------------------------------------------ transitions
+
+    def _linked(self) -> None:
+        now = self._clock()
+        for peer in self._peers:
+            peer.up = None
+            for turn in peer.turns:
+                group = turn.group
+                turn.due = next_instant(now, group.interval, group.phase) - group.interval
+        self._metrics.link_up.labels(self._link.name).set(1)
+        self._health.link(self._link.name, up=True)
+
+    def _answers(self, turn: _Turn, now: int) -> None:
+        """A device gave its first answer, or its first after a silence."""
+        peer = turn.peer
+        name = peer.device.name
+        if peer.up is False or peer.declared:
+            for other in peer.turns:
+                other.pipeline.forget()
+            self._log.info("The device answers again.", device=name)
+        for other in peer.turns:
+            if other is not turn:
+                other.due = next_instant(now, other.group.interval, other.group.phase) - other.group.interval
+        peer.up, peer.declared = True, False
+        peer.backoff.reset()
+        self._backoff.reset()
+        self._metrics.device_up.labels(name).set(1)
+        self._health.device(name, up=True)
+
+    def _silent(self, peer: _Peer, error: NoAnswer, cost: float) -> None:
+        """Take a device out of the rotation until its next probe."""
+        neighbours = len(self._peers) > 1
+        pause = max(peer.backoff.pause(), SHARE * cost if neighbours else 0.0)
+        peer.retry_at = self._clock() + int(pause * SECOND)
+        peer.up = False
+        self._declare(peer, error)
+        if all(other.up is False for other in self._peers):
+            raise NotConnected("no device on this link answers", status=error.status)
+
+    def _lost(self, error: NotConnected) -> None:
+        for peer in self._peers:
+            self._declare(peer, error)
+            peer.up = None
+        if self._health.link(self._link.name, up=False, reason=str(error)):
+            self._log.warning("The link is down; trying again.", reason=str(error))
+        self._metrics.link_up.labels(self._link.name).set(0)
+
+    def _declare(self, peer: _Peer, error: DeviceError) -> None:
+        """Give each tag of a device its one Bad row."""
+        name = peer.device.name
+        if peer.declared:
+            return
+        peer.declared = True
+        for turn in peer.turns:
+            turn.pipeline.bad(error.status, self._clock())
+        self._metrics.device_up.labels(name).set(0)
+        self._health.device(name, up=False, reason=str(error))
+        if isinstance(error, NoAnswer):
+            self._log.warning("The device does not answer; its tags are Bad.", device=name, reason=str(error))
