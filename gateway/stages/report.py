@@ -24,8 +24,9 @@ class ReportByException:
     def __init__(self, table: TagTable) -> None:
         size = len(table)
         self._table = table
-        self._deadband = np.array([tag.deadband for tag in table.tags], dtype=np.float64)
-        self._always = np.isnan(self._deadband)
+        deadband = np.array([tag.deadband for tag in table.tags], dtype=np.float64)
+        self._always = np.isnan(deadband)
+        self._threshold = np.nan_to_num(deadband) if table.kind is Kind.FLOAT else np.floor(np.nan_to_num(deadband))
         self._silence = np.array([tag.max_silence or 2**62 for tag in table.tags], dtype=np.int64)
         self._passes_all = bool(self._always.all())
         self._known = np.zeros(size, dtype=np.bool_)
@@ -51,62 +52,63 @@ class ReportByException:
 
     def _once(self, batch: Batch) -> Batch:
         """Handle a batch in which no tag occurs twice."""
-        tag = batch.tag
-        change = _difference(batch.value, self._value[tag], self._table.kind, self._deadband[tag])
-        flip = batch.quality != self._quality[tag]
-        bad = q.is_bad(batch.quality)
-        news = ~self._known[tag] | flip | (change & ~bad)
-        keep = news | self._always[tag] | (batch.time - self._time[tag] >= self._silence[tag])
+        # A full scan uses the state's columns as they are; anything else gathers its tags' rows.
+        rows: Any = slice(None) if batch.tag is self._table.every else batch.tag
+        flip = batch.quality != self._quality[rows]
+        change = self._differs(batch, self._value[rows], rows) & ~q.is_bad(batch.quality)
+        news = change | flip | ~self._known[rows]
+        keep = news | self._always[rows] | (batch.time - self._time[rows] >= self._silence[rows])
         kept = batch if keep.all() else batch.take(keep)
-        before = self._step(batch, news, flip)
-        self._remember(batch, keep)
+        before = self._step(batch, news & self._held[rows], flip, rows)
+        self._remember(batch, keep, rows)
         return kept if before is None else _join([before, kept])
 
-    def _step(self, batch: Batch, news: NDArray[np.bool_], flip: NDArray[np.bool_]) -> Batch | None:
+    def _step(self, batch: Batch, held: NDArray[np.bool_], flip: NDArray[np.bool_], rows: Any) -> Batch | None:
         """Give the held-back readings that a step in this batch makes worth reporting."""
-        tag = batch.tag
-        held = self._held[tag] & news
         if not held.any():
             return None
-        jump = _difference(batch.value, self._held_value[tag], self._table.kind, self._deadband[tag])
-        steps = tag[held & (flip | jump)]
-        if not len(steps):
+        tags = batch.tag[held & (flip | self._differs(batch, self._held_value[rows], rows))]
+        if not len(tags):
             return None
-        return Batch(
-            self._table,
-            steps,
-            self._held_value[steps],
-            self._held_quality[steps],
-            self._held_time[steps],
-            batch.backfill,
-        )
+        value, quality, time = self._held_value[tags], self._held_quality[tags], self._held_time[tags]
+        return Batch(self._table, tags, value, quality, time, batch.backfill)
 
-    def _remember(self, batch: Batch, keep: NDArray[np.bool_]) -> None:
-        told, silent = batch.tag[keep], batch.tag[~keep]
-        self._known[told] = True
-        self._value[told] = batch.value[keep]
-        self._quality[told] = batch.quality[keep]
-        self._time[told] = batch.time[keep]
-        self._held[told] = False
-        if len(silent):
-            self._held[silent] = True
-            self._held_value[silent] = batch.value[~keep]
-            self._held_quality[silent] = batch.quality[~keep]
-            self._held_time[silent] = batch.time[~keep]
+    def _remember(self, batch: Batch, keep: NDArray[np.bool_], rows: Any) -> None:
+        if isinstance(rows, slice):
+            _put(self._value, self._quality, self._time, batch, keep)
+            silent = ~keep
+            _put(self._held_value, self._held_quality, self._held_time, batch, silent)
+            self._held = silent
+            self._known |= keep
+            return
+        told, quiet = batch.take(keep), batch.take(~keep)
+        self._value[told.tag], self._quality[told.tag], self._time[told.tag] = told.value, told.quality, told.time
+        self._held_value[quiet.tag] = quiet.value
+        self._held_quality[quiet.tag] = quiet.quality
+        self._held_time[quiet.tag] = quiet.time
+        self._held[rows] = ~keep
+        self._known[told.tag] = True
 
-
-def _difference(now: NDArray[Any], last: NDArray[Any], kind: Kind, deadband: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark where `now` differs from `last` by more than the deadband; integers are compared without rounding."""
-    if kind in (Kind.TEXT, Kind.BOOL):
-        differs: NDArray[np.bool_] = now != last
+    def _differs(self, batch: Batch, last: NDArray[Any], rows: Any) -> NDArray[np.bool_]:
+        """Mark where a value differs from `last` by more than the deadband; integers are compared without rounding."""
+        now, kind = batch.value, self._table.kind
+        differs: NDArray[np.bool_]
+        if kind in (Kind.TEXT, Kind.BOOL):
+            differs = now != last
+        elif kind is Kind.FLOAT:
+            differs = np.abs(now - last) > self._threshold[rows]
+        else:
+            distance = np.maximum(now, last).view(np.uint64) - np.minimum(now, last).view(np.uint64)
+            differs = distance > self._threshold[rows].astype(np.uint64)
         return differs
-    if kind is Kind.FLOAT:
-        more: NDArray[np.bool_] = np.abs(now - last) > np.nan_to_num(deadband)
-        return more
-    larger, smaller = np.maximum(now, last), np.minimum(now, last)
-    distance = larger.view(np.uint64) - smaller.view(np.uint64)
-    beyond: NDArray[np.bool_] = distance > np.floor(np.nan_to_num(deadband)).astype(np.uint64)
-    return beyond
+
+
+def _put(
+    value: NDArray[Any], quality: NDArray[Any], time: NDArray[Any], batch: Batch, where: NDArray[np.bool_]
+) -> None:
+    np.copyto(value, batch.value, where=where)
+    np.copyto(quality, batch.quality, where=where)
+    np.copyto(time, batch.time, where=where)
 
 
 def _occurrences(tag: NDArray[np.uint32]) -> list[NDArray[np.intp]]:
