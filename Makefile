@@ -101,8 +101,9 @@ wheel: $(VENV)/setup.stamp  ## the package alone, in dist/
 	@$(PIP) wheel --no-deps --no-index --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-wheels: $(VENV)/setup.stamp  ## a folder to carry to a machine without internet (WHEELS=DIR, PLATFORM=aarch64)
-	@sh edge_deploy/wheels.sh $(BIN)/python $(WHEELS) $(PLATFORM)
+wheels: $(VENV)/setup.stamp  ## a folder to carry to a machine without internet (MACHINE=aarch64 PYTHON_VERSION=3.11)
+	@$(BIN)/python edge_deploy/wheels.py $(WHEELS) $(if $(MACHINE),--machine $(MACHINE)) \
+	    $(if $(PYTHON_VERSION),--python $(PYTHON_VERSION))
 
 clean:  ## remove what was built; `rm -rf .venv` is yours
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
