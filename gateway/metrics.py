@@ -18,7 +18,7 @@ class Metrics:
         self.scans = Counter("plantbridge_scans", "Scans that were executed", device, registry=registry)
         self.skipped = Counter("plantbridge_scans_skipped", "Scan instants that passed", device, registry=registry)
         self.readings = Counter("plantbridge_readings", "Readings", ("device", "quality"), registry=registry)
-        self.link_up = Gauge("plantbridge_link_up", "1 where the link has a session", ("link",), registry=registry)
+        self.link_up = Gauge("plantbridge_link_up", "1 where a device of it answers", ("link",), registry=registry)
         self.device_up = Gauge("plantbridge_device_up", "1 where it answers", ("device",), registry=registry)
         self.scan_seconds = Gauge("plantbridge_scan_seconds", "Last scan's duration", device, registry=registry)
         self.appended = Counter("plantbridge_journal_appended_readings", "Readings journalled", registry=registry)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
+from prometheus_client import Counter, Gauge
 
 from gateway.contracts import Driver, Plan
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
@@ -65,7 +66,14 @@ class _Turn:
     plan: Plan
     pipeline: Pipeline
     deadline: float  # s; the driver has its own, this one only guards against a driver that forgets
+    scans: Counter
+    skipped: Counter
+    seconds: Gauge
     due: int = 0
+
+    def slot(self, now: int) -> int:
+        """Give the scan instant whose slot `now` lies in."""
+        return next_instant(now, self.group.interval, self.group.phase) - self.group.interval
 
     def when(self) -> int:
         """Give the time at which this turn wants the link; a silent device has one turn, its probe."""
@@ -103,12 +111,23 @@ class Poller:
                 plan = driver.plan(group.tables)
                 timeout = peer.device.options.timeout or options.timeout
                 guard = 5.0 + 2.0 * (timeout + 0.1) * max(1, len(plan.requests()))
-                turn = _Turn(peer, group, plan, pipelines[group.device, group.name], guard)
+                turn = _Turn(
+                    peer,
+                    group,
+                    plan,
+                    pipelines[group.device, group.name],
+                    guard,
+                    metrics.scans.labels(group.device, group.name),
+                    metrics.skipped.labels(group.device, group.name),
+                    metrics.scan_seconds.labels(group.device, group.name),
+                )
                 peer.turns.append(turn)
                 self._turns.append(turn)
 
     async def run(self) -> None:
         """Poll until cancelled. Raises JournalError only."""
+        for turn in self._turns:
+            turn.due = turn.slot(self._clock())
         while True:
             try:
                 await self._driver.connect()
@@ -150,21 +169,20 @@ class Poller:
     async def _scan(self, turn: _Turn) -> None:
         peer, group = turn.peer, turn.group
         now = self._clock()
-        if peer.up:
-            self._skip(turn, missed(turn.due, now, group.interval))
+        if not peer.declared:
+            self._skip(turn, now)
         started = asyncio.get_running_loop().time()
         try:
             batches = await self._read(turn)
         except NoAnswer as error:
             self._silent(peer, error, asyncio.get_running_loop().time() - started)
             return
-        turn.due = turn.due + group.interval if peer.up else next_instant(now, group.interval, group.phase)
+        turn.due = turn.slot(now) + group.interval
         if not peer.up:
             self._answers(turn, now)
         turn.pipeline.take(batches)
-        self._metrics.scans.labels(group.device, group.name).inc()
-        took = asyncio.get_running_loop().time() - started
-        self._metrics.scan_seconds.labels(group.device, group.name).set(took)
+        turn.scans.inc()
+        turn.seconds.set(asyncio.get_running_loop().time() - started)
 
     async def _read(self, turn: _Turn) -> list[Batch]:
         """Read a group, again where the device is believed to be well and did not answer."""
@@ -180,13 +198,15 @@ class Poller:
             except TimeoutError as error:
                 raise NotConnected("the driver did not come back in time", turn.group.device) from error
 
-    def _skip(self, turn: _Turn, scans: int) -> None:
+    def _skip(self, turn: _Turn, now: int) -> None:
+        """Declare the scan instants of a turn whose slots have passed."""
+        group, start = turn.group, turn.due
+        scans = missed(start, now, group.interval)
         if not scans:
             return
-        group, start = turn.group, turn.due
         turn.due += scans * group.interval
         turn.pipeline.gap(start, turn.due, "skipped scan", scans=scans)
-        self._metrics.skipped.labels(group.device, group.name).inc(scans)
+        turn.skipped.inc(scans)
 
     # ------------------------------------------------------------------------------------------ transitions
 
@@ -195,10 +215,8 @@ class Poller:
         for peer in self._peers:
             peer.up = None
             for turn in peer.turns:
-                group = turn.group
-                turn.due = next_instant(now, group.interval, group.phase) - group.interval
-        self._metrics.link_up.labels(self._link.name).set(1)
-        self._health.link(self._link.name, up=True)
+                if peer.declared:  # scan at once; what is not declared Bad still owes its passed instants
+                    turn.due = turn.slot(now)
 
     def _answers(self, turn: _Turn, now: int) -> None:
         """A device gave its first answer, or its first after a silence."""
@@ -208,14 +226,18 @@ class Poller:
             for other in peer.turns:
                 other.pipeline.forget()
             self._log.info("The device answers again.", device=name)
-        for other in peer.turns:
-            if other is not turn:
-                other.due = next_instant(now, other.group.interval, other.group.phase) - other.group.interval
+        if peer.declared:
+            for other in peer.turns:
+                if other is not turn:
+                    other.due = other.slot(now)
         peer.up, peer.declared = True, False
         peer.backoff.reset()
         self._backoff.reset()
         self._metrics.device_up.labels(name).set(1)
         self._health.device(name, up=True)
+        self._metrics.link_up.labels(self._link.name).set(1)
+        if self._health.link(self._link.name, up=True):
+            self._log.info("The link is up.")
 
     def _silent(self, peer: _Peer, error: NoAnswer, cost: float) -> None:
         """Take a device out of the rotation until its next probe."""
@@ -241,8 +263,10 @@ class Poller:
         if peer.declared:
             return
         peer.declared = True
+        now = self._clock()
         for turn in peer.turns:
-            turn.pipeline.bad(error.status, self._clock())
+            self._skip(turn, now)
+            turn.pipeline.bad(error.status, now)
         self._metrics.device_up.labels(name).set(0)
         self._health.device(name, up=False, reason=str(error))
         if isinstance(error, NoAnswer):

@@ -1,0 +1,271 @@
+"""A whole plant of real processes on loopback: simulators, edge daemon, broker, ingest, store.
+
+Every process is started by this module and ended by its pid. Faults are what happens to processes and to the
+connections between them; the proof afterwards is in tests/e2e/proof.py and knows nothing of the gateway's counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.servers import Mosquitto
+
+PLANTBRIDGE = [sys.executable, "-m", "gateway"]
+DEADLINE = 90.0
+
+
+def free_port() -> int:
+    """Give a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], what: str, within: float = DEADLINE) -> None:
+    """Wait for a condition with a deadline; fail with what was waited for."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {within:.0f} s in vain for {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Process:
+    """One of our processes; its output goes to a file that is shown when a test fails."""
+
+    name: str
+    arguments: list[str]
+    directory: Path
+    popen: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+
+    @property
+    def output(self) -> Path:
+        return self.directory / f"{self.name}.log"
+
+    def start(self) -> None:
+        assert self.popen is None or self.popen.poll() is not None
+        self.starts += 1
+        with self.output.open("ab") as out:
+            self.popen = subprocess.Popen(
+                self.arguments, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=self.directory, env=environment()
+            )
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self.popen is not None
+        self.popen.kill()
+        self.popen.wait()
+
+    def stop(self, within: float = 60.0) -> int:
+        """Ask it to end in order; give its exit code."""
+        assert self.popen is not None
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(within)
+
+    def pause(self) -> None:
+        assert self.popen is not None
+        self.popen.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.popen is not None
+        self.popen.send_signal(signal.SIGCONT)
+
+    @property
+    def running(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    def said(self, text: str) -> int:
+        """Count the lines of output that hold `text`."""
+        if not self.output.exists():
+            return 0
+        return sum(text in line for line in self.output.read_text(errors="replace").splitlines())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "NO_COLOR": "1"}
+
+
+SITE = """
+gateway: e2e
+data: {data}
+links:
+  press-line:
+    driver: modbus
+    url: tcp://127.0.0.1:{modbus}
+    timeout: 500 ms
+    retry_first: 200 ms
+    retry_longest: 1 s
+    devices:
+      press-1:
+        unit_id: 1
+        interval: {interval}
+        tags:
+          pressure: holding:0 float32 ABCD
+          temperature: {{address: holding:2 int16, scale: 0.1, unit: °C}}
+          speed: holding:3 uint16
+          level: holding:4 float32 CDAB
+          strokes: holding:6 uint32 CDAB
+          energy: holding:8 uint64
+          running: coil:0
+          alarm: discrete:3
+          batch: holding:20 text 8
+      press-2:
+        unit_id: 2
+        interval: {interval}
+        tags:
+          pressure: input:0 float32 DCBA
+          torque: {{address: input:2 int32 BADC, scale: 0.01}}
+          flow: input:10 float64
+publish:
+  cloud:
+    url: mqtt://127.0.0.1:{broker_port}
+    client_id: e2e-edge
+    keep_alive: {keep_alive}
+    ack_timeout: {ack_timeout}
+    retry_first: 200 ms
+    retry_longest: 2 s
+metrics: {{listen: null}}
+"""
+
+CLOUD = """
+data: {data}
+broker:
+  url: mqtt://127.0.0.1:{broker_port}
+  client_id: e2e-ingest
+  retry_first: 200 ms
+  retry_longest: 2 s
+{store}
+metrics: {{listen: null}}
+"""
+
+
+@dataclass
+class Plant:
+    """Everything, with what to write into the files. Start with `up()`."""
+
+    directory: Path
+    interval: str = "250 ms"
+    keep_alive: str = "10 s"
+    ack_timeout: str = "8 s"
+    store: str = "store: {type: duckdb, path: store.duckdb}"
+    site_template: str = SITE
+    site_extra: str = ""
+    broker_port: int = 0  # where the edge connects: the broker itself, or a fault proxy before it
+    ingest_port: int = 0
+    modbus: int = field(default_factory=free_port)
+    started: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.broker = Mosquitto(self.directory / "broker", persistence=True)
+        self.simulator = self._process("simulate", str(self.site))
+        self.edge = self._process("run", str(self.site))
+        self.ingest = self._process("ingest", str(self.cloud))
+
+    def _process(self, command: str, *arguments: str) -> Process:
+        return Process(command, [*PLANTBRIDGE, command, *arguments], self.directory)
+
+    @property
+    def site(self) -> Path:
+        return self.directory / "site.yaml"
+
+    @property
+    def cloud(self) -> Path:
+        return self.directory / "cloud.yaml"
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "cloud" / "store.duckdb"
+
+    def up(self) -> None:
+        """Start everything in the order a plant would."""
+        self.broker.start()
+        self.broker_port = self.broker_port or self.broker.port
+        self.ingest_port = self.ingest_port or self.broker.port
+        self.write()
+        self.simulator.start()
+        wait_until(lambda: self.simulator.said("READY"), "the simulator")
+        self.ingest.start()
+        self.started = time.time()
+        self.edge.start()
+
+    def write(self) -> None:
+        text = self.site_template.format(
+            data="./edge",
+            modbus=self.modbus,
+            interval=self.interval,
+            broker_port=self.broker_port,
+            keep_alive=self.keep_alive,
+            ack_timeout=self.ack_timeout,
+        )
+        self.site.write_text(textwrap.dedent(text) + textwrap.dedent(self.site_extra), encoding="utf-8")
+        self.cloud.write_text(
+            CLOUD.format(data="./cloud", broker_port=self.ingest_port, store=self.store), encoding="utf-8"
+        )
+
+    def journal(self) -> dict[str, Any]:
+        """Give what `plantbridge journal --json` says."""
+        done = subprocess.run(
+            [*PLANTBRIDGE, "journal", str(self.site), "--json"],
+            capture_output=True, cwd=self.directory, env=environment(), timeout=60, check=True,
+        )  # fmt: skip
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def down(self) -> None:
+        """End in order: no more readings, all of them delivered, all of them stored."""
+        assert self.edge.stop() == 0, self.edge.output.read_text()[-2000:]
+        self.settle()
+        assert self.ingest.stop() == 0, self.ingest.output.read_text()[-2000:]
+        self.simulator.stop()
+
+    def settle(self) -> None:
+        """Make sure that the journal was delivered: where a stop left some behind, let the edge run once more."""
+        for _ in range(5):
+            if self.journal()["pending"] == 0:
+                return
+            self.edge.start()
+            wait_until(lambda: self.journal()["pending"] < 50, "the backlog to be sent", within=120.0)
+            assert self.edge.stop() == 0
+        raise AssertionError("the journal was never delivered in full")
+
+    def end(self) -> None:
+        """End whatever still runs."""
+        for process in (self.edge, self.ingest, self.simulator):
+            if process.running:
+                process.resume()
+                process.kill()
+        with contextlib.suppress(Exception):
+            self.broker.stop()
+
+    def show(self) -> str:
+        """Give the ends of all outputs, for a test that failed."""
+        logs = sorted(self.directory.glob("*.log"))
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
+
+@contextlib.contextmanager
+def plant(directory: Path, **settings: Any) -> Iterator[Plant]:
+    """Give a plant that is up; end all its processes whatever happens, and show their output on failure."""
+    made = Plant(directory, **settings)
+    try:
+        made.up()
+        yield made
+    except BaseException:
+        print(made.show())
+        raise
+    finally:
+        made.end()

@@ -1,0 +1,284 @@
+"""The runtime owns time and trouble: what it does with a driver that is silent, cut off, slow or broken.
+
+The driver here is our own fake of our own contract; its clock is the real one, with scans every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from gateway import codec
+from gateway import quality as q
+from gateway.contracts import PlannedRequest
+from gateway.errors import JournalError, NoAnswer, NotConnected
+from gateway.health import Health
+from gateway.metrics import Metrics
+from gateway.model import Batch, Device, Gap, Group, Kind, Link, Tag, TagTable
+from gateway.options import DeviceOptions, LinkOptions
+from gateway.pipeline import Pipeline
+from gateway.poller import Poller
+
+MS = 1_000_000
+
+
+@dataclass
+class MemoryJournal:
+    """Keeps what is appended, in order, as the pipeline packed it."""
+
+    tables: list[TagTable]
+    contents: list[Batch | Gap] = field(default_factory=list)
+    broken: bool = False
+
+    def define(self, fingerprint: bytes, definition: bytes) -> int:
+        return next(number for number, table in enumerate(self.tables) if table.fingerprint == fingerprint)
+
+    def append(self, record: bytes, readings: int, start: int = 0, end: int = 0) -> int:
+        if self.broken:
+            raise JournalError("the disk is gone")
+        content = codec.unpack(record, lambda number: self.tables[number])
+        assert readings == (len(content) if isinstance(content, Batch) else 0)
+        self.contents.append(content)
+        return len(self.contents)
+
+    def batches(self, device: str) -> list[Batch]:
+        return [each for each in self.contents if isinstance(each, Batch) and each.table.device == device]
+
+    def good(self, device: str) -> int:
+        return sum(not batch.quality.any() for batch in self.batches(device))
+
+    def good_groups(self, device: str) -> set[str]:
+        return {batch.table.group for batch in self.batches(device) if not batch.quality.any()}
+
+    def bad(self, device: str) -> int:
+        return sum(bool(q.is_bad(batch.quality).all()) for batch in self.batches(device))
+
+    def gaps(self) -> list[Gap]:
+        return [each for each in self.contents if isinstance(each, Gap)]
+
+
+@dataclass(frozen=True)
+class FakePlan:
+    tables: tuple[TagTable, ...]
+
+    def requests(self) -> Sequence[PlannedRequest]:
+        return [PlannedRequest("all", 1, 1, 0.001)]
+
+
+@dataclass
+class FakeDriver:
+    """Answers unless told otherwise; notes who was asked."""
+
+    silent: set[str] = field(default_factory=set)
+    cut: bool = False
+    refuse: bool = False
+    broken: bool = False
+    slow: float = 0.0
+    silence_costs: float = 0.002
+    asked: list[str] = field(default_factory=list)
+    connects: int = 0
+    closes: int = 0
+
+    def plan(self, tables: Sequence[TagTable]) -> FakePlan:
+        return FakePlan(tuple(tables))
+
+    async def connect(self) -> None:
+        self.connects += 1
+        if self.refuse:
+            raise NotConnected("connection refused by 127.0.0.1:502")
+
+    async def read(self, plan: FakePlan) -> list[Batch]:
+        device = plan.tables[0].device
+        self.asked.append(device)
+        if self.broken:
+            raise ZeroDivisionError("a driver's defect")
+        if self.cut:
+            raise NotConnected("connection reset")
+        if device in self.silent:
+            await asyncio.sleep(self.silence_costs)
+            raise NoAnswer("no answer within 2 ms", device)
+        if self.slow:
+            await asyncio.sleep(self.slow)
+        return [Batch.full(table, np.ones(len(table)), time.time_ns()) for table in plan.tables]
+
+    async def close(self) -> None:
+        self.closes += 1
+
+
+@dataclass
+class Plant:
+    driver: FakeDriver
+    journal: MemoryJournal
+    metrics: Metrics
+    health: Health
+    poller: Poller
+    task: asyncio.Task[None] | None = None
+
+
+def plant(*devices: str, interval: int = 10 * MS, groups: int = 1, longest: str = "60 ms") -> Plant:
+    options = LinkOptions.model_validate(
+        {"driver": "fake", "retry_first": "5 ms", "retry_longest": longest, "timeout": "10 ms"}
+    )
+    made = []
+    for name in devices:
+        names = ["default", *(f"g{number}" for number in range(1, groups))]
+        made.append(
+            Device(
+                name,
+                DeviceOptions.model_validate({"retries": 0}),
+                tuple(
+                    Group(
+                        name, group, interval, 0, (TagTable(name, group, Kind.FLOAT, (Tag("x", "a"), Tag("y", "b"))),)
+                    )
+                    for group in names
+                ),
+            )
+        )
+    link = Link("line", "fake", options, tuple(made))
+    driver, metrics, health = FakeDriver(), Metrics(), Health()
+    journal = MemoryJournal(list(link.tables))
+    pipelines = {
+        (group.device, group.name): Pipeline(group, journal, metrics) for device in made for group in device.groups
+    }
+
+    async def room() -> None:
+        return
+
+    return Plant(driver, journal, metrics, health, Poller(link, driver, pipelines, metrics, health, room))
+
+
+@contextlib.asynccontextmanager
+async def running(made: Plant) -> AsyncIterator[Plant]:
+    made.task = asyncio.create_task(made.poller.run())
+    try:
+        yield made
+    finally:
+        made.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, JournalError):
+            await made.task
+
+
+async def until(condition: Callable[[], bool], within: float = 20.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_every_scan_gives_one_row_per_tag() -> None:
+    async with running(plant("press")) as made:
+        await until(lambda: made.journal.good("press") >= 5)
+    assert all(len(batch) == 2 for batch in made.journal.batches("press"))
+
+
+async def test_a_silent_device_gets_one_bad_row_per_tag_and_its_neighbours_go_on() -> None:
+    made = plant("press", "oven")
+    made.driver.silent.add("oven")
+    async with running(made):
+        await until(lambda: made.journal.good("press") >= 10)
+    assert made.journal.bad("oven") == 1
+    assert made.journal.good("oven") == 0
+    assert made.driver.asked.count("oven") < made.driver.asked.count("press")
+    assert not made.health.report()["devices"]["oven"]["up"]
+
+
+async def test_a_device_that_comes_back_is_reported_in_full_for_all_its_groups() -> None:
+    made = plant("press", "oven", groups=3)
+    made.driver.silent.add("oven")
+    async with running(made):
+        await until(lambda: made.journal.bad("oven") == 3)
+        made.driver.silent.clear()
+        await until(lambda: made.journal.good_groups("oven") == {"default", "g1", "g2"})
+    assert made.health.report()["devices"]["oven"]["up"]
+
+
+async def test_a_cut_link_gives_each_tag_one_bad_row_and_recovers_by_itself() -> None:
+    made = plant("press", "oven")
+    async with running(made):
+        await until(lambda: made.journal.good("press") > 0 and made.journal.good("oven") > 0)
+        made.driver.cut = True
+        await until(lambda: made.driver.connects >= 4)
+        assert made.journal.bad("press") == 1
+        assert made.journal.bad("oven") == 1
+        made.driver.cut = False
+        before = made.journal.good("oven")
+        await until(lambda: made.journal.good("oven") > before + 2)
+    assert made.journal.bad("press") == 1
+    assert made.driver.closes >= made.driver.connects
+
+
+async def test_a_link_that_was_never_there_is_bad_from_the_start_and_tried_for_ever() -> None:
+    """A PLC that is off when the gateway starts must be read as soon as it is on."""
+    made = plant("press")
+    made.driver.refuse = True
+    async with running(made):
+        await until(lambda: made.driver.connects >= 5)
+        assert made.journal.bad("press") == 1
+        assert "refused" in made.health.report()["problems"][0] + made.health.report()["problems"][-1]
+        made.driver.refuse = False
+        await until(lambda: made.journal.good("press") >= 3)
+
+
+async def test_a_link_whose_devices_are_all_silent_is_connected_anew() -> None:
+    """A half-open connection looks just like that."""
+    made = plant("press", "oven")
+    async with running(made):
+        await until(lambda: made.journal.good("oven") > 0)
+        made.driver.silent.update(("press", "oven"))
+        await until(lambda: made.driver.connects >= 3)
+        assert made.journal.bad("press") == 1
+        made.driver.silent.clear()
+        before = made.journal.good("press")
+        await until(lambda: made.journal.good("press") > before)
+
+
+async def test_a_defect_in_a_driver_restarts_its_link_and_not_the_daemon() -> None:
+    made = plant("press")
+    made.driver.broken = True
+    async with running(made):
+        await until(lambda: made.driver.connects >= 3)
+        made.driver.broken = False
+        await until(lambda: made.journal.good("press") >= 3)
+    assert made.journal.bad("press") == 1
+
+
+async def test_scans_that_come_too_late_are_skipped_counted_and_declared() -> None:
+    """Every scan instant has its rows or a gap; none is made up later in a bunch."""
+    made = plant("press", interval=10 * MS)
+    made.driver.slow = 0.035
+    async with running(made):
+        await until(lambda: len(made.journal.gaps()) >= 5)
+    scans = sum(gap.scans for gap in made.journal.gaps())
+    assert scans == made.metrics.skipped.labels("press", "default")._value.get()
+    for gap in made.journal.gaps():
+        assert gap.end - gap.start == gap.scans * 10 * MS
+        assert gap.start % (10 * MS) == 0
+        assert gap.reason == "skipped scan"
+
+
+async def test_every_instant_between_two_scans_is_covered_by_a_scan_or_a_gap() -> None:
+    made = plant("press", interval=10 * MS)
+    made.driver.slow = 0.025
+    async with running(made):
+        await until(lambda: made.journal.good("press") >= 8)
+    instants = 0
+    for content in made.journal.contents:
+        instants += content.scans if isinstance(content, Gap) else 1
+    first, last = (made.journal.batches("press")[place].time[0] for place in (0, -1))
+    assert abs(instants - ((last - first) / (10 * MS) + 1)) <= 4
+
+
+async def test_a_journal_that_cannot_be_written_ends_the_poller() -> None:
+    """Reading on without a journal would promise what cannot be kept."""
+    made = plant("press")
+    async with running(made):
+        await until(lambda: made.journal.good("press") > 0)
+        made.journal.broken = True
+        assert made.task is not None
+        with pytest.raises(JournalError):
+            await asyncio.wait_for(made.task, 20)
