@@ -36,7 +36,7 @@ log = structlog.get_logger()
 Clock = Callable[[], int]
 """Gives the wall clock in ns."""
 
-SHARE: Final = 20  # a probe of a silent device may take 1/SHARE of the link's time from its neighbours
+SHARE: Final = 30  # a probe of a silent device may take 1/SHARE of the link's time from its neighbours
 LONGEST_SLEEP: Final = 1.0  # s; the wall clock is looked at again at least this often, in case it was set
 SECOND: Final = 1_000_000_000
 
