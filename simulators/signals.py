@@ -166,15 +166,24 @@ class Bank:
         return numbers
 
 
-def fit(device: str, tag: Tag, tick: int = TICK) -> Signal:
-    """Choose the signal of a tag: as `simulate` in the site file says, else one that suits its type and range."""
-    seed = int.from_bytes(hashlib.blake2b(f"{device}/{tag.name}".encode(), digest_size=8).digest(), "big")
-    holds = holding(tag)
+def seed_of(name: str) -> int:
+    """Give 64 bits that belong to this name, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def fit(device: str, tag: Tag, tick: int = TICK, holds: Holds | None = None, texts: tuple[str, ...] = TEXTS) -> Signal:
+    """Choose the signal of a tag: as `simulate` in the site file says, else one that suits its type and range.
+
+    `holds` is for drivers whose type word does not say what fits (a few bits of a register), `texts` are what a tag
+    of texts goes through.
+    """
+    seed = seed_of(f"{device}/{tag.name}")
+    holds = holds or holding(tag)
     asked = tag.simulate
     ticks = max(2, round((asked.period if asked else 20 + seed % 100) * 1e9 / tick))
     shape = asked.signal if asked else _suitable(tag, holds, seed)
     if tag.kind is Kind.TEXT or (shape == "states" and tag.states):
-        return _through_states(device, tag, tick, shape, holds, ticks, seed)
+        return _through_states(device, tag, tick, shape, holds, ticks, seed, texts)
     low, high, quantum = _range(tag, holds, shape)
     span = high - low
     step = 1 + seed % 7
@@ -266,10 +275,12 @@ def _quantum(first: Fraction, last: Fraction, mantissa: int, shape: str) -> Frac
     return quantum
 
 
-def _through_states(device: str, tag: Tag, tick: int, shape: str, holds: Holds, period: int, seed: int) -> Signal:
+def _through_states(
+    device: str, tag: Tag, tick: int, shape: str, holds: Holds, period: int, seed: int, texts: tuple[str, ...]
+) -> Signal:
     table: tuple[int, ...] | tuple[str, ...]
     if tag.kind is Kind.TEXT:
-        table = tuple(dict.fromkeys(text[: holds.text] for text in (*(text for _, text in tag.states), *TEXTS)))
+        table = tuple(dict.fromkeys(text[: holds.text] for text in texts))
     else:
         table = tuple(number for number, _ in tag.states if holds.low <= number <= holds.high) or (0,)
     shape = "constant" if shape == "constant" else "states"
