@@ -1,0 +1,77 @@
+"""A cloud file to a Cloud: everything that ingest needs to know. All problems at once, as for a site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.document import Mapping as Tree
+from gateway.config.files import Files
+from gateway.config.messages import Piece, check
+from gateway.config.models import CloudFrame
+from gateway.config.site import open_root
+from gateway.config.tags import wanted_keys
+from gateway.errors import ConfigError, Problem
+from gateway.options import DuckdbOptions, InfluxdbOptions, IngestOptions, LogOptions, MetricsOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The cloud side's configuration, checked."""
+
+    data: Path  # absolute
+    broker: IngestOptions
+    store: DuckdbOptions | InfluxdbOptions
+    dead_letters: Path  # absolute; directory
+    metrics: MetricsOptions
+    log: LogOptions
+    files: tuple[Path, ...]
+    warnings: tuple[Problem, ...]
+
+
+def load_cloud(path: Path) -> Cloud:
+    """Read and check a cloud file. Raises ConfigError with every problem."""
+    files = Files(path.parent)
+    tree = open_root(path, files, "a cloud file has the keys broker and store")
+    broker = None
+    if isinstance(tree.get("broker"), Tree):
+        broker, _ = check(IngestOptions, Piece(tree["broker"], ("broker",), tree.at["broker"][0]), files)
+    else:
+        mark = tree.at["broker"][1] if "broker" in tree else tree.mark
+        place = ("broker",) if "broker" in tree else ()
+        reason = (
+            wanted_keys(tree["broker"], "url") if place else ("the key broker is missing", "broker: {url: mqtt://HOST}")
+        )
+        files.report(mark, place, *reason)
+    store = _store(tree, files)
+    options, _ = check(CloudFrame, Piece(tree, (), tree.mark, ("broker", "store")), files)
+    problems = files.found()
+    if options is None or broker is None or store is None or any(each.severity == "error" for each in problems):
+        raise ConfigError(problems)
+    data = (path.parent / options.data).absolute()
+    return Cloud(
+        data=data,
+        broker=broker,
+        store=store,
+        dead_letters=data / options.dead_letters,
+        metrics=options.metrics,
+        log=options.log,
+        files=(*files.read, *files.references.files),
+        warnings=tuple(problems),
+    )
+
+
+def _store(tree: Tree, files: Files) -> DuckdbOptions | InfluxdbOptions | None:
+    if "store" not in tree:
+        return DuckdbOptions()
+    mark, value_mark = tree.at["store"]
+    store = tree["store"]
+    if not isinstance(store, Tree):
+        files.report(value_mark, ("store",), *wanted_keys(store, "type: duckdb or type: influxdb"))
+        return None
+    if store.get("type") == "influxdb":
+        return check(InfluxdbOptions, Piece(store, ("store",), mark), files)[0]
+    if "type" not in store:
+        files.report(mark, ("store",), "the key type is missing", "type: duckdb or type: influxdb")
+        return None
+    return check(DuckdbOptions, Piece(store, ("store",), mark), files)[0]

@@ -1,0 +1,131 @@
+"""The keys of whole files, and the composed models of each driver's links: what the JSON schema is made from.
+
+A site file's links are checked piece by piece (gateway.config.links), each piece by the very models that are composed
+here, so that one wrong tag does not hide another.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Union
+
+from pydantic import BaseModel, Field, create_model
+
+from gateway.contracts import DriverSpec
+from gateway.options import (
+    DuckdbOptions,
+    GroupOptions,
+    InfluxdbOptions,
+    IngestOptions,
+    JournalOptions,
+    LogOptions,
+    MetricsOptions,
+    Options,
+    PublisherOptions,
+)
+
+
+class SiteOptions(Options):
+    """A site: one gateway, the links to its devices, and where the data goes."""
+
+    gateway: str = Field(examples=["press-shop"])
+    """The gateway's name: short, unique among the gateways of one broker, part of every topic."""
+    data: str = "./data"
+    """Directory for the journal and everything else the gateway keeps; relative to this file."""
+    include: list[str] = Field(default_factory=list, examples=[["lines/*.yaml"]])
+    """Files with more links: names or patterns, relative to this file."""
+    links: dict[str, Any] = Field(default_factory=dict)
+    """Connections to devices, by name."""
+    publish: dict[str, PublisherOptions] = Field(default_factory=dict)
+    """Brokers to publish to, by name. Each has a cursor of its own in the journal."""
+    journal: JournalOptions = JournalOptions()
+    metrics: MetricsOptions = MetricsOptions()
+    log: LogOptions = LogOptions()
+
+
+class FragmentOptions(Options):
+    """A file that a site file includes."""
+
+    include: list[str] = Field(default_factory=list)
+    """Files with more links; relative to this file."""
+    links: dict[str, Any] = Field(default_factory=dict)
+    """Connections to devices, by name."""
+
+
+class TemplateOptions(Options):
+    """What a device template says about itself; its other keys are those of a device."""
+
+    driver: str
+    """The driver whose devices it describes."""
+    description: str = ""
+    """Make and model."""
+    source: str = ""
+    """Where the addresses come from: manual, edition, page."""
+    trust: str = ""
+    """How well it is proven: documented, simulated or hardware-verified."""
+    template: str | None = None
+    """Another template that this one begins from."""
+
+
+class CloudMetrics(MetricsOptions):
+    """Prometheus metrics and health of ingest over HTTP."""
+
+    listen: str | None = "127.0.0.1:9465"
+    """host:port of /metrics and /healthz; null turns them off. Any address but loopback must be asked for here."""
+
+
+class CloudFrame(Options):
+    """The keys of a cloud file beside broker and store."""
+
+    data: str = "./cloud-data"
+    """Directory for the embedded store and the dead letters; relative to this file."""
+    dead_letters: str = "dead-letters"
+    """Directory for messages that cannot be decoded or stored; relative to `data`."""
+    metrics: CloudMetrics = CloudMetrics()
+    log: LogOptions = LogOptions()
+
+
+class CloudOptions(CloudFrame):
+    """The cloud side: a broker to take messages from, and a store to put them into."""
+
+    broker: IngestOptions
+    store: Annotated[DuckdbOptions | InfluxdbOptions, Field(discriminator="type")] = DuckdbOptions()
+
+
+STRUCTURE: Final = {"link": ("devices",), "device": ("tags", "groups"), "group": ("tags",), "site": ("links",)}
+"""Keys that hold the next level; they are checked on their own."""
+
+
+def link_model(spec: DriverSpec) -> type[BaseModel]:
+    """Compose what a whole link of this driver may say: its keys, its devices, their groups and tags."""
+    title = spec.name.capitalize()
+    tag: Any = Annotated[Union[spec.tag, str], Field(description=spec.tag.__doc__)]  # noqa: UP007  # made at run time
+    tags = _named(tag, "Tags by name. Plain text is short for {address: text}.")
+    group: Any = create_model(f"{title}Group", __base__=GroupOptions, __doc__=GroupOptions.__doc__, tags=tags)
+    groups = _named(group, "Poll groups by name, for tags with an interval of their own.")
+    device: Any = create_model(
+        f"{title}DeviceWithTags", __base__=spec.device, __doc__=spec.device.__doc__, tags=tags, groups=groups
+    )
+    driver: Any = (Literal[spec.name], Field(description="The protocol."))
+    devices = _named(device, "Devices by name; names are unique in the whole site.")
+    link: type[BaseModel] = create_model(
+        f"{title}LinkWithDevices", __base__=spec.link, __doc__=spec.link.__doc__, driver=driver, devices=devices
+    )
+    return link
+
+
+def _named(model: Any, description: str | None) -> Any:
+    """Make the field of a mapping from names to models."""
+    return (dict[str, model], Field(default={}, description=description))
+
+
+def any_link(specs: list[DriverSpec]) -> Any:
+    """Compose the union of all drivers' links, told apart by `driver`."""
+    models = tuple(link_model(spec) for spec in specs)
+    return Annotated[Union[models], Field(discriminator="driver")] if len(models) > 1 else models[0]  # noqa: UP007  # made at run time
+
+
+def site_model(specs: list[DriverSpec]) -> type[BaseModel]:
+    """Compose the model of a whole site file."""
+    links = _named(any_link(specs), SiteOptions.model_fields["links"].description)
+    model: type[BaseModel] = create_model("Site", __base__=SiteOptions, __doc__=SiteOptions.__doc__, links=links)
+    return model

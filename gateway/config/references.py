@@ -1,0 +1,95 @@
+"""References in text values: ${env:NAME} is an environment variable, ${file:PATH} the text of a file.
+
+They keep secrets out of the YAML. A file's path is relative to the YAML file it is written in and may itself hold
+${env:NAME}, as in ${file:${env:CREDENTIALS_DIRECTORY}/mqtt}; blanks and line ends around the file's text are dropped.
+What they stand for is never shown: `References.hide` replaces it in messages by what was written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_REFERENCE: Final = re.compile(
+    r"\$\{env:(?P<env>[^{}]*)\}"
+    r"|\$\{file:(?P<file>(?:[^{}]|\$\{env:[^{}]*\})*)\}"
+    r"|\$\{(?P<other>[^}]*)\}?"
+)
+LARGEST: Final = 65_536
+"""Bytes of a file that a reference may take in."""
+
+
+@dataclass(slots=True)
+class Resolved:
+    """A text with its references replaced, and what was wrong with them as (reason, hint)."""
+
+    value: str
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+class References:
+    """Resolves references for one loading of a configuration, and remembers what must not be shown."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self.environment = os.environ if environment is None else environment
+        self.secrets: dict[str, str] = {}  # what a reference stands for -> the reference
+        self.files: list[Path] = []
+
+    def resolve(self, text: str, file: str) -> Resolved:
+        """Replace each reference in a text that stands in `file`."""
+        result = Resolved("")
+
+        def replaced(match: re.Match[str]) -> str:
+            value, fault = self._one(match, file)
+            if fault is not None:
+                result.faults.append(fault)
+            elif len(value) >= 3:  # shorter ones occur everywhere by chance, and are no secrets
+                self.secrets[value] = match[0]
+            return value
+
+        result.value = _REFERENCE.sub(replaced, text)
+        return result
+
+    def _one(self, match: re.Match[str], file: str) -> tuple[str, tuple[str, str] | None]:
+        if match["env"] is not None:
+            name = match["env"].strip()
+            if name not in self.environment:
+                return "", (
+                    f"the environment variable {name} is not set",
+                    f"set it, or write ${{file:PATH}}: {match[0]}",
+                )
+            return self.environment[name], None
+        if match["file"] is None:
+            return "", (f"{match[0]} is not a reference", "write ${env:NAME} or ${file:PATH}")
+        inner = self.resolve(match["file"].strip(), file)
+        if inner.faults:
+            return "", inner.faults[0]
+        return self._file(Path(file).parent / inner.value, match[0])
+
+    def _file(self, path: Path, written: str) -> tuple[str, tuple[str, str] | None]:
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(LARGEST + 1)
+            if len(data) > LARGEST:
+                return "", (f"the file of {written} is larger than {LARGEST} bytes", "give a file with one secret")
+            value = data.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            return "", (f"the file of {written} is not UTF-8 text", "give a text file")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no such file name"
+            return "", (f"the file of {written} cannot be read: {reason}", "paths are relative to this YAML file")
+        self.files.append(path)
+        return value, None
+
+    def hide(self, text: str) -> str:
+        """Replace in a message whatever a reference stands for by the reference."""
+        for secret, written in sorted(self.secrets.items(), key=lambda item: -len(item[0])):
+            if secret in text:
+                text = text.replace(secret, written)
+            elif (quoted := repr(secret)[1:-1]) in text:
+                text = text.replace(quoted, written)
+        return text

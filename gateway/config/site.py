@@ -1,0 +1,148 @@
+"""A site file, with all it includes and begins from, to a Site: everything the edge daemon needs to know.
+
+All problems of all files are found in one pass and raised as one ConfigError, ordered by place. Nothing of the YAML
+trees and of the tags' models outlives the call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.config.document import Mapping as Tree
+from gateway.config.files import Files, shown
+from gateway.config.links import compile_links
+from gateway.config.merge import include
+from gateway.config.messages import Piece, check
+from gateway.config.models import SiteOptions
+from gateway.config.tags import check_name, wanted_keys
+from gateway.errors import ConfigError, Problem
+from gateway.model import Link
+from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_PLACEHOLDERS: Final = {"columns": ("gateway",), "json": ("gateway", "device", "group")}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One gateway's configuration, checked and compiled."""
+
+    gateway: str
+    data: Path  # absolute; everything the gateway keeps lives below it
+    links: tuple[Link, ...]
+    publishers: Mapping[str, PublisherOptions]
+    journal: JournalOptions
+    metrics: MetricsOptions
+    log: LogOptions
+    files: tuple[Path, ...]  # all files read: the site file first, then fragments, templates and secrets
+    warnings: tuple[Problem, ...]
+
+
+def load_site(path: Path, *, links: Mapping[str, str] | None = None) -> Site:
+    """Read, check and compile a site file. Raises ConfigError with every problem.
+
+    `links` gives links other URLs, by name: those of simulators.
+    """
+    files = Files(path.parent)
+    tree = open_root(path, files, "a site file has the keys gateway, links and publish")
+    compiled = _links(tree, path, files, links or {})
+    publishers = _publishers(tree, files)
+    options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
+    if options is not None and "gateway" in tree:
+        check_name(options.gateway, "gateway", tree.at["gateway"][1], ("gateway",), files)
+    problems = files.found()
+    if options is None or any(problem.severity == "error" for problem in problems):
+        raise ConfigError(problems)
+    return Site(
+        gateway=options.gateway,
+        data=(path.parent / options.data).absolute(),
+        links=compiled,
+        publishers=publishers,
+        journal=options.journal,
+        metrics=options.metrics,
+        log=options.log,
+        files=(*files.read, *files.references.files),
+        warnings=tuple(problems),
+    )
+
+
+def open_root(path: Path, files: Files, wanted: str) -> Tree:
+    """Read the file that was named on the command line. Raises ConfigError where it has no keys."""
+    try:
+        tree = files.open(path)
+    except OSError as error:
+        raise ConfigError([Problem(shown(path), 0, 0, "", f"cannot be read: {error.strerror}")]) from None
+    if isinstance(tree, Tree):
+        return tree
+    if not files.problems:
+        mark = getattr(tree, "mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        reason = (
+            "the file is empty" if tree is None else f"expected keys and values, got {'a list' if mark else 'text'}"
+        )
+        files.problems.append(Problem(shown(path), line, column, "", reason, wanted))
+    raise ConfigError(files.found())
+
+
+def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tuple[Link, ...]:
+    """Compile the links of the site file and of all included files."""
+    links = tree.get("links")
+    if "links" in tree and not isinstance(links, Tree):
+        files.report(tree.at["links"][1], ("links",), *wanted_keys(links, "links by name"))
+    if not isinstance(links, Tree):
+        links = Tree(tree.mark)
+    include(tree, path, links, files)
+    if not links and "links" not in tree:
+        files.report(tree.mark, (), "this site has no links", "add links: {NAME: {driver: ..., devices: ...}}")
+    elif not links and isinstance(tree["links"], Tree):
+        files.report(tree.at["links"][1], ("links",), *wanted_keys(links, "links by name"))
+    for name, url in urls.items():
+        link = links.get(name)
+        if isinstance(link, Tree):
+            link["url"] = url
+            link.at.setdefault("url", links.at[name])
+            link.raw.pop("url", None)
+        elif name not in links:
+            files.report(tree.mark, ("links",), f"there is no link {name} to give another url")
+    return compile_links(links, files)
+
+
+def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
+    publish = tree.get("publish")
+    if "publish" not in tree:
+        hint = "add publish: {cloud: {url: mqtt://HOST}}; without it readings stay in the journal"
+        files.report(tree.mark, (), "this site publishes nothing", hint, "warning")
+        return {}
+    if not isinstance(publish, Tree) or not publish:
+        files.report(tree.at["publish"][1], ("publish",), *wanted_keys(publish, "publishers by name"))
+        return {}
+    publishers = {}
+    for name in publish:
+        (mark, value_mark), place = publish.at[name], ("publish", name)
+        check_name(name, "publisher", mark, place, files)
+        each = publish[name]
+        if not isinstance(each, Tree):
+            files.report(value_mark, place, *wanted_keys(each, "url and format"))
+            continue
+        options, _ = check(PublisherOptions, Piece(each, place, mark), files)
+        if options is not None:
+            publishers[name] = options
+            if options.topic is not None and "topic" in each:
+                _topic(options.topic, _PLACEHOLDERS[options.format], each.at["topic"][1], (*place, "topic"), files)
+    return publishers
+
+
+def _topic(topic: str, known: tuple[str, ...], mark: Any, path: tuple[str, ...], files: Files) -> None:
+    """A topic template must have known placeholders only, and none of MQTT's wildcards."""
+    names = ", ".join(f"{{{name}}}" for name in known)
+    for name in _PLACEHOLDER.findall(topic):
+        if name not in known:
+            files.report(mark, path, f"unknown placeholder {{{name}}} in the topic", f"this format knows {names}")
+    if "{" in _PLACEHOLDER.sub("", topic) or "}" in _PLACEHOLDER.sub("", topic):
+        files.report(mark, path, "a brace in the topic is not closed", f"placeholders are {names}")
+    if not topic or any(sign in topic for sign in "+#\x00") or topic.startswith(("$", "/")):
+        files.report(mark, path, "the topic cannot be published to", "no + or #, no $ or / at the start")

@@ -1,0 +1,280 @@
+"""From the tree of one device's tags to gateway.model.Tag: names, addresses, and rules between a tag's keys.
+
+A tag that its address makes several of (an array) becomes as many Tags, named with the driver's suffix. A 64-bit
+integer with a scale or offset is held as float64: the scaled value is no whole number any more, and beyond 2^53 the
+last digits are rounded; without them it stays exact. A deadband in percent is of max - min, and needs both.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from gateway.config.document import Mapping as Tree
+from gateway.config.files import Files
+from gateway.config.messages import Piece, check, hint_for, keys_of, shown
+from gateway.config.models import STRUCTURE
+from gateway.contracts import DriverSpec, Resolved
+from gateway.model import Group, Kind, Tag, Where, split_by_kind
+from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
+
+Path = tuple[str | int, ...]
+
+FASTEST: Final = 1_000_000
+"""ns; a scan interval below a millisecond is a slip of the unit."""
+
+_PERCENT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_IN_TOPIC: Final = re.compile(r"[/+#\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A link's driver and its models; `elsewhere` says of every key whose it is."""
+
+    spec: DriverSpec
+    elsewhere: Mapping[str, str]
+
+    @classmethod
+    def of(cls, spec: DriverSpec) -> Level:
+        elsewhere: dict[str, str] = {}
+        levels: tuple[tuple[Any, tuple[str, ...], str], ...] = (
+            (spec.link, STRUCTURE["link"], "a link"),
+            (spec.device, STRUCTURE["device"], "a device"),
+            (GroupOptions, STRUCTURE["group"], "a device or a group"),
+            (spec.tag, (), "a tag"),
+        )
+        for model, apart, whose in levels:
+            elsewhere.update(dict.fromkeys((*keys_of(model), *apart), whose))
+        return cls(spec, elsewhere)
+
+
+def where(mark: Any) -> Where:
+    """Give a place as the model holds it."""
+    return Where(mark.name, mark.line + 1, mark.column + 1)
+
+
+def wanted_keys(value: Any, keys: str) -> tuple[str, str]:
+    """Give reason and hint where keys were expected and something else is there."""
+    if value is None or value == {}:
+        return "this key is empty", f"give it {keys}, indented below it, or remove it"
+    return f"expected {keys}, got {shown(value)}", hint_for(value)
+
+
+def check_name(name: str, what: str, mark: Any, path: Path, files: Files, *, blanks: bool = False) -> None:
+    """A name must fit into topics and full names such as DEVICE/TAG."""
+    wrong = _IN_TOPIC.search(name)
+    if wrong:
+        files.report(mark, path, f"a {what}'s name cannot hold {wrong[0]!r}", "use letters, digits, - _ .")
+    elif not name:
+        files.report(mark, path, f"a {what}'s name cannot be empty")
+    elif name != name.strip() or (not blanks and any(letter.isspace() for letter in name)):
+        files.report(mark, path, f"a {what}'s name cannot hold blanks", "use - or _")
+    elif len(name) > 128:
+        files.report(mark, path, f"a {what}'s name has at most 128 characters", "shorten it")
+
+
+class TagCompiler:
+    """Compiles the tags of one device, group by group; remembers their names.
+
+    Without the link's or the device's options (they are wrong, and reported) it works with made-up ones, to find what
+    else is wrong.
+    """
+
+    def __init__(
+        self, device: str, level: Level, link: LinkOptions | None, options: DeviceOptions | None, files: Files
+    ) -> None:
+        spec: Any = level.spec
+        self.device, self.level, self.files = device, level, files
+        self.certain = link is not None and options is not None
+        self.link = link if link is not None else spec.link.model_construct()
+        self.options = options if options is not None else spec.device.model_construct()
+        self.names: dict[str, Any] = {}
+        self.deadband: float | str | None = None
+        self.max_silence = 0.0
+
+    def group(self, name: str, tree: Tree, path: Path, options: GroupOptions, device: GroupOptions) -> Group | None:
+        """Compile one poll group; what it does not say, the device says."""
+
+        def say(key: str) -> Any:
+            return getattr(options if key in options.model_fields_set else device, key)
+
+        interval, phase = round(say("interval") * 1e9), round(say("phase") * 1e9)
+        self._timing(interval, phase, tree, path)
+        trees = tree["tags"]
+        path = (*path, "tags")
+        if not isinstance(trees, Tree) or not trees:
+            self.files.report(tree.at["tags"][1], path, *wanted_keys(trees, "tags by name"))
+            return None
+        self.deadband, self.max_silence = say("deadband"), say("max_silence") or 0.0
+        tags: list[Tag] = []
+        for each in trees:
+            self._tag(each, trees, (*path, each), tags)
+        return Group(self.device, name, interval, phase, split_by_kind(self.device, name, tags))
+
+    def _timing(self, interval: int, phase: int, tree: Tree, path: Path) -> None:
+        if interval < FASTEST and "interval" in tree:
+            reason = "the interval must be 1 ms or longer"
+            self.files.report(tree.at["interval"][1], (*path, "interval"), reason, "is the unit right?")
+        elif phase >= interval and "phase" in tree:
+            reason = "the phase must be shorter than the interval"
+            self.files.report(tree.at["phase"][1], (*path, "phase"), reason)
+
+    def _tag(self, name: str, trees: Tree, path: Path, tags: list[Tag]) -> None:
+        tree, (mark, value_mark) = trees[name], trees.at[name]
+        if _IN_TOPIC.search(name) or not name or name != name.strip() or len(name) > 128:
+            check_name(name, "tag", mark, path, self.files, blanks=True)
+        if tree is None or isinstance(tree, list | bool | float):
+            self.files.report(value_mark, path, *wanted_keys(tree, "an address or keys such as {address: ...}"))
+            return
+        options = self._options(name, trees, path)
+        if options is None:
+            return
+        rules = Rules(options, tree if isinstance(tree, Tree) else None, path, value_mark, self)
+        place = where(mark)
+        for resolved in self._resolve(options, trees, name, path):
+            tag = rules.tag(name + resolved.suffix, resolved, place)
+            if tag.name in self.names:
+                first = self.names[tag.name]
+                hint = f"first in {first.name}:{first.line + 1}; tag names are unique in a device"
+                self.files.report(mark, path, f"there is another tag {tag.name} in this device", hint)
+            self.names.setdefault(tag.name, mark)
+            tags.append(tag)
+
+    def _options(self, name: str, trees: Tree, path: Path) -> TagOptions | None:
+        """Validate one tag's keys; most are right, and told so in one call."""
+        tree, mark, model = trees[name], trees.at[name][0], self.level.spec.tag
+        if not isinstance(tree, Tree):
+            try:
+                return model.model_validate(tree)
+            except ValidationError:
+                tree = _long_form(name, trees)
+        return check(model, Piece(tree, path, mark, (), self.level.elsewhere), self.files)[0]
+
+    def _resolve(self, options: TagOptions, trees: Tree, name: str, path: Path) -> Sequence[Resolved]:
+        """Have the driver read the address; its complaint is a problem at the address."""
+        try:
+            return self.level.spec.resolve(options, self.options, self.link)
+        except ValueError as error:
+            tree, mark, raw = trees[name], trees.at[name][1], trees.raw.get(name)
+            if isinstance(tree, Tree) and "address" in tree:
+                mark, raw, path = tree.at["address"][1], tree.raw.get("address"), (*path, "address")
+            reason = str(error) if raw is None else f"the address that {raw} stands for cannot be used"
+            self.files.report(mark, path, reason, hint_for(options.address))
+        except Exception:
+            if self.certain:
+                raise
+            # Made-up options: what follows from them is not the integrator's mistake.
+        return ()
+
+
+def _long_form(name: str, trees: Tree) -> Tree:
+    """Give the long form of a tag that is written as its address alone."""
+    mark = trees.at[name][1]
+    tree = Tree(mark)
+    tree["address"] = trees[name]
+    tree.at["address"] = (mark, mark)
+    if name in trees.raw:
+        tree.raw["address"] = trees.raw[name]
+    return tree
+
+
+@dataclass(slots=True)
+class Rules:
+    """What ties a tag's keys together, and to what its address resolved to."""
+
+    options: TagOptions
+    tree: Tree | None  # None for the short form
+    path: Path
+    mark: Any
+    of: TagCompiler
+
+    def tag(self, name: str, resolved: Resolved, place: Where) -> Tag:
+        """Make the Tag; report what does not fit together."""
+        options, kind = self.options, resolved.kind
+        if self.tree is not None:
+            self._fit_together(kind)
+        if kind in (Kind.INT, Kind.UINT) and (options.scale != 1 or options.offset != 0):
+            kind = Kind.FLOAT
+        return Tag(
+            name=name,
+            address=options.address,
+            source=resolved.source,
+            kind=kind,
+            type=resolved.type,
+            unit=options.unit,
+            description=options.description,
+            scale=options.scale,
+            offset=options.offset,
+            minimum=-math.inf if options.minimum is None else options.minimum,
+            maximum=math.inf if options.maximum is None else options.maximum,
+            out_of_range=options.out_of_range,
+            deadband=self._deadband(kind),
+            max_silence=round((options.max_silence or self.of.max_silence) * 1e9),
+            not_available=options.not_available,
+            states=tuple(options.states.items()),
+            writable=options.writable is not None,
+            simulate=options.simulate,
+            where=place,
+        )
+
+    def _wrong(self, key: str, reason: str, hint: str = "") -> None:
+        mark, path = self.mark, self.path
+        if self.tree is not None and key in self.tree:
+            mark, path = self.tree.at[key][1], (*path, key)
+        self.of.files.report(mark, path, reason, hint)
+
+    def _fit_together(self, kind: Kind) -> None:
+        """Check keys that only make sense together, or only for numbers."""
+        options = self.options
+        assert self.tree is not None
+        if kind in (Kind.TEXT, Kind.BOOL):
+            what = "text" if kind is Kind.TEXT else "a yes/no value"
+            for key in ("scale", "offset", "min", "max", "not_available"):
+                if key in self.tree:
+                    self._wrong(key, f"{key} belongs to numbers, this tag is {what}", f"remove {key}")
+            if "states" in self.tree and kind is Kind.TEXT:
+                self._wrong("states", "states names numbers, this tag is text", "remove states")
+        low, high = options.minimum, options.maximum
+        for key, value in (("min", low), ("max", high)):
+            if value is not None and not math.isfinite(value):
+                self._wrong(key, f"expected a number that is not infinite, got {value}", f"leave {key} out")
+        if low is not None and high is not None and low > high:
+            self._wrong("min", f"min {low:g} is greater than max {high:g}", "swap them")
+        if options.scale == 0:
+            self._wrong("scale", "a scale of 0 makes every value 0", "leave scale out, or give 1")
+
+    def _deadband(self, kind: Kind) -> float:
+        """Give the deadband in engineering units: NaN for none; 0 for text and yes/no values that inherit one."""
+        options = self.options
+        given = options.deadband if options.deadband is not None else self.of.deadband
+        if given is None:
+            return math.nan
+        if kind in (Kind.TEXT, Kind.BOOL):
+            if options.deadband not in (None, 0):
+                self._wrong("deadband", "only numbers have a deadband", "deadband: 0 reports every change")
+            return 0.0
+        inherited = "" if options.deadband is not None else " (inherited from the device or group)"
+        if isinstance(given, int | float):
+            if math.isfinite(given) and given >= 0:
+                return float(given)
+            self._wrong("deadband", f"expected a deadband of 0 or more, got {given:g}{inherited}")
+            return 0.0
+        percent = _PERCENT.fullmatch(given)
+        if percent is None:
+            self._wrong(
+                "deadband", f"expected a number or a text such as 2 %, got {given!r}{inherited}", hint_for(given)
+            )
+            return 0.0
+        low, high = options.minimum, options.maximum
+        if low is None or high is None:
+            missing = " and ".join(key for key, value in (("min", low), ("max", high)) if value is None)
+            verb = "are" if " " in missing else "is"
+            reason = f"a deadband of {given.strip()} is of max - min, but {missing} {verb} not given{inherited}"
+            self._wrong("deadband", reason, f"add {missing}, or give the deadband as a number")
+            return 0.0
+        return float(percent[1]) / 100 * (high - low)
