@@ -70,6 +70,9 @@ class ModbusLink(LinkOptions):
     ascii+tcp://HOST:PORT."""
     tls: ModbusTls = ModbusTls()
     """Certificates of a tls:// link."""
+    transactions: Literal["checked", "ignored"] = "checked"
+    """ignored is for devices that do not give a request's transaction id back; late answers are then kept out by
+    waiting, as on a serial line."""
     local_address: str | None = None
     """Address of the network card to connect from, where the machine has several."""
     pause_after_connect: Duration = 0.0
@@ -133,6 +136,9 @@ class ModbusDevice(DeviceOptions):
     """The link's, unless given here."""
     one_request_per_tag: bool | None = None
     """The link's, unless given here."""
+    bit_writes: Literal["mask", "read-modify-write"] = "mask"
+    """How a bit of a holding register is written: mask asks the device to do it (FC 22). read-modify-write is for
+    devices that cannot; a change that the device makes between the two is then lost."""
 
 
 class ModbusTag(TagOptions):

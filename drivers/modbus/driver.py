@@ -1,0 +1,224 @@
+"""The Modbus driver: one link, its devices told apart by unit id.
+
+A read executes its plan's requests in order. What a device answers instead of data decides what follows:
+
+    01 illegal function          its tags Bad (configuration), tried again after ten minutes
+    02, 03 illegal address/value the request is cut until the guilty tags are alone; their neighbours are read
+    04, 07, 08 device failure    its tags Bad (device failure); where nothing else was answered: NoAnswer
+    05, 06 busy                  its tags Bad (resource unavailable) in this scan
+    0A gateway path              NotConnected where no other unit is reached through the gateway, else as 0B
+    0B, 41..4B no answer behind  as no answer
+    no answer                    to the first request: NoAnswer; later: its tags Bad (timeout), two in a row end it
+
+A TCP peer that closes the connection after it has answered is connected to again at once, within the read: some
+devices close after each answer or when idle. A connection that ends before any answer is NotConnected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from drivers.modbus.frames import Request
+from drivers.modbus.line import Ended, Line, Outcome, Pace
+from drivers.modbus.plan import ModbusPlan, make_plan
+from drivers.modbus.scan import Scan
+from drivers.modbus.spec import ModbusDevice, ModbusLink
+from drivers.modbus.transport import open_line
+from drivers.modbus.writing import write_one
+from gateway import quality as q
+from gateway.contracts import Plan, Write, Written
+from gateway.errors import NoAnswer, NotConnected, ProtocolError
+from gateway.model import Batch, Link, TagTable
+
+EXCEPTIONS: Final = {
+    0x01: "illegal function", 0x02: "illegal address", 0x03: "illegal value", 0x04: "device failure",
+    0x05: "acknowledge", 0x06: "busy", 0x07: "negative acknowledge", 0x08: "memory parity error",
+    0x0A: "gateway path unavailable", 0x0B: "no answer from the device behind the gateway",
+}  # fmt: skip
+_FAILURES: Final = (0x04, 0x07, 0x08)
+_BUSY: Final = (0x05, 0x06)
+_SILENT: Final = (0x0B, *range(0x41, 0x4C))
+
+
+def exception_text(code: int) -> str:
+    """Name a Modbus exception."""
+    return f"exception {code:02X}, {EXCEPTIONS.get(code, 'no standard meaning')}"
+
+
+class ModbusDriver:
+    """A Driver and Writable."""
+
+    def __init__(self, link: Link, clock: Callable[[], int] = time.time_ns) -> None:
+        self._link = link
+        self._options: ModbusLink = link.options
+        self._devices: dict[str, ModbusDevice] = {device.name: device.options for device in link.devices}
+        self._clock = clock
+        self._line: Line | None = None
+        self._scans: WeakKeyDictionary[ModbusPlan, Scan] = WeakKeyDictionary()
+        self._firsts: dict[int, tuple[Pace, Request]] = {}  # one request per unit, to find out what a gateway reaches
+        self._idle: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------------------------------ the contract
+
+    def plan(self, tables: Sequence[TagTable]) -> ModbusPlan:
+        """Compile the tables of one poll group of one device. Raises ConfigError."""
+        device = self._devices[tables[0].device] if tables else ModbusDevice()
+        plan = make_plan(tables, device, self._options)
+        if plan.blocks:
+            self._firsts.setdefault(plan.pace.unit, (plan.pace, plan.blocks[0].request))
+        return plan
+
+    async def connect(self) -> None:
+        """Open the line. Raises NotConnected."""
+        await self.close()
+        self._line = await open_line(self._options)
+        if self._options.pause_after_connect:
+            await asyncio.sleep(self._options.pause_after_connect)
+
+    async def close(self) -> None:
+        """End the session. Idempotent; never raises."""
+        self._stay()
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    async def read(self, plan: Plan) -> list[Batch]:
+        """Read once; one batch per table. Raises NoAnswer, NotConnected, ProtocolError."""
+        assert isinstance(plan, ModbusPlan)
+        scan = self._scans.get(plan)
+        if scan is None:
+            scan = self._scans[plan] = Scan(plan)
+        self._stay()
+        try:
+            await self._execute(scan)
+        finally:
+            self._leave_when_idle()
+        return scan.batches(self._clock())
+
+    async def write(self, writes: Sequence[Write]) -> list[Written]:
+        """Set values one after the other, each read before and after. A refusal is a Bad result."""
+        self._stay()
+        try:
+            return [await write_one(self, self._devices[each.device], each) for each in writes]
+        finally:
+            self._leave_when_idle()
+
+    async def ask(self, pace: Pace, pdu: bytes) -> tuple[Outcome, bytes]:
+        """Send one PDU of any kind; the connection is made again where the peer has closed it. Raises NotConnected."""
+        line = await self._open()
+        outcome, answer = await line.ask(pace, pdu)
+        if outcome.ended is Ended.GARBAGE:
+            await self.close()
+            raise ProtocolError(outcome.note)
+        if outcome.ended is Ended.LOST:
+            raise NotConnected(f"the connection ended: {outcome.note}")
+        return outcome, answer
+
+    def pace(self, device: ModbusDevice) -> Pace:
+        """Give how a device is talked to."""
+        return make_plan((), device, self._options).pace
+
+    # ------------------------------------------------------------------------------------------ the session
+
+    async def _open(self) -> Line:
+        """Give the line; make it again where it was left, or where the peer closed it after having answered."""
+        line = self._line
+        if line is None:
+            if self._options.close_after_idle is None:
+                raise NotConnected("there is no connection")
+            await self.connect()
+        elif line.lost is not None:
+            if not line.answered or self._options.endpoint.transport not in ("tcp", "tls"):
+                raise NotConnected(f"the connection ended: {line.lost}")
+            await self.connect()
+        assert self._line is not None
+        return self._line
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _leave_when_idle(self) -> None:
+        if self._options.close_after_idle is not None and self._line is not None:
+            self._idle = asyncio.get_running_loop().call_later(self._options.close_after_idle, self._leave)
+
+    def _leave(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    # ------------------------------------------------------------------------------------------ the scan
+
+    async def _execute(self, scan: Scan) -> None:
+        now = self._clock()
+        scan.begin(now)
+        pace = scan.plan.pace
+        index = 0
+        silent = -2  # the last request without answer
+        answered = failed = 0
+        while index < len(scan.requests):
+            line = await self._open()
+            outcome = await line.read(pace, scan.requests, index, scan.buffer, scan.times)
+            answered += outcome.index - index
+            index, code = outcome.index, outcome.code
+            if outcome.ended is Ended.DONE:
+                break
+            if outcome.ended is Ended.LOST:
+                continue  # _open decides whether there is hope
+            if outcome.ended is Ended.GARBAGE:
+                await self.close()
+                raise ProtocolError(outcome.note, scan.plan.device)
+            if outcome.ended is Ended.TIMEOUT or code in _SILENT:
+                if not answered:
+                    raise NoAnswer(self._silence(pace, outcome), scan.plan.device)
+                self._mark(scan, index, q.BAD_TIMEOUT)
+                if silent == index - 1:
+                    scan.status[index : len(scan.requests)] = q.BAD_TIMEOUT
+                    scan.times[index : len(scan.requests)] = self._clock()
+                    break
+                silent = index
+                index += 1
+                continue
+            if code == 0x0A:
+                await self._path_is_down(pace, scan.plan.device)
+            answered += 1
+            if code in (0x02, 0x03):
+                scan.split(index, now)
+            elif code == 0x01:
+                scan.set_aside(index, now)
+            else:
+                failed += code in _FAILURES
+                status = q.BAD_DEVICE_FAILURE if code in _FAILURES else q.BAD_COMMUNICATION_ERROR
+                self._mark(scan, index, q.BAD_RESOURCE_UNAVAILABLE if code in _BUSY else status)
+                index += 1
+        if failed and failed == answered:
+            raise NoAnswer("every request is answered with a device failure", scan.plan.device, q.BAD_DEVICE_FAILURE)
+
+    def _mark(self, scan: Scan, index: int, status: int) -> None:
+        scan.status[index] = status
+        scan.times[index] = self._clock()
+
+    @staticmethod
+    def _silence(pace: Pace, outcome: Outcome) -> str:
+        if outcome.ended is Ended.EXCEPTION:
+            return f"unit {pace.unit} does not answer its gateway ({exception_text(outcome.code)})"
+        note = f"; {outcome.note}" if outcome.note else ""
+        return f"unit {pace.unit} did not answer within {pace.timeout:g} s{note}"
+
+    async def _path_is_down(self, pace: Pace, device: str) -> None:
+        """A gateway says it has no path to a unit: raise for the unit, or for the link where it reaches no other."""
+        line = await self._open()
+        for unit, (other, request) in self._firsts.items():
+            if unit != pace.unit:
+                outcome, _ = await line.ask(other, request.pdu)
+                if outcome.ended is not Ended.EXCEPTION or outcome.code != 0x0A:
+                    break
+        else:
+            status = q.BAD_NO_COMMUNICATION
+            raise NotConnected("the gateway has no path to its serial line (exception 0A)", status=status)
+        raise NoAnswer(f"the gateway has no path to unit {pace.unit} (exception 0A)", device)
