@@ -7,16 +7,20 @@ Scale and offset are kept as fractions of the decimal text, so that 0.1 x 231 is
 
 from __future__ import annotations
 
+import os.path
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetPydanticSchema,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -25,6 +29,7 @@ from pydantic_core import core_schema
 _DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)\s*$")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)\s*$")
+_HUGE: Final = re.compile(r"[eE][+-]?\d{4}")  # Fraction would compute all of its digits
 _BYTES: Final = {
     "B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
 }  # fmt: skip
@@ -50,7 +55,10 @@ def _fraction(value: object) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ValueError(f"expected a number such as 0.1 or a fraction such as 1/3, got {value!r}")
     try:
-        return Fraction(str(value).replace(" ", ""))
+        text = str(value).replace(" ", "")
+        if _HUGE.search(text) or len(text) > 100:
+            raise ValueError
+        return Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a number such as 0.1 or a fraction such as 1/3, got {value!r}") from None
 
@@ -75,6 +83,54 @@ Number = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?\d+\s*/\s*\d+$"}]}),
 ]
 """An exact decimal or fraction."""
+
+
+def _beside(text: str, info: ValidationInfo) -> str:
+    return os.path.join((info.context or {}).get("directory", ""), text)
+
+
+LocalPath = Annotated[str, AfterValidator(_beside)]
+"""A file or directory; relative paths are relative to the YAML file they stand in."""
+
+
+def _url(schemes: str, example: str) -> Callable[[str], str]:
+    """Make the check of a URL with one of these schemes, a host, and perhaps a port."""
+    host = r"(?:\[[0-9a-fA-F:.%]+\]|[^\s/:@\[\]]+)"
+    pattern = re.compile(rf"(?:{schemes})://(?:[^@/\s]*@)?{host}(?::(\d+))?(?:[/?#]\S*)?")
+
+    def check(text: str) -> str:
+        match = pattern.fullmatch(text)
+        if match is None or not 0 < int(match[1] or 1) < 65536:
+            raise ValueError(f"expected a URL such as {example}, got {text!r}")
+        return text
+
+    return check
+
+
+def _url_schema(schemes: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": rf"^({schemes})://|\$\{{", "examples": [example]})
+
+
+BrokerUrl = Annotated[
+    str,
+    AfterValidator(_url("mqtts?", "mqtt://192.168.1.5:1883 or mqtts://broker.example:8883")),
+    _url_schema("mqtts?", "mqtt://192.168.1.5:1883"),
+]
+
+HttpUrl = Annotated[
+    str, AfterValidator(_url("https?", "http://127.0.0.1:8086")), _url_schema("https?", "http://127.0.0.1:8086")
+]
+
+
+def _listen(text: str) -> str:
+    match = re.fullmatch(r"(?:\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]*):(\d+)", text)
+    if match is None or not int(match[1]) < 65536:
+        raise ValueError(f"expected host:port such as 127.0.0.1:9464, got {text!r}")
+    return text
+
+
+Listen = Annotated[str, AfterValidator(_listen)]
+"""host:port to listen on; port 0 takes a free one."""
 
 
 class Options(BaseModel):
@@ -209,11 +265,11 @@ class JournalOptions(Options):
 class TlsOptions(Options):
     """TLS towards a broker; the key's presence turns it on for mqtt:// too."""
 
-    ca: str | None = None
+    ca: LocalPath | None = None
     """File of the certificate authority; the system's store where not given."""
-    certificate: str | None = None
+    certificate: LocalPath | None = None
     """File of the client certificate."""
-    key: str | None = None
+    key: LocalPath | None = None
     """File of the client's private key."""
     server_name: str | None = None
     """Name the server's certificate must carry, where it differs from the host of the URL."""
@@ -222,7 +278,7 @@ class TlsOptions(Options):
 class MqttOptions(Options):
     """An MQTT connection."""
 
-    url: str
+    url: BrokerUrl
     """mqtt://host:1883 or mqtts://host:8883."""
     version: Literal["5", "3.1.1"] = "5"
     """MQTT version."""
@@ -258,7 +314,7 @@ class PublisherOptions(MqttOptions):
 class MetricsOptions(Options):
     """Prometheus metrics and health over HTTP."""
 
-    listen: str | None = "127.0.0.1:9464"
+    listen: Listen | None = "127.0.0.1:9464"
     """host:port of /metrics and /healthz; null turns them off. Any address but loopback must be asked for here."""
 
 
@@ -282,7 +338,7 @@ class InfluxdbOptions(Options):
     """InfluxDB 2 or 3, or anything that takes its v2 write API."""
 
     type: Literal["influxdb"]
-    url: str
+    url: HttpUrl
     org: str = ""
     bucket: str
     token: str = Field(default="", repr=False)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from gateway.config.document import Listing, locate
 from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
+from gateway.config.references import Missing
 from gateway.config.syntax import look_alike
 
 Path = tuple[str | int, ...]
@@ -186,6 +187,8 @@ def _report(path: Path, faults: list[Fault], model: type[BaseModel], piece: Piec
         files.report(key_mark, full, f"the key must be {_expected(fault)}, got {path[-1]}")
     else:
         value, raw = _value(piece.tree, path)
+        if isinstance(value, Missing):
+            return
         reason, hint = explain(faults, value, raw, secret=bool(path) and path[-1] in SECRET)
         files.report(value_mark, full, reason, hint)
 
@@ -199,6 +202,9 @@ def explain(faults: Sequence[Fault], value: Any, raw: str | None, *, secret: boo
         if raw is not None or secret:  # the validator's own words may hold the value
             text = re.sub(r",? got .*", "", text, flags=re.DOTALL) if "got " in text else "this value cannot be used"
             text = f"{text}, got {got}" if isinstance(value, str) and str(value) not in text else f"got {got}"
+        if isinstance(value, int | float):
+            unit = next((unit for word, unit in (("duration", "s"), ("size", "MB")) if word in text), None)
+            return text, f"did you mean {value} {unit}?" if unit else ""
         return text, hint_for(value)
     if value is None:
         if fault.type.split("_")[0] in ("dict", "model", "mapping", "list", "tuple"):
@@ -207,8 +213,10 @@ def explain(faults: Sequence[Fault], value: Any, raw: str | None, *, secret: boo
     reason = f"expected {_expected_all(faults)}, got {got}"
     choices = [choice for each in faults for choice in _choices(each)]
     if isinstance(value, int | float) and (str(value) in choices or fault.type == "string_type"):
-        return reason, f'put it in quotes: "{shown(value)}"'
+        return reason, "put it in quotes" if secret else f'put it in quotes: "{value}"'
     if isinstance(value, str) and choices and not secret:
+        if "true" in choices and value.lower() in ("yes", "on", "y"):
+            return reason, "write true"
         close = difflib.get_close_matches(value.strip().lower(), choices, 1, 0.5)
         if close:
             return reason, f"did you mean {close[0]}?"
@@ -216,13 +224,11 @@ def explain(faults: Sequence[Fault], value: Any, raw: str | None, *, secret: boo
 
 
 def hint_for(value: Any) -> str:
-    """Say what usually leads to a wrong text: a comma at its end, a colon without a blank, a full-width sign."""
+    """Say what usually leads to a wrong text: a comma at its end, a full-width sign."""
     if not isinstance(value, str):
         return ""
     if value.rstrip().endswith((",", ";")):
         return f"remove the {value.rstrip()[-1]} at the end"
-    if re.fullmatch(r"[\w-]+:[^\s/].*", value) and " " not in value.split(":")[0]:
-        return look_alike(value) or "a key needs a blank after its colon"
     return look_alike(value)
 
 

@@ -17,6 +17,7 @@ from gateway.options import (
     InfluxdbOptions,
     IngestOptions,
     JournalOptions,
+    Listen,
     LogOptions,
     MetricsOptions,
     Options,
@@ -69,7 +70,7 @@ class TemplateOptions(Options):
 class CloudMetrics(MetricsOptions):
     """Prometheus metrics and health of ingest over HTTP."""
 
-    listen: str | None = "127.0.0.1:9465"
+    listen: Listen | None = "127.0.0.1:9465"
     """host:port of /metrics and /healthz; null turns them off. Any address but loopback must be asked for here."""
 
 

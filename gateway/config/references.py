@@ -23,6 +23,12 @@ LARGEST: Final = 65_536
 """Bytes of a file that a reference may take in."""
 
 
+class Missing(str):
+    """What stands for a reference that could not be resolved; that has been reported, and nothing else need be."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True)
 class Resolved:
     """A text with its references replaced, and what was wrong with them as (reason, hint)."""
@@ -52,6 +58,8 @@ class References:
             return value
 
         result.value = _REFERENCE.sub(replaced, text)
+        if result.faults:
+            result.value = Missing()
         return result
 
     def _one(self, match: re.Match[str], file: str) -> tuple[str, tuple[str, str] | None]:

@@ -18,6 +18,7 @@ from gateway.config.links import compile_links
 from gateway.config.merge import include
 from gateway.config.messages import Piece, check
 from gateway.config.models import SiteOptions
+from gateway.config.references import Missing
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link
@@ -131,8 +132,9 @@ def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
         options, _ = check(PublisherOptions, Piece(each, place, mark), files)
         if options is not None:
             publishers[name] = options
-            if options.topic is not None and "topic" in each:
-                _topic(options.topic, _PLACEHOLDERS[options.format], each.at["topic"][1], (*place, "topic"), files)
+        topic, form = each.get("topic"), each.get("format", "columns")
+        if isinstance(topic, str) and not isinstance(topic, Missing) and form in _PLACEHOLDERS:
+            _topic(topic, _PLACEHOLDERS[form], each.at["topic"][1], (*place, "topic"), files)
     return publishers
 
 

@@ -19,6 +19,7 @@ from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
 from gateway.config.messages import Piece, check, hint_for, keys_of, shown
 from gateway.config.models import STRUCTURE
+from gateway.config.references import Missing
 from gateway.contracts import DriverSpec, Resolved
 from gateway.model import Group, Kind, Tag, Where, split_by_kind
 from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
@@ -62,7 +63,10 @@ def wanted_keys(value: Any, keys: str) -> tuple[str, str]:
     """Give reason and hint where keys were expected and something else is there."""
     if value is None or value == {}:
         return "this key is empty", f"give it {keys}, indented below it, or remove it"
-    return f"expected {keys}, got {shown(value)}", hint_for(value)
+    hint = hint_for(value)
+    if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
+        hint = hint or "a key needs a blank after its colon"
+    return f"expected {keys}, got {shown(value)}", hint
 
 
 def check_name(name: str, what: str, mark: Any, path: Path, files: Files, *, blanks: bool = False) -> None:
@@ -128,7 +132,11 @@ class TagCompiler:
         tree, (mark, value_mark) = trees[name], trees.at[name]
         if _IN_TOPIC.search(name) or not name or name != name.strip() or len(name) > 128:
             check_name(name, "tag", mark, path, self.files, blanks=True)
-        if tree is None or isinstance(tree, list | bool | float):
+        if tree is None or tree == "":
+            if not isinstance(tree, Missing):
+                self.files.report(value_mark, path, "this tag is empty", "give it an address, or remove it")
+            return
+        if isinstance(tree, list | bool | float):
             self.files.report(value_mark, path, *wanted_keys(tree, "an address or keys such as {address: ...}"))
             return
         options = self._options(name, trees, path)
@@ -163,6 +171,8 @@ class TagCompiler:
             tree, mark, raw = trees[name], trees.at[name][1], trees.raw.get(name)
             if isinstance(tree, Tree) and "address" in tree:
                 mark, raw, path = tree.at["address"][1], tree.raw.get("address"), (*path, "address")
+                if isinstance(tree["address"], Missing):
+                    return ()
             reason = str(error) if raw is None else f"the address that {raw} stands for cannot be used"
             self.files.report(mark, path, reason, hint_for(options.address))
         except Exception:
