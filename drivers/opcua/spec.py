@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,11 @@ class OpcuaLink(LinkOptions):
     connect_timeout: Duration = 10.0
     """How long connecting may take: channel, session, and looking up namespaces and browse paths."""
 
+    session_timeout: Duration = 60.0
+    """How long the server keeps a session that it hears nothing from; it may decide otherwise."""
+    channel_lifetime: Duration = 3600.0
+    """How long a secure channel's keys are used before they are renewed; the server may decide otherwise."""
+
     @field_validator("url")
     @classmethod
     def _is_opc_tcp(cls, url: str) -> str:
@@ -42,6 +47,9 @@ class OpcuaDevice(DeviceOptions):
 
     namespace: str | int = 0
     """Namespace of the tags whose node id names none: its URI (better; survives re-indexing) or its index."""
+    time: Literal["source", "server", "arrival"] = "source"
+    """Whose time readings carry: that of the source (else the server's, else that of arrival), or without the source's,
+    or only that of arrival: for a device whose clock is wrong."""
 
 
 class OpcuaTag(TagOptions):

@@ -1,0 +1,202 @@
+"""The OPC UA driver: one session, read in columns.
+
+Each poll group's ReadRequests are encoded once a session and sent again at each scan with a new header. After the first
+answer of a session the nodes are put in the order of their types, so that the answers fall into long runs.
+
+Quality is the server's StatusCode, all 32 bits. Time is the source's, else the server's, else that of arrival; a
+device's option `time` can leave out the first or both. A node that is not there, or holds a type that its tag cannot
+hold, is a Bad row of that tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from asyncua import ua
+from asyncua.ua.ua_binary import nodeid_to_binary
+from numpy.typing import NDArray
+
+from drivers.opcua import names, values, wire
+from drivers.opcua.decode import Columns, decode
+from drivers.opcua.plan import CHUNK, OpcuaPlan, Part, plan
+from drivers.opcua.session import TOO_MUCH, Refused, Session
+from drivers.opcua.spec import OpcuaDevice, OpcuaLink
+from gateway import quality as q
+from gateway.contracts import Plan
+from gateway.errors import NotConnected, ProtocolError
+from gateway.model import Batch, Kind, Link, TagTable
+
+LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this often
+
+
+@dataclass(slots=True, eq=False)
+class _Prepared:
+    """A plan as this session asks for it: encoded requests, and which row of the answer is which node."""
+
+    ids: list[bytes]  # encoded node ids, in the order in which they are asked for
+    tails: list[tuple[bytes, int]]
+    row: NDArray[np.intp]  # node of the plan -> row of the answer
+    missing: list[tuple[int, int]]  # rows behind those asked for, of nodes that have no node id, and their status
+    at: float
+    settled: bool = field(default=False)
+
+
+class OpcuaDriver:
+    """One link to one server."""
+
+    def __init__(self, link: Link) -> None:
+        self._options: OpcuaLink = link.options
+        self._timeouts = {device.name: device.options.timeout or link.options.timeout for device in link.devices}
+        self._times = {device.name: self._time_of(device.options) for device in link.devices}
+        self._session: Session | None = None
+        self._namespaces: list[str] = []
+        self._limits = names.Limits()
+        self._chunk = CHUNK
+        self._prepared: dict[OpcuaPlan, _Prepared] = {}
+
+    @staticmethod
+    def _time_of(options: Any) -> str:
+        return options.time if isinstance(options, OpcuaDevice) else "source"
+
+    def plan(self, tables: Sequence[TagTable]) -> OpcuaPlan:
+        """Compile the tables of one poll group of one device."""
+        return plan(tables)
+
+    async def connect(self) -> None:
+        """Make the session, learn the server's namespaces and limits. Raises NotConnected."""
+        await self.close()
+        session = self._session = Session(self._options)
+        try:
+            async with asyncio.timeout(self._options.connect_timeout):
+                await session.open()
+                self._namespaces = await names.read_namespaces(session)
+                self._limits = await names.read_limits(session)
+        except TimeoutError as error:
+            await self.close()
+            raise NotConnected(f"{session.url}: not connected in time", status=q.BAD_TIMEOUT) from error
+        except Refused as error:
+            await self.close()
+            raise NotConnected(str(error), status=error.status) from error
+        except BaseException:
+            await self.close()
+            raise
+        self._chunk = self._limits.read
+
+    async def read(self, plan: Plan) -> list[Batch]:
+        """Read a poll group: one batch per table. Raises NoAnswer, NotConnected, ProtocolError."""
+        assert isinstance(plan, OpcuaPlan)
+        session = self._session
+        if session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        prepared = self._prepared.get(plan)
+        if prepared is None or (prepared.missing and time.monotonic() - prepared.at > LOOK_AGAIN):
+            prepared = self._prepared[plan] = await self._prepare(session, plan)
+        while True:
+            try:
+                columns = await self._read(session, prepared, self._timeouts.get(plan.device, self._options.timeout))
+                break
+            except Refused as error:
+                if error.status not in TOO_MUCH or self._chunk <= 1:
+                    error.device = plan.device
+                    raise
+                self._chunk = max(1, self._chunk // 2)
+                prepared.tails = self._tails(prepared.ids)
+        arrival = time.time_ns()
+        batches = [
+            _batch(part, columns, prepared.row, arrival, self._times.get(plan.device, "source")) for part in plan.parts
+        ]
+        if not prepared.settled:
+            self._settle(prepared, columns)
+        return batches
+
+    async def close(self) -> None:
+        """End the session. Never raises."""
+        session, self._session = self._session, None
+        self._prepared.clear()
+        if session is not None:
+            await session.close()
+
+    async def _prepare(self, session: Session, plan: OpcuaPlan) -> _Prepared:
+        found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
+        ids: list[bytes] = []
+        row = np.empty(len(found), dtype=np.intp)
+        absent: list[tuple[int, int]] = []
+        for node, identified in enumerate(found):
+            if isinstance(identified, ua.NodeId):
+                row[node] = len(ids)
+                ids.append(nodeid_to_binary(identified))
+            else:
+                absent.append((node, identified))
+        missing = []
+        for position, (node, status) in enumerate(absent):
+            row[node] = len(ids) + position
+            missing.append((len(ids) + position, status))
+        return _Prepared(ids, self._tails(ids), row, missing, time.monotonic())
+
+    def _tails(self, ids: list[bytes]) -> list[tuple[bytes, int]]:
+        chunks = (ids[first : first + self._chunk] for first in range(0, len(ids), self._chunk))
+        return [(wire.read_tail(chunk), len(chunk)) for chunk in chunks]
+
+    async def _read(self, session: Session, prepared: _Prepared, timeout: float) -> Columns:
+        columns = Columns.empty(len(prepared.row))
+        row = 0
+        for tail, count in prepared.tails:
+            body, at = await session.exchange(wire.READ_REQUEST, wire.READ_RESPONSE, tail, timeout)
+            try:
+                if wire.int32(body, at) != count:
+                    raise ProtocolError(f"{session.url}: {wire.int32(body, at)} values in answer to {count}")
+                decode(body, at + 4, columns, row, count)
+            except wire.Malformed as error:
+                raise ProtocolError(f"{session.url}: an answer that makes no sense: {error}") from error
+            row += count
+        for absent, status in prepared.missing:
+            columns.status[absent] = status
+        return columns
+
+    def _settle(self, prepared: _Prepared, columns: Columns) -> None:
+        """Put the nodes in the order of what they answered, once a session, so that equal shapes stand together."""
+        asked = len(prepared.ids)
+        shape = columns.type[:asked].astype(np.int64) * 8
+        shape += (columns.status[:asked] != 0) * 4 + (columns.source[:asked] == 0) * 2 + (columns.server[:asked] == 0)
+        order = np.argsort(shape, kind="stable")
+        prepared.settled = True
+        if np.count_nonzero(np.diff(shape)) <= 2 * len(np.unique(shape)):
+            return
+        new_row = np.arange(len(prepared.row))
+        new_row[order] = np.arange(asked)
+        prepared.row = new_row[prepared.row]
+        prepared.ids = [prepared.ids[old] for old in order.tolist()]
+        prepared.tails = self._tails(prepared.ids)
+
+
+def _batch(part: Part, columns: Columns, row: NDArray[np.intp], arrival: int, clock: str) -> Batch:
+    """Put one table's rows together from the columns of an answer."""
+    table, rows = part.table, row[part.node]
+    value, status = values.gather(columns, table.kind, rows)
+    for index in part.picked.tolist():
+        value[index], status[index] = _picked(columns, int(rows[index]), int(part.element[index]), table.kind)
+    moment = np.zeros(len(rows), np.int64) if clock == "arrival" else columns.server[rows]
+    if clock == "source":
+        source = columns.source[rows]
+        moment = np.where(source != 0, source, moment)
+    if not moment.all():
+        moment = np.where(moment != 0, moment, arrival)
+    return Batch(table, table.every, value, status, moment)
+
+
+def _picked(columns: Columns, row: int, element: int, kind: Kind) -> tuple[Any, int]:
+    status = int(columns.status[row])
+    if status >= q.BAD:
+        return kind.nothing, status
+    if columns.type[row] == 0:
+        return kind.nothing, q.BAD_NO_DATA
+    try:
+        value, found = values.element(values.elements(columns, row), element, kind)
+    except values.Undecodable:
+        return kind.nothing, q.BAD_DECODING_ERROR
+    return value, found or status

@@ -1,0 +1,77 @@
+"""What one poll group of one device needs from a server: which nodes, and which row of the answer is which tag.
+
+Pure: made once from the configuration. Node ids and the sizes of requests are the server's matter and are settled at
+each connect (drivers.opcua.names); a node that several tags use is asked for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers.opcua.address import NodeName, Source
+from gateway.contracts import PlannedRequest
+from gateway.model import TagTable
+
+CHUNK = 1000  # nodes in one request where the server names no limit
+SECONDS_PER_REQUEST = 0.002
+SECONDS_PER_NODE = 2e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """How one table's rows come from the plan's nodes: node[i] and element[i] (-1: the whole value) make tag i."""
+
+    table: TagTable
+    node: NDArray[np.intp]
+    element: NDArray[np.intp]
+    picked: NDArray[np.intp]  # the tags that take an element or a field, and so are put together one by one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpcuaPlan:
+    """The nodes of a poll group, each once, and its tables as parts."""
+
+    tables: tuple[TagTable, ...]
+    nodes: tuple[NodeName, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def device(self) -> str:
+        return self.tables[0].device
+
+    @property
+    def group(self) -> str:
+        return self.tables[0].group
+
+    def requests(self) -> Sequence[PlannedRequest]:
+        """Give the Read requests, in the size that is used where the server does not limit it further."""
+        requests = []
+        for first in range(0, len(self.nodes), CHUNK):
+            count = min(CHUNK, len(self.nodes) - first)
+            text = f"Read {count} nodes: {self.nodes[first]} .. {self.nodes[first + count - 1]}"
+            seconds = SECONDS_PER_REQUEST + count * SECONDS_PER_NODE
+            requests.append(PlannedRequest(text, count, count, seconds))
+        return requests
+
+
+def plan(tables: Sequence[TagTable]) -> OpcuaPlan:
+    """Compile the tables of one poll group of one device."""
+    nodes: dict[NodeName, int] = {}
+    parts = []
+    for table in tables:
+        sources: list[Source] = [tag.source for tag in table.tags]
+        for source in sources:
+            nodes.setdefault(source.node, len(nodes))
+        parts.append(
+            Part(
+                table,
+                np.array([nodes[source.node] for source in sources], dtype=np.intp),
+                np.array([source.element for source in sources], dtype=np.intp),
+                np.array([i for i, source in enumerate(sources) if source.element >= 0 or source.field], dtype=np.intp),
+            )
+        )
+    return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts))
