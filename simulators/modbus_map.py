@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Final
 
@@ -23,6 +24,10 @@ OCTETS: Final = {
     "float32": 4, "float64": 8, "bcd16": 2, "bcd32": 4, "iec-time": 8, "unix32": 4, "bcd-time": 6,
 }  # fmt: skip
 CHINESE: Final = ("运行", "停止", "设置")
+INSTANTS: Final = tuple(
+    datetime.fromisoformat(text)
+    for text in ("2024-02-29T00:00:00", "2026-06-30T23:59:58.250", "2031-12-31T12:30:15.999")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +113,7 @@ def _tags(link: Link) -> Iterator[tuple[int, str, Tag]]:
 
 def _identity(source: Any) -> Any:
     """Give what two sources must share to be one: where the bits are, and what they mean raw."""
-    flags = source.flags
-    return replace(source, absent=(), power=None, padding="", flags=flags)
+    return replace(source, absent=(), power=None, padding="")
 
 
 def _claim(claims: dict[tuple[int, str, int], int], unit: int, source: Any) -> bool:
@@ -160,10 +164,9 @@ def _signal(device: str, tag: Tag, tick: int) -> tuple[Signal, tuple[int, ...]]:
     source = tag.source
     if source.type == "text":
         return fit(device, tag, tick, texts=_texts(source)), ()
-    if source.flags:
-        codes = _flag_codes(source)
-        texts = tuple(_flag_text(code, source.flags) for code in codes)
-        return fit(device, tag, tick, Holds(0, 0, text=10_000), texts), codes
+    if source.flags or source.type in ("iec-time", "bcd-time", "unix32"):
+        coded = _flags(source) if source.flags else _times(source.type)
+        return fit(device, tag, tick, Holds(0, 0, text=10_000), tuple(coded)), tuple(coded.values())
     if source.in_bits or source.bits == 1:
         return fit(device, tag, tick, Holds(0, 1)), ()
     if source.bits:
@@ -182,11 +185,24 @@ def _texts(source: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(cut))
 
 
-def _flag_codes(source: Any) -> tuple[int, ...]:
-    """Give numbers for a flag word: no bit, each named bit, all of them."""
-    bits = [1 << bit for bit, _ in source.flags]
-    return (0, *bits, sum(bits))
+def _flags(source: Any) -> dict[str, int]:
+    """Give texts of a flag word and the numbers behind them: no bit, each named bit, all of them."""
+    each = {name: 1 << bit for bit, name in source.flags}
+    return {"": 0, **each, ", ".join(each): sum(each.values())}
 
 
-def _flag_text(number: int, flags: tuple[tuple[int, str], ...]) -> str:
-    return ", ".join(name for bit, name in flags if number >> bit & 1)
+def _times(type_: str) -> dict[str, int]:
+    """Give texts of instants and the numbers behind them."""
+    coded = {}
+    for instant in INSTANTS:
+        year, month, day, hour, minute, second = instant.timetuple()[:6]
+        if type_ == "unix32":
+            coded[f"{instant:%Y-%m-%dT%H:%M:%SZ}"] = int(instant.replace(tzinfo=UTC).timestamp())
+        elif type_ == "bcd-time":
+            digits = f"{year - 2000:02}{month:02}{day:02}{hour:02}{minute:02}{second:02}"
+            coded[f"{instant:%Y-%m-%dT%H:%M:%S}"] = int(digits, 16)
+        else:
+            milliseconds = second * 1000 + instant.microsecond // 1000
+            octets = bytes((0, year - 2000, month, day, hour, minute)) + milliseconds.to_bytes(2, "big")
+            coded[f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03}"] = int.from_bytes(octets, "big")
+    return coded
