@@ -6,6 +6,7 @@ The one place where what sockets, TLS and serial ports raise becomes NotConnecte
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import termios
 from typing import Any
@@ -55,13 +56,14 @@ async def _open_serial(line: Line, options: ModbusLink) -> None:
     from pymodbus.transport.serialtransport import create_serial_connection
 
     endpoint = options.endpoint
+    pseudo = os.path.realpath(endpoint.path).startswith("/dev/pts/")  # has no parity, and refuses to be given one
     await create_serial_connection(
         asyncio.get_running_loop(),
         lambda: line,
         endpoint.path,
         baudrate=endpoint.baud,
-        bytesize=endpoint.bits,
-        parity=endpoint.parity,
+        bytesize=8 if pseudo else endpoint.bits,
+        parity="N" if pseudo else endpoint.parity,
         stopbits=endpoint.stop,
         timeout=0,
     )

@@ -1,0 +1,138 @@
+"""The peers against which the driver contract runs: one entry per driver and transport.
+
+A new driver adds one line to PLANTS: a function that gives an async context manager of a Plant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.contracts import Driver
+from gateway.model import TagTable
+from gateway.names import driver_spec
+from simulators.modbus import ModbusServer
+from tests.modbus_links import link_to, tables_of
+from tests.servers import need
+
+Action = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A peer with a device of several tags of every kind, one of which, `refused`, it refuses."""
+
+    open: Callable[[], Driver]  # a new driver of the link
+    tables: tuple[TagTable, ...]
+    refused: str
+    silence: Action | None  # the device stops answering; its connection stays
+    cut: Action  # the peer is gone
+    heal: Action  # the peer is back, at the same place
+
+
+MODBUS_TAGS: Final = {
+    "pressure": "holding:100 float32 CDAB",
+    "temperature": "holding:102 int16",
+    "level": "holding:103 uint16",
+    "parts": "holding:104 uint64",
+    "balance": "holding:108 int64",
+    "running": "coil:5",
+    "serial": "holding:112 text 8",
+    "flow": "input:7 float64",
+}
+
+
+@asynccontextmanager
+async def modbus_tcp() -> AsyncIterator[Plant]:
+    async with ModbusServer(link_to("tcp://127.0.0.1:1", MODBUS_TAGS)) as server:
+        port = await server.listen()
+        yield _modbus(server, f"tcp://127.0.0.1:{port}", server.close, lambda: server.listen(port=port))
+
+
+@asynccontextmanager
+async def modbus_udp() -> AsyncIterator[Plant]:
+    async with ModbusServer(link_to("udp://127.0.0.1:1", MODBUS_TAGS)) as server:
+        port = await server.listen_udp()
+        yield _modbus(server, f"udp://127.0.0.1:{port}", server.close, lambda: server.listen_udp(port=port))
+
+
+@asynccontextmanager
+async def modbus_rtu_over_tcp() -> AsyncIterator[Plant]:
+    async with ModbusServer(link_to("rtu+tcp://127.0.0.1:1", MODBUS_TAGS)) as server:
+        port = await server.listen(framing="rtu")
+        url = f"rtu+tcp://127.0.0.1:{port}?baud=115200"
+        yield _modbus(server, url, server.close, lambda: server.listen(port=port, framing="rtu"))
+
+
+@asynccontextmanager
+async def modbus_ascii_over_tcp() -> AsyncIterator[Plant]:
+    async with ModbusServer(link_to("ascii+tcp://127.0.0.1:1", MODBUS_TAGS)) as server:
+        port = await server.listen(framing="ascii")
+        url = f"ascii+tcp://127.0.0.1:{port}?baud=115200"
+        yield _modbus(server, url, server.close, lambda: server.listen(port=port, framing="ascii"))
+
+
+@asynccontextmanager
+async def modbus_rtu() -> AsyncIterator[Plant]:
+    """A serial line: a pair of pseudo terminals joined by socat; behind one end the simulated device."""
+    async with ModbusServer(link_to("rtu:///dev/null", MODBUS_TAGS)) as server:
+        with tempfile.TemporaryDirectory() as folder:
+            port = await server.listen(framing="rtu")
+            wire = await _Wire(Path(folder) / "line", port).start()
+            try:
+                yield _modbus(server, f"rtu://{wire.path}?baud=115200&parity=E", wire.stop, wire.start)
+            finally:
+                await wire.stop()
+
+
+class _Wire:
+    """socat as the serial line between a pseudo terminal and the device."""
+
+    def __init__(self, path: Path, port: int) -> None:
+        self.path = path
+        self._command = [need("socat"), f"pty,raw,echo=0,link={path}", f"tcp:127.0.0.1:{port}"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> Any:
+        self._process = subprocess.Popen(self._command)
+        async with asyncio.timeout(20):
+            while not self.path.exists():
+                await asyncio.sleep(0.01)
+        return self
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            await asyncio.to_thread(self._process.wait)
+            self._process = None
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+def _modbus(server: ModbusServer, url: str, cut: Action, heal: Callable[[], Awaitable[Any]]) -> Plant:
+    link = link_to(url, MODBUS_TAGS, max_registers=8, timeout="1 s")  # several requests a scan
+    server.faults[1].refused = {("holding", 103)}
+
+    async def silence() -> None:
+        server.faults[1].silent = True
+
+    async def again() -> None:
+        await heal()
+
+    return Plant(lambda: driver_spec("modbus").open(link), tables_of(link), "level", silence, cut, again)
+
+
+PLANTS: Final[dict[str, Callable[[], AbstractAsyncContextManager[Plant]]]] = {
+    "modbus tcp": modbus_tcp,
+    "modbus udp": modbus_udp,
+    "modbus rtu": modbus_rtu,
+    "modbus rtu over tcp": modbus_rtu_over_tcp,
+    "modbus ascii over tcp": modbus_ascii_over_tcp,
+}
