@@ -124,12 +124,9 @@ install_version() { # sets $version; makes $prefix/$version unless it is there, 
     # pip runs from its own wheel, so that a Python without ensurepip will do.
     "$python" -m venv --without-pip "$prefix/$version"
     for pip in "$wheels"/pip-*.whl; do :; done
-    pip() {
-        PYTHONDONTWRITEBYTECODE="" PIP_ROOT_USER_ACTION=ignore "$prefix/$version/bin/python" -I "$pip/pip" \
-            --isolated --quiet --disable-pip-version-check --no-input install --no-index --no-cache-dir "$@"
-    }
-    pip --no-deps --require-hashes --only-binary :all: --find-links "$wheels" -r "$wheels/requirements-$with.txt"
-    pip --no-deps "$wheel"
+    PIP_ROOT_USER_ACTION=ignore "$prefix/$version/bin/python" -I "$pip/pip" \
+        --isolated --quiet --disable-pip-version-check --no-input install --no-index --no-cache-dir --no-deps \
+        --require-hashes --only-binary :all: --find-links "$wheels" -r "$wheels/requirements-$with.txt"
     "$prefix/$version/bin/plantbridge" version >/dev/null || fail "the new version does not start; nothing was changed"
     echo "$content" >"$prefix/$version/.complete"
 }

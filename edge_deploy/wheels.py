@@ -6,7 +6,7 @@ The folder is for one kind of machine: DIR/TARGET says which, and install.sh ref
 are resolved for that machine here, so that what lies beside the wheels are plain lists of name, version and hash:
 
     TARGET                    linux x86_64 3.11
-    requirements-edge.txt     what the edge daemon needs
+    requirements-edge.txt     this package and what the edge daemon needs
     requirements-cloud.txt    that, and what ingest and its stores need
     plantbridge-*.whl         this checkout, built by the locked hatchling
     *.whl                     everything else, pip included (for a Python without ensurepip)
@@ -65,6 +65,10 @@ def pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
 
 
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def collect(folder: Path, machine: str, python: str) -> None:
     """Fill the folder anew."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -81,12 +85,16 @@ def collect(folder: Path, machine: str, python: str) -> None:
             *("--dest", str(folder), "--requirement", str(requirements)),
         )
     pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT))
+    (own,) = folder.glob("plantbridge-*.whl")
+    pin = f"plantbridge=={own.name.split('-')[1]} \\\n    --hash=sha256:{digest(own)}\n"
+    for name in ("edge", "cloud"):
+        with (folder / f"requirements-{name}.txt").open("a") as file:
+            file.write(pin)
     for source in (HERE / "install.sh", HERE / "site.yaml", HERE / "cloud.yaml", *HERE.glob("*.service")):
         shutil.copy2(source, folder)
     (folder / "TARGET").write_text(f"linux {machine} {python}\n")
     files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
-    sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
-    (folder / "SHA256SUMS").write_text("".join(sums))
+    (folder / "SHA256SUMS").write_text("".join(f"{digest(path)}  {path.name}\n" for path in files))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def lint_imports(directory: Path) -> tuple[int, str]:
 
 
 def test_every_module_imports_only_what_its_place_allows() -> None:
-    """A driver that reaches into the journal, or a sink that knows Modbus, cannot be moved, replaced or tested alone."""
+    """A driver that reaches into the journal, or a sink that knows Modbus, cannot be replaced or tested alone."""
     code, text = lint_imports(ROOT)
     assert code == 0, text
 
