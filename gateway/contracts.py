@@ -65,8 +65,16 @@ class Driver(Protocol):
 class Subscribing(Protocol):
     """A driver whose peer reports changes itself."""
 
+    def subscribes(self, plan: Plan) -> bool:
+        """Say whether this poll group is reported by the peer and not polled. Pure."""
+        ...
+
     def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch]:
-        """Give batches as they arrive, first one row per tag. Raises as `read` does."""
+        """Give batches as they arrive, for all subscribed groups of the link: first one row per tag.
+
+        Raises as `read` does, and ends only by raising. It is the one call that may be under way while `read` serves
+        the link's polled groups.
+        """
         ...
 
 

@@ -23,7 +23,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter, Gauge
 
-from gateway.contracts import Driver, Plan
+from gateway.contracts import Driver, Plan, Subscribing
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -39,6 +39,7 @@ Clock = Callable[[], int]
 SHARE: Final = 30  # a probe of a silent device may take 1/SHARE of the link's time from its neighbours
 LONGEST_SLEEP: Final = 1.0  # s; the wall clock is looked at again at least this often, in case it was set
 SECOND: Final = 1_000_000_000
+NEVER: Final = 2**62  # ns
 
 
 Room = Callable[[], Awaitable[None]]
@@ -56,6 +57,11 @@ class _Peer:
     retry_at: int = 0
     turns: list[_Turn] = field(default_factory=list)
 
+    @property
+    def probe(self) -> _Turn | None:
+        """The group by which a silent device is tried."""
+        return next((turn for turn in self.turns if not turn.subscribed), None)
+
 
 @dataclass(slots=True, eq=False)
 class _Turn:
@@ -69,16 +75,19 @@ class _Turn:
     scans: Counter
     skipped: Counter
     seconds: Gauge
+    subscribed: bool = False  # the peer reports it; it has no scan instants
     due: int = 0
 
     def slot(self, now: int) -> int:
         """Give the scan instant whose slot `now` lies in."""
+        if self.subscribed:
+            return NEVER
         return next_instant(now, self.group.interval, self.group.phase) - self.group.interval
 
     def when(self) -> int:
         """Give the time at which this turn wants the link; a silent device has one turn, its probe."""
         if self.peer.up is False:
-            return self.peer.retry_at if self.peer.turns[0] is self else 2**62
+            return self.peer.retry_at if self.peer.probe is self else NEVER
         return self.due
 
 
@@ -121,8 +130,10 @@ class Poller:
                     metrics.skipped.labels(group.device, group.name),
                     metrics.scan_seconds.labels(group.device, group.name),
                 )
+                turn.subscribed = isinstance(driver, Subscribing) and driver.subscribes(plan)
                 peer.turns.append(turn)
                 self._turns.append(turn)
+        self._subscribed = [turn for turn in self._turns if turn.subscribed]
 
     async def run(self) -> None:
         """Poll until cancelled. Raises JournalError only."""
@@ -145,8 +156,38 @@ class Poller:
             await asyncio.sleep(self._backoff.pause())
 
     async def _session(self) -> None:
+        """Poll and listen until something ends the session. Raises NotConnected, or what a defect raises."""
+        if not self._subscribed:
+            await self._poll(self._turns)
+            return
+        polled = [turn for turn in self._turns if not turn.subscribed]
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(), name=f"{self._link.name} changes")
+                if polled:
+                    group.create_task(self._poll(polled), name=f"{self._link.name} scans")
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+
+    async def _listen(self) -> None:
+        """Take what the peer reports."""
+        assert isinstance(self._driver, Subscribing)
+        turns = {id(table): turn for turn in self._subscribed for table in turn.group.tables}
+        try:
+            async for batch in self._driver.changes([turn.plan for turn in self._subscribed]):
+                turn = turns[id(batch.table)]
+                if not turn.peer.up:
+                    self._answers(turn, self._clock())
+                turn.pipeline.take([batch])
+                turn.scans.inc()
+                await self._room()
+        except NoAnswer as error:
+            raise NotConnected(str(error), status=error.status) from error
+        raise NotConnected("the peer ended the subscription")
+
+    async def _poll(self, turns: list[_Turn]) -> None:
         while True:
-            turn = min(self._turns, key=_Turn.when)
+            turn = min(turns, key=_Turn.when)
             now = self._clock()
             wait = turn.when() - now
             if wait > 0:
@@ -160,7 +201,7 @@ class Poller:
         """Put turns back on the grid where the wall clock was set back and would let them wait for hours."""
         now = self._clock()
         for other in self._turns:
-            if other.due - now > other.group.interval:
+            if not other.subscribed and other.due - now > other.group.interval:
                 other.due = next_instant(now, other.group.interval, other.group.phase)
         longest = int(self._link.options.retry_longest * SECOND) + SHARE * int(turn.deadline * SECOND)
         if turn.peer.up is False and turn.peer.retry_at - now > longest:
@@ -177,7 +218,7 @@ class Poller:
         except NoAnswer as error:
             self._silent(peer, error, asyncio.get_running_loop().time() - started)
             return
-        turn.due = turn.slot(now) + group.interval
+        turn.due = next_instant(now, group.interval, group.phase)
         if not peer.up:
             self._answers(turn, now)
         turn.pipeline.take(batches)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gateway.config import load_site
 from gateway.model import Group, Tag
 from gateway.quality import BAD
+from simulators.modbus_map import signals
 
 TABLES = ("floats", "ints", "uints", "bools", "texts")
 
@@ -142,3 +143,23 @@ def tags(site: Path) -> list[tuple[str, Tag]]:
         for table in group.tables
         for tag in table.tags
     ]
+
+
+def wrong(evidence: Evidence, site: Path, tolerance: float) -> list[str]:
+    """Give the readings whose value the simulator never showed in the `tolerance` seconds before their time."""
+    found: list[str] = []
+    for link in load_site(site).links:
+        for (device, name), signal in signals(link).items():
+            rows = evidence.rows.get((device, name))
+            if rows is None or signal is None:
+                continue
+            usable = rows.quality < BAD
+            time = rows.time[usable]
+            value = np.array([rows.value[row] for row in np.flatnonzero(usable)], dtype=signal.tag.kind.dtype)
+            right = signal.matches(time, value, round(tolerance * 1e9))
+            shown = signal.value(time)
+            found += [
+                f"{device}/{name} at {time[row]}: {value[row]!r}, the signal showed {shown[row]!r}"
+                for row in np.flatnonzero(~right)
+            ]
+    return found

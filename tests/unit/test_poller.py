@@ -112,6 +112,31 @@ class FakeDriver:
 
 
 @dataclass
+class FakeSubscriber(FakeDriver):
+    """Reports the group "g1" itself, from a queue; the others are polled."""
+
+    news: asyncio.Queue[float] = field(default_factory=asyncio.Queue)
+
+    def subscribes(self, plan: FakePlan) -> bool:
+        return plan.tables[0].group == "g1"
+
+    async def changes(self, plans: Sequence[FakePlan]) -> AsyncIterator[Batch]:
+        (table,) = plans[0].tables
+        yield Batch.full(table, np.zeros(len(table)), time.time_ns())
+        while True:
+            value = await self.news.get()
+            if value < 0:
+                raise NotConnected("the session timed out")
+            yield Batch(
+                table,
+                np.array([1], dtype=np.uint32),
+                np.array([value]),
+                np.zeros(1, dtype=np.uint32),
+                np.array([time.time_ns()]),
+            )
+
+
+@dataclass
 class Plant:
     driver: FakeDriver
     journal: MemoryJournal
@@ -121,7 +146,13 @@ class Plant:
     task: asyncio.Task[None] | None = None
 
 
-def plant(*devices: str, interval: int = 10 * MS, groups: int = 1, longest: str = "60 ms") -> Plant:
+def plant(
+    *devices: str,
+    interval: int = 10 * MS,
+    groups: int = 1,
+    longest: str = "60 ms",
+    make: Callable[[], FakeDriver] = FakeDriver,
+) -> Plant:
     options = LinkOptions.model_validate(
         {"driver": "fake", "retry_first": "5 ms", "retry_longest": longest, "timeout": "10 ms"}
     )
@@ -141,7 +172,7 @@ def plant(*devices: str, interval: int = 10 * MS, groups: int = 1, longest: str 
             )
         )
     link = Link("line", "fake", options, tuple(made))
-    driver, metrics, health = FakeDriver(), Metrics(), Health()
+    driver, metrics, health = make(), Metrics(), Health()
     journal = MemoryJournal(list(link.tables))
     pipelines = {
         (group.device, group.name): Pipeline(group, journal, metrics) for device in made for group in device.groups
@@ -271,6 +302,31 @@ async def test_every_instant_between_two_scans_is_covered_by_a_scan_or_a_gap() -
         instants += content.scans if isinstance(content, Gap) else 1
     first, last = (made.journal.batches("press")[place].time[0] for place in (0, -1))
     assert abs(instants - ((last - first) / (10 * MS) + 1)) <= 4
+
+
+async def test_what_a_peer_reports_itself_is_taken_while_other_groups_are_polled() -> None:
+    made = plant("boiler", groups=2, make=FakeSubscriber)
+    assert isinstance(made.driver, FakeSubscriber)
+    async with running(made):
+        await until(lambda: made.journal.good_groups("boiler") == {"default", "g1"})
+        before = made.journal.good("boiler")
+        made.driver.news.put_nowait(42.0)
+        await until(lambda: any(batch.value[-1] == 42.0 for batch in made.journal.batches("boiler")))
+        await until(lambda: made.journal.good("boiler") > before + 3)
+    assert {gap.group for gap in made.journal.gaps()} <= {"default"}
+
+
+async def test_a_subscription_that_breaks_makes_its_tags_bad_and_is_made_again() -> None:
+    made = plant("boiler", groups=2, make=FakeSubscriber)
+    assert isinstance(made.driver, FakeSubscriber)
+    async with running(made):
+        await until(lambda: made.journal.good_groups("boiler") == {"default", "g1"})
+        made.driver.news.put_nowait(-1.0)
+        await until(lambda: made.journal.bad("boiler") == 2)
+        await until(lambda: made.driver.connects == 2)
+        made.driver.news.put_nowait(7.0)
+        await until(lambda: any(batch.value[-1] == 7.0 for batch in made.journal.batches("boiler")))
+    assert made.journal.bad("boiler") == 2
 
 
 async def test_a_journal_that_cannot_be_written_ends_the_poller() -> None:
