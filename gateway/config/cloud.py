@@ -32,7 +32,11 @@ class Cloud:
 def load_cloud(path: Path) -> Cloud:
     """Read and check a cloud file. Raises ConfigError with every problem."""
     files = Files(path.parent)
-    tree = open_root(path, files, "a cloud file has the keys broker and store")
+    return cloud_of(open_root(path, files, "a cloud file has the keys broker and store"), path, files)
+
+
+def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
+    """Check the tree of a cloud file."""
     broker = None
     if isinstance(tree.get("broker"), Tree):
         broker, _ = check(IngestOptions, Piece(tree["broker"], ("broker",), tree.at["broker"][0]), files)

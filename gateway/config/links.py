@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
-from gateway.config.merge import begin_from_template
+from gateway.config.merge import HEADER, begin_from_template
 from gateway.config.messages import Piece, check, shown
-from gateway.config.models import STRUCTURE
+from gateway.config.models import STRUCTURE, TemplateOptions
 from gateway.config.tags import Level, Path, TagCompiler, check_name, wanted_keys, where
 from gateway.contracts import DriverSpec
 from gateway.model import Device, Group, Link
@@ -127,6 +127,26 @@ def _endpoint_once(name: str, tree: Tree, options: LinkOptions, mark: Any, path:
             "put the devices of one connection under one link", "error" if serial else "warning",
         )  # fmt: skip
     work.endpoints.setdefault(key, (name, mark))
+
+
+def check_template(tree: Tree, name: str, files: Files) -> int:
+    """Check a device template on its own; give the number of its tags.
+
+    What only a device can say is not missed: the rest is checked with a made-up link.
+    """
+    spec = _spec(tree, tree.mark, (), files)
+    if spec is None:
+        return 0
+    about, device = Tree(tree.mark), Tree(tree.mark)
+    for key in tree:
+        (about if key in HEADER else device).put(key, tree[key], tree)
+    check(TemplateOptions, Piece(about, (), tree.mark), files)
+    if "template" in tree:
+        device.put("template", tree["template"], tree)
+    devices = Tree(tree.mark)
+    devices[name], devices.at[name] = device, (tree.mark, tree.mark)
+    compiled = _device(name, devices, (), Level.of(spec), None, Work(files))
+    return 0 if compiled is None else sum(len(table) for group in compiled.groups for table in group.tables)
 
 
 # ------------------------------------------------------------------------------------------------ devices

@@ -112,6 +112,8 @@ def begin_from_template(
         files.report(mark, place, f"the template {name} has no keys", "a template has driver: and tags:")
         return device
     theirs = template.get("driver")
+    if "driver" not in template:
+        files.report(template.mark, (), "the key driver is missing", "a template says for which driver it is")
     if isinstance(theirs, str) and theirs != driver:
         files.report(mark, place, f"the template {name} is for the driver {theirs}, this link's driver is {driver}")
         return device

@@ -6,7 +6,7 @@ here, so that one wrong tag does not hide another.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal, Union, get_args
 
 from pydantic import BaseModel, Field, create_model
 
@@ -119,14 +119,31 @@ def _named(model: Any, description: str | None) -> Any:
     return (dict[str, model], Field(default={}, description=description))
 
 
+def template_model(specs: list[DriverSpec]) -> Any:
+    """Compose what a template file may say: what it is about, and a device's keys; told apart by `driver`."""
+    models = []
+    for spec in specs:
+        device: Any = link_model(spec).model_fields["devices"].annotation
+        driver: Any = (Literal[spec.name], Field(description="The driver whose devices it describes."))
+        models.append(
+            create_model(
+                f"{spec.name.capitalize()}Template",
+                __base__=(TemplateOptions, get_args(device)[1]),
+                __doc__="A device template: the tags of one make and model.",
+                driver=driver,
+            )
+        )
+    return Annotated[Union[tuple(models)], Field(discriminator="driver")] if len(models) > 1 else models[0]  # noqa: UP007
+
+
 def any_link(specs: list[DriverSpec]) -> Any:
     """Compose the union of all drivers' links, told apart by `driver`."""
     models = tuple(link_model(spec) for spec in specs)
     return Annotated[Union[models], Field(discriminator="driver")] if len(models) > 1 else models[0]  # noqa: UP007  # made at run time
 
 
-def site_model(specs: list[DriverSpec]) -> type[BaseModel]:
-    """Compose the model of a whole site file."""
-    links = _named(any_link(specs), SiteOptions.model_fields["links"].description)
-    model: type[BaseModel] = create_model("Site", __base__=SiteOptions, __doc__=SiteOptions.__doc__, links=links)
+def with_links(frame: type[Options], name: str, specs: list[DriverSpec]) -> type[BaseModel]:
+    """Compose the model of a whole site file or fragment from its frame and the drivers' links."""
+    links = _named(any_link(specs), frame.model_fields["links"].description)
+    model: type[BaseModel] = create_model(name, __base__=frame, __doc__=frame.__doc__, links=links)
     return model

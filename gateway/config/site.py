@@ -50,7 +50,12 @@ def load_site(path: Path, *, links: Mapping[str, str] | None = None) -> Site:
     """
     files = Files(path.parent)
     tree = open_root(path, files, "a site file has the keys gateway, links and publish")
-    compiled = _links(tree, path, files, links or {})
+    return site_of(tree, path, files, links or {})
+
+
+def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Site:
+    """Check and compile the tree of a site file."""
+    compiled = _links(tree, path, files, urls)
     publishers = _publishers(tree, files)
     options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
     if options is not None and "gateway" in tree:

@@ -1,0 +1,128 @@
+"""`plantbridge plan`: what will be read from each device, in which requests, and whether there is time for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gateway.config.plans import GroupPlan, LinkPlan
+
+_WIDTH: Final = 120  # where the output is no terminal
+
+
+def plan(
+    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    summary: Annotated[bool, typer.Option("--summary", help="Poll groups only, without their requests.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the requests of every poll group, how long a scan takes, and how busy each link will be.
+
+    Nothing is connected to; times are estimates. A link with a load above 100 % cannot keep its intervals. Exits 1
+    where one is.
+
+    Example: plantbridge plan site.yaml --summary
+    """
+    from gateway.config import load_site
+    from gateway.config.plans import plan_links
+    from gateway.errors import ConfigError
+
+    plans, problems = plan_links(load_site(site).links)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise ConfigError(errors)
+    if json:
+        import orjson
+
+        print(orjson.dumps({"links": [_link_json(each) for each in plans]}, option=orjson.OPT_INDENT_2).decode())
+    else:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        for each in plans:
+            console.print(_table(each, requests=not summary))
+            if each.load > 1:
+                console.print(
+                    f"[bold red]The link {each.link.name} is overbooked:[/] its scans need {each.load:.0%} of the time."
+                )
+            console.print()
+    if any(each.load > 1 for each in plans):
+        raise typer.Exit(1)
+
+
+def _table(plan: LinkPlan, *, requests: bool) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{escape(plan.link.name)} ({plan.link.driver}), load {plan.load:.1%}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("device / group", overflow="fold")
+    table.add_column("request" if requests else "requests", overflow="fold", justify="left" if requests else "right")
+    for name in ("wanted", "fetched", "time", "interval", "load"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in plan.groups:
+        name = escape(f"{group.group.device} / {group.group.name}")
+        count = len(group.requests)
+        wanted, fetched = (
+            (sum(each) for each in zip(*((r.wanted, r.fetched) for r in group.requests), strict=True))
+            if count
+            else (0, 0)
+        )
+        busy = f"[bold red]{group.load:.1%}[/]" if group.load > 1 else f"{group.load:.1%}"
+        what = f"{group.tags} tags in {count} request{'' if count == 1 else 's'}" if requests else str(count)
+        interval = lasting(group.group.interval / 1e9)
+        table.add_row(
+            name,
+            what,
+            str(wanted),
+            str(fetched),
+            lasting(group.seconds),
+            interval,
+            busy,
+            style="bold" if requests else None,
+        )
+        for each in group.requests if requests else ():
+            table.add_row("", escape(each.text), str(each.wanted), str(each.fetched), lasting(each.seconds), "", "")
+        if requests:
+            table.add_section()
+    return table
+
+
+def lasting(seconds: float) -> str:
+    """Write a duration with three digits and a unit."""
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _link_json(plan: LinkPlan) -> dict[str, Any]:
+    return {
+        "link": plan.link.name,
+        "driver": plan.link.driver,
+        "load": plan.load,
+        "overbooked": plan.load > 1,
+        "groups": [_group_json(group) for group in plan.groups],
+    }
+
+
+def _group_json(plan: GroupPlan) -> dict[str, Any]:
+    requests: Sequence[dict[str, Any]] = [
+        {"text": each.text, "wanted": each.wanted, "fetched": each.fetched, "seconds": each.seconds}
+        for each in plan.requests
+    ]
+    return {
+        "device": plan.group.device,
+        "group": plan.group.name,
+        "interval": plan.group.interval / 1e9,
+        "tags": plan.tags,
+        "seconds": plan.seconds,
+        "load": plan.load,
+        "requests": requests,
+    }

@@ -1,0 +1,42 @@
+"""Any configuration file, told by its keys: a site, an included file, a device template, or a cloud file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.cloud import cloud_of
+from gateway.config.files import Files
+from gateway.config.links import check_template
+from gateway.config.plans import plan_links
+from gateway.config.site import open_root, site_of
+from gateway.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a file is, what is in it in a few words, and all problems found."""
+
+    kind: str  # site, template or cloud
+    summary: str
+    problems: tuple[Problem, ...]
+
+
+def check_file(path: Path) -> Checked:
+    """Check a file of any kind as thoroughly as can be done without connecting to anything."""
+    files = Files(path.parent)
+    try:
+        tree = open_root(path, files, "a site file has the keys gateway, links and publish")
+        if ("broker" in tree or "store" in tree) and "links" not in tree and "gateway" not in tree:
+            cloud = cloud_of(tree, path, files)
+            return Checked("cloud", f"store {cloud.store.type}", cloud.warnings)
+        if "driver" in tree and "links" not in tree and "gateway" not in tree:
+            tags = check_template(tree, path.stem, files)
+            return Checked("template", f"{tags} tags", tuple(files.found()))
+        site = site_of(tree, path, files, {})
+    except ConfigError as error:
+        return Checked("", "", error.problems)
+    _, planned = plan_links(site.links)
+    devices = sum(len(link.devices) for link in site.links)
+    tags = sum(len(table) for link in site.links for table in link.tables)
+    return Checked("site", f"{len(site.links)} links, {devices} devices, {tags} tags", (*site.warnings, *planned))
