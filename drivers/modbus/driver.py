@@ -61,6 +61,7 @@ class ModbusDriver:
         self._scans: WeakKeyDictionary[ModbusPlan, Scan] = WeakKeyDictionary()
         self._firsts: dict[int, tuple[Pace, Request]] = {}  # one request per unit, to find out what a gateway reaches
         self._idle: asyncio.TimerHandle | None = None
+        self._left = False  # closed because it was idle
 
     # ------------------------------------------------------------------------------------------ the contract
 
@@ -82,6 +83,7 @@ class ModbusDriver:
     async def close(self) -> None:
         """End the session. Idempotent; never raises."""
         self._stay()
+        self._left = False
         line, self._line = self._line, None
         if line is not None:
             line.close()
@@ -128,7 +130,7 @@ class ModbusDriver:
         """Give the line; make it again where it was left, or where the peer closed it after having answered."""
         line = self._line
         if line is None:
-            if self._options.close_after_idle is None:
+            if not self._left:
                 raise NotConnected("there is no connection")
             await self.connect()
         elif line.lost is not None:
@@ -149,6 +151,7 @@ class ModbusDriver:
 
     def _leave(self) -> None:
         line, self._line = self._line, None
+        self._left = True
         if line is not None:
             line.close()
 
