@@ -13,18 +13,16 @@ columns: there is no Python object per reading, but for text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
-import nanoarrow as na
 import numpy as np
 import orjson
 import zstandard
-from nanoarrow.ipc import InputStream
 from numpy.typing import NDArray
 
+from gateway.arrow import Column, Stream, read_stream
 from gateway.contracts import Block
 from gateway.model import Batch, Gap, Kind, TagTable
 
@@ -32,15 +30,14 @@ MAX_DECOMPRESSED: Final = 64 << 20  # bytes; the largest message of a publisher 
 VERSION: Final = 1
 
 _KINDS: Final = {
-    "float": Kind.FLOAT,
-    "double": Kind.FLOAT,
-    "int64": Kind.INT,
-    "uint64": Kind.UINT,
-    "bool": Kind.BOOL,
-    "string": Kind.TEXT,
+    "float32": (Kind.FLOAT, np.float32),
+    "float64": (Kind.FLOAT, np.float64),
+    "int64": (Kind.INT, np.int64),
+    "uint64": (Kind.UINT, np.uint64),
+    "bool": (Kind.BOOL, None),
+    "string": (Kind.TEXT, None),
 }
-_DTYPES: Final = {"float": np.float32, "double": np.float64, "int64": np.int64, "uint64": np.uint64}
-_COLUMNS: Final = {"tag": "uint32", "value": "", "quality": "uint32", "time": "timestamp"}
+_TYPES: Final = {"tag": ("uint32",), "value": tuple(_KINDS), "quality": ("uint32",), "time": ("timestamp[ns]",)}
 _LARGEST: Final = np.iinfo(np.int64).max
 
 Tables = Callable[[str, str, int], TagTable | None]
@@ -112,22 +109,11 @@ def decode_gaps(payload: bytes) -> Block:
 def decode_columns(payload: bytes, tables: Tables) -> Block:
     """Read a message of readings. Raises ValueError, and UnknownTable where a definition is still to come."""
     try:
-        stream = na.ArrayStream(InputStream.from_readable(_decompress(payload)))
-        schema = stream.schema
-        header = _header(schema)
+        stream = read_stream(_decompress(payload))
+        header = _header(stream)
         gateway, journal = _origin(header)
-        kind, dtype = _value_type(schema)
-        columns = _read(stream, kind, dtype)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        OverflowError,
-        EOFError,
-        MemoryError,
-        zstandard.ZstdError,
-    ) as error:
+        kind, columns = _columns(stream)
+    except (ValueError, KeyError, TypeError, MemoryError, zstandard.ZstdError) as error:
         raise ValueError(f"not a message of columns: {error}") from error
     return _split(gateway, journal, header, kind, columns, tables)
 
@@ -140,19 +126,22 @@ _Columns = tuple[NDArray[np.uint32], NDArray[Any], NDArray[np.uint32], NDArray[n
 
 
 def _decompress(payload: bytes) -> bytes:
-    with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(payload) as reader:
-        data = reader.read(MAX_DECOMPRESSED + 1)
-    _expect(len(data) <= MAX_DECOMPRESSED, f"more than {MAX_DECOMPRESSED} bytes when decompressed")
-    return data
+    size = zstandard.frame_content_size(payload)  # -1 where the sender did not say
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    data = b""
+    if size < 0:
+        with decompressor.stream_reader(payload) as reader:
+            data = reader.read(MAX_DECOMPRESSED + 1)
+        size = len(data)
+    _expect(size <= MAX_DECOMPRESSED, f"more than {MAX_DECOMPRESSED} bytes when decompressed")
+    return data if data else decompressor.decompress(payload)
 
 
-def _header(schema: na.Schema) -> dict[str, Any]:
-    for key, value in (schema.metadata or {}).items():
-        if key == b"plantbridge":
-            header = orjson.loads(value)
-            _expect(isinstance(header, dict), "its header is no object")
-            return dict(header)
-    raise ValueError("the schema's metadata has no key plantbridge")
+def _header(stream: Stream) -> dict[str, Any]:
+    _expect("plantbridge" in stream.metadata, "the schema's metadata has no key plantbridge")
+    header = orjson.loads(stream.metadata["plantbridge"])
+    _expect(isinstance(header, dict), "its header is no object")
+    return dict(header)
 
 
 def _origin(body: dict[str, Any]) -> tuple[str, str]:
@@ -164,77 +153,43 @@ def _origin(body: dict[str, Any]) -> tuple[str, str]:
     return gateway, journal
 
 
-def _value_type(schema: na.Schema) -> tuple[Kind, Any]:
-    fields = {field.name: field for field in schema.fields}
-    _expect(list(fields) == list(_COLUMNS), f"columns {list(fields)} where {list(_COLUMNS)} are expected")
-    for name, wanted in _COLUMNS.items():
-        _expect(not wanted or fields[name].type.name.lower() == wanted, f"column {name} is {fields[name].type.name}")
-    _expect(fields["time"].unit is na.TimeUnit.NANO, "times are to be in nanoseconds")
-    name = fields["value"].type.name.lower()
-    _expect(name in _KINDS, f"values of type {name}")
-    return _KINDS[name], _DTYPES.get(name)
-
-
-def _read(stream: na.ArrayStream, kind: Kind, dtype: Any) -> _Columns:
-    tags, values, qualities, times = [], [], [], []
-    for chunk in stream.iter_chunks():
-        rows = na.c_array(chunk)
-        _expect(rows.null_count == 0 and rows.offset == 0, "rows without content")
-        view, size = rows.view(), rows.length
-        tags.append(_numbers(view.child(0), np.uint32, size))
-        values.append(_values(view.child(1), kind, dtype, size))
-        qualities.append(_numbers(view.child(2), np.uint32, size))
-        times.append(_numbers(view.child(3), np.int64, size))
-    _expect(sum(map(len, tags)) > 0, "no rows")
-    time = _one(times)
+def _columns(stream: Stream) -> tuple[Kind, _Columns]:
+    types = {field.name: field.type for field in stream.fields}
+    _expect(list(types) == list(_TYPES), f"columns {list(types)} where {list(_TYPES)} are expected")
+    for name, allowed in _TYPES.items():
+        _expect(types[name] in allowed, f"column {name} of type {types[name]}")
+    kind, dtype = _KINDS[types["value"]]
+    batches = [batch for batch in stream.batches if batch[0].length]
+    _expect(bool(batches), "no rows")
+    _expect(not any(column.nulls for batch in batches for column in (batch[0], *batch[2:])), "nulls where none may be")
+    time = _joined(batch[3].items(1, np.int64, batch[3].length) for batch in batches)
     _expect(int(time.min()) > -_LARGEST and int(time.max()) < _LARGEST, "a time out of range")
-    return _one(tags), _one(values), _one(qualities), time
+    return kind, (
+        _joined(batch[0].items(1, np.uint32, batch[0].length) for batch in batches),
+        _joined(_values(batch[1], kind, dtype) for batch in batches),
+        _joined(batch[2].items(1, np.uint32, batch[2].length) for batch in batches),
+        time,
+    )
 
 
-def _one(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    first, *others = parts
+    return np.concatenate([first, *others]) if others else first
 
 
-def _numbers(view: Any, dtype: Any, size: int) -> NDArray[Any]:
-    """Give a column of fixed width that has no nulls."""
-    _expect(view.null_count == 0, "nulls in a column that has none")
-    return _plain(view, 1, dtype, size)
-
-
-def _plain(view: Any, buffer: int, dtype: Any, size: int) -> NDArray[Any]:
-    """Give `size` items of a buffer; what the peer says of lengths is believed only where the bytes are there."""
-    _expect(view.offset == 0, "a column that does not begin at its begin")
-    _expect(view.buffer(buffer).size_bytes >= size * np.dtype(dtype).itemsize, "a column that is too short")
-    # copied, because a view of nanoarrow's does not keep the memory it shows
-    return np.frombuffer(view.buffer(buffer), dtype=dtype, count=size).copy()
-
-
-def _values(view: Any, kind: Kind, dtype: Any, size: int) -> NDArray[Any]:
+def _values(column: Column, kind: Kind, dtype: Any) -> NDArray[Any]:
     """Give the value column in its Kind's dtype; a null becomes the value that stands for none."""
+    values: NDArray[Any]
     if kind is Kind.TEXT:
-        column = _texts(view, size)
+        values = np.empty(column.length, dtype=object)
+        values[:] = column.texts()
     elif kind is Kind.BOOL:
-        column = _bits(view, 1, size)
+        values = column.bits(1)
     else:
-        column = _plain(view, 1, dtype, size).astype(kind.dtype, copy=False)
-    if view.null_count:
-        column = np.where(_bits(view, 0, size), column, kind.nothing).astype(kind.dtype, copy=False)
-    return column
-
-
-def _bits(view: Any, buffer: int, size: int) -> NDArray[np.bool_]:
-    return np.unpackbits(_plain(view, buffer, np.uint8, -(-size // 8)), count=size, bitorder="little").view(np.bool_)
-
-
-def _texts(view: Any, size: int) -> NDArray[Any]:
-    offsets = _plain(view, 1, np.int32, size + 1)
-    data = bytes(view.buffer(2))
-    _expect(int(offsets[0]) >= 0 and bool((np.diff(offsets) >= 0).all()), "texts that overlap")
-    _expect(int(offsets[-1]) <= len(data), "texts that are too short")
-    ends = offsets.tolist()
-    column = np.empty(size, dtype=object)
-    column[:] = [data[start:end].decode() for start, end in pairwise(ends)]
-    return column
+        values = column.items(1, dtype, column.length).astype(kind.dtype, copy=False)
+    if column.nulls:
+        values = np.where(column.bits(0), values, kind.nothing).astype(kind.dtype, copy=False)
+    return values
 
 
 def _split(gateway: str, journal: str, header: dict[str, Any], kind: Kind, columns: _Columns, tables: Tables) -> Block:
