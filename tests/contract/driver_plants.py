@@ -12,8 +12,13 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import opcua_server
+from asyncua.ua import VariantType
+from opcua_server import Background, Proxy
 
 from gateway.contracts import Driver
 from gateway.model import TagTable
@@ -129,10 +134,51 @@ def _modbus(server: ModbusServer, url: str, cut: Action, heal: Callable[[], Awai
     return Plant(lambda: driver_spec("modbus").open(link), tables_of(link), "level", silence, cut, again)
 
 
+OPCUA_TAGS: Final = [
+    "Double double",
+    "Int64 int64",
+    "Missing",
+    "Boolean bool",
+    "Text text",
+    "UInt64 uint64",
+    "Curve [1:2]",
+]
+
+
+@cache
+def _opcua_server() -> Background:
+    async def populate(running: opcua_server.Plant) -> None:
+        for name, value in (
+            ("Double", 1.5),
+            ("Int64", -7),
+            ("Boolean", True),
+            ("Text", "an"),
+            ("Curve", [1.0, 2.0, 3.0]),
+        ):
+            await running.add(name, value)
+        await running.add("UInt64", 2**64 - 1, VariantType.UInt64)
+
+    return Background(populate)
+
+
+@asynccontextmanager
+async def opcua() -> AsyncIterator[Plant]:
+    async with Proxy(_opcua_server().port) as proxy:
+        addresses: list[Any] = [f"nsu={opcua_server.NAMESPACE};s={tag}" for tag in OPCUA_TAGS]
+        link = opcua_server.link(proxy.url, {"group": addresses}, timeout="1 s")
+
+        async def silence() -> None:
+            proxy.silence()
+
+        tables = link.devices[0].groups[0].tables
+        yield Plant(lambda: driver_spec("opcua").open(link), tables, "t2", silence, proxy.gone, proxy.listen)
+
+
 PLANTS: Final[dict[str, Callable[[], AbstractAsyncContextManager[Plant]]]] = {
     "modbus tcp": modbus_tcp,
     "modbus udp": modbus_udp,
     "modbus rtu": modbus_rtu,
     "modbus rtu over tcp": modbus_rtu_over_tcp,
     "modbus ascii over tcp": modbus_ascii_over_tcp,
+    "opcua": opcua,
 }

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import datetime
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,7 +149,7 @@ def rows(batches: Sequence[Batch]) -> dict[str, tuple[Any, int, int]]:
 
 
 class Proxy:
-    """A TCP proxy: `silent` keeps the sockets open and forwards nothing; `cut` resets what is open."""
+    """A TCP proxy: `silence` keeps the sockets open and forwards nothing; `cut` resets what is open."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -158,19 +159,26 @@ class Proxy:
         self._open.set()
         self.port = 0
         self.connections = 0
-        self.refuse = False
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.listen()
         return self
 
     async def __aexit__(self, *_error: object) -> None:
+        self.resume()
+        await self.gone()
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def gone(self) -> None:
+        """Refuse connections and reset what is open, until `listen`."""
         assert self._server is not None
-        self._open.set()
         self._server.close()
         self.cut()
-        await asyncio.sleep(0)
+        while self._writers:
+            await asyncio.sleep(0)
 
     @property
     def url(self) -> str:
@@ -183,18 +191,17 @@ class Proxy:
         self._open.set()
 
     def cut(self) -> None:
+        self._open.set()
         for writer in list(self._writers):
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        if self.refuse:
-            writer.transport.abort()
-            return
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, there_writer}
+        both = {writer, there_writer}
+        self._writers |= both
         await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
-        self._writers -= {writer, there_writer}
+        self._writers -= both
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -203,3 +210,22 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
+
+
+class Background:
+    """A server in a thread of its own, for tests whose event loop ends before it does."""
+
+    def __init__(self, populate: Callable[[Plant], Coroutine[Any, Any, None]]) -> None:
+        self.port = free_port()
+        self.index = 0
+        self._populate = populate
+        self._ready = threading.Event()
+        threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True, name="opcua plant").start()
+        assert self._ready.wait(60)
+
+    async def _serve(self) -> None:
+        async with plant(self.port) as running:
+            self.index = running.index
+            await self._populate(running)
+            self._ready.set()
+            await asyncio.Event().wait()
