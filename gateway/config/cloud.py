@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config import messages
 from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
 from gateway.config.messages import Piece, check
@@ -73,9 +75,15 @@ def _store(tree: Tree, files: Files) -> DuckdbOptions | InfluxdbOptions | None:
     if not isinstance(store, Tree):
         files.report(value_mark, ("store",), *wanted_keys(store, "type: duckdb or type: influxdb"))
         return None
-    if store.get("type") == "influxdb":
-        return check(InfluxdbOptions, Piece(store, ("store",), mark), files)[0]
+    kind = store.get("type")
     if "type" not in store:
         files.report(mark, ("store",), "the key type is missing", "type: duckdb or type: influxdb")
         return None
-    return check(DuckdbOptions, Piece(store, ("store",), mark), files)[0]
+    if kind not in ("duckdb", "influxdb"):
+        close = difflib.get_close_matches(str(kind).lower(), ("duckdb", "influxdb"), 1, 0.5)
+        hint = f"did you mean {close[0]}?" if close else ""
+        reason = f"expected duckdb or influxdb, got {messages.shown(kind)}"
+        files.report(store.at["type"][1], ("store", "type"), reason, hint)
+        return None
+    piece = Piece(store, ("store",), mark)
+    return check(InfluxdbOptions, piece, files)[0] if kind == "influxdb" else check(DuckdbOptions, piece, files)[0]

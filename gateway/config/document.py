@@ -21,7 +21,7 @@ import yaml
 from yaml.cyaml import CParser  # type: ignore[attr-defined]  # the stubs forget it
 
 from gateway.config import syntax
-from gateway.config.references import References
+from gateway.config.references import Missing, References
 from gateway.errors import Problem
 
 DEEPEST: Final = 40
@@ -255,7 +255,7 @@ class _Reader:
 
     def alias(self, event: Any) -> None:
         name = event.anchor
-        value, size = self.anchors.get(name, (None, 1))
+        value, size = self.anchors.get(name, (Missing(), 1))
         if name not in self.anchors:
             inside = any(frame.anchor == name for frame in self.frames)
             reason = f"*{name} stands inside &{name} itself" if inside else f"there is no &{name} above this *{name}"

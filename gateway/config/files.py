@@ -29,6 +29,7 @@ class Files:
     references: References = field(default_factory=References)
     problems: list[Problem] = field(default_factory=list)
     read: dict[Path, Any] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)  # of the files read, as messages show them
 
     def open(self, path: Path) -> Any:
         """Give a file's data; None where it is empty or cannot be read, which is then among the problems.
@@ -39,6 +40,7 @@ class Files:
         if key not in self.read:
             data = path.read_bytes()
             name = shown(path)
+            self.names.append(name)
             text = document.text_of(data, name, self.problems)
             self.read[key] = None if text is None else document.parse(text, name, self.problems, self.references)
         return self.read[key]
@@ -57,7 +59,7 @@ class Files:
 
         A mistake in a template is one problem, however many devices use it.
         """
-        order = {shown(path): index for index, path in enumerate(self.read)}
+        order = {name: index for index, name in enumerate(self.names)}
         seen: dict[tuple[str, int, int, str], Problem] = {}
         for problem in self.problems:
             seen.setdefault((problem.file, problem.line, problem.column, problem.reason), problem)

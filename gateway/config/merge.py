@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from gateway.config.document import Listing, Mapping
 from gateway.config.files import Files
+from gateway.config.references import Missing
 from gateway.config.shipped import shipped
 
 HEADER: Final = ("driver", "source", "trust", "description", "template")
@@ -90,7 +91,10 @@ def _add(
 def begin_from_template(
     device: Mapping, driver: str, path: tuple[str | int, ...], files: Files, inside: tuple[Path, ...] = ()
 ) -> Mapping:
-    """Give the device with what its template says; the device itself where it has none or it cannot be used."""
+    """Give the device with what its template says; the device itself where it has none.
+
+    Where the template cannot be used, which is reported, that is the device without the key.
+    """
     name = device.get("template")
     if not isinstance(name, str):
         return device
@@ -99,26 +103,34 @@ def begin_from_template(
     found = find_template(name, folder, files.folder)
     if found is None:
         files.report(mark, place, f"there is no template {name}", _nearest(name, folder, files.folder))
-        return device
+        return _without(device)
     if found.resolve() in inside:
         files.report(mark, place, f"the template {name} begins from itself")
-        return device
+        return _without(device)
     try:
         template = files.open(found)
     except OSError as error:
         files.report(mark, place, f"the template {found} cannot be read: {error.strerror}")
-        return device
+        return _without(device)
     if not isinstance(template, Mapping):
         files.report(mark, place, f"the template {name} has no keys", "a template has driver: and tags:")
-        return device
+        return _without(device)
     theirs = template.get("driver")
     if "driver" not in template:
         files.report(template.mark, (), "the key driver is missing", "a template says for which driver it is")
     if isinstance(theirs, str) and theirs != driver:
         files.report(mark, place, f"the template {name} is for the driver {theirs}, this link's driver is {driver}")
-        return device
+        return _without(device)
     template = begin_from_template(template, driver, path, files, (*inside, found.resolve()))
     return overlay(device, template)
+
+
+def _without(device: Mapping) -> Mapping:
+    copy = _copied(device)
+    del copy["template"]
+    copy.setdefault("tags", Missing())  # so that their absence is not reported as well
+    copy.at.setdefault("tags", device.at["template"])
+    return copy
 
 
 def find_template(name: str, *folders: Path) -> Path | None:

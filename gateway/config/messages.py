@@ -49,6 +49,17 @@ _EXPECTED: Final = {
 }  # fmt: skip
 """By the first word of pydantic's error types: string_type, int_parsing, ..."""
 
+_DURATIONS: Final = {
+    "us": "us", "µs": "us", "μs": "us", "usec": "us", "ms": "ms", "msec": "ms", "millis": "ms", "s": "s", "sec": "s",
+    "secs": "s", "second": "s", "seconds": "s", "m": "min", "mins": "min", "min": "min", "minute": "min",
+    "minutes": "min", "h": "h", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "d": "d", "day": "d", "days": "d",
+}  # fmt: skip
+_SIZES: Final = {
+    "b": "B", "byte": "B", "bytes": "B", "k": "kB", "kb": "kB", "m": "MB", "mb": "MB", "g": "GB", "gb": "GB",
+    "kib": "KiB", "mib": "MiB", "gib": "GiB",
+}  # fmt: skip
+"""Units as people write them, and as we do."""
+
 _BOUNDS: Final = {
     "greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"),
     "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt"),
@@ -202,15 +213,13 @@ def explain(faults: Sequence[Fault], value: Any, raw: str | None, *, secret: boo
         if raw is not None or secret:  # the validator's own words may hold the value
             text = re.sub(r",? got .*", "", text, flags=re.DOTALL) if "got " in text else "this value cannot be used"
             text = f"{text}, got {got}" if isinstance(value, str) and str(value) not in text else f"got {got}"
-        if isinstance(value, int | float):
-            unit = next((unit for word, unit in (("duration", "s"), ("size", "MB")) if word in text), None)
-            return text, f"did you mean {value} {unit}?" if unit else ""
-        return text, hint_for(value)
+        return text, (_unit_meant(value, text) if raw is None else "") or hint_for(value)
     if value is None:
         if fault.type.split("_")[0] in ("dict", "model", "mapping", "list", "tuple"):
             return "this key is empty", "give it keys, indented below it, or remove it"
         return f"this key has no value, expected {_expected_all(faults)}", "give it one or remove the key"
-    reason = f"expected {_expected_all(faults)}, got {got}"
+    number = "the number " if fault.type == "string_type" and raw is None and type(value) in (int, float) else ""
+    reason = f"expected {_expected_all(faults)}, got {'' if secret else number}{got}"
     choices = [choice for each in faults for choice in _choices(each)]
     if isinstance(value, int | float) and (str(value) in choices or fault.type == "string_type"):
         return reason, "put it in quotes" if secret else f'put it in quotes: "{value}"'
@@ -221,6 +230,18 @@ def explain(faults: Sequence[Fault], value: Any, raw: str | None, *, secret: boo
         if close:
             return reason, f"did you mean {close[0]}?"
     return reason, hint_for(value)
+
+
+def _unit_meant(value: Any, text: str) -> str:
+    """Guess the duration or size that was meant."""
+    units, default = (_DURATIONS, "s") if "a duration" in text else (_SIZES, "MB") if "a size" in text else ({}, "")
+    match = re.fullmatch(r"([0-9]+(?:[.,][0-9]+)?)\s*([a-zA-Zµμ]*)", str(value).strip())
+    if match is None or isinstance(value, bool) or not units:
+        return ""
+    unit = units.get(match[2].lower(), match[2]) or default
+    if unit not in units.values():
+        return ""
+    return f"did you mean {match[1].replace(',', '.')} {unit}?"
 
 
 def hint_for(value: Any) -> str:
@@ -244,7 +265,7 @@ def shown(value: Any) -> str:
         return "keys and values"
     if isinstance(value, list):
         return "a list"
-    return f"the number {value!s:.{_LONGEST}}"
+    return f"{value!s:.{_LONGEST}}"
 
 
 def _value(tree: Any, path: Path) -> tuple[Any, str | None]:
@@ -305,7 +326,7 @@ def _known(key: str, known: Sequence[str], piece: Piece | None) -> str:
     close = difflib.get_close_matches(plain, known, 1, 0.6)
     if close:
         return f"did you mean {close[0]}?"
-    return look_alike(key) or "known here: " + ", ".join(known)
+    return look_alike(key) or "known here: " + ", ".join(dict.fromkeys(known))
 
 
 def _model_at(model: type[BaseModel] | None, path: Path) -> type[BaseModel] | None:

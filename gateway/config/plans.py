@@ -8,7 +8,7 @@ interval is above 1. The times are the drivers' estimates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.contracts import PlannedRequest
 from gateway.errors import ConfigError, Problem
@@ -76,7 +76,8 @@ def _plan_link(link: Link) -> tuple[LinkPlan, list[Problem]]:
         try:
             groups.append(GroupPlan(group, tuple(driver.plan(group.tables).requests())))
         except ConfigError as error:
-            problems += error.problems
+            where = f"links.{link.name}.devices.{group.device}"
+            problems += [replace(each, path=f"{where}: {each.path}" if each.path else where) for each in error.problems]
     plan = LinkPlan(link, tuple(groups))
     if plan.load > 1:
         reason = f"the link is overbooked: its scans need about {plan.load:.0%} of the time there is"

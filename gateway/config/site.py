@@ -22,8 +22,9 @@ from gateway.config.references import Missing
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link
-from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions, TlsOptions
 
+Path_ = tuple[str | int, ...]
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PLACEHOLDERS: Final = {"columns": ("gateway",), "json": ("gateway", "device", "group")}
 
@@ -102,9 +103,9 @@ def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tup
     if not isinstance(links, Tree):
         links = Tree(tree.mark)
     include(tree, path, links, files)
-    if not links and "links" not in tree:
+    if not links and "links" not in tree and not files.problems:
         files.report(tree.mark, (), "this site has no links", "add links: {NAME: {driver: ..., devices: ...}}")
-    elif not links and isinstance(tree["links"], Tree):
+    elif not links and isinstance(tree.get("links"), Tree):
         files.report(tree.at["links"][1], ("links",), *wanted_keys(links, "links by name"))
     for name, url in urls.items():
         link = links.get(name)
@@ -137,10 +138,21 @@ def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
         options, _ = check(PublisherOptions, Piece(each, place, mark), files)
         if options is not None:
             publishers[name] = options
+            if options.tls is not None:
+                _certificates(options.tls, each["tls"], (*place, "tls"), files)
         topic, form = each.get("topic"), each.get("format", "columns")
         if isinstance(topic, str) and not isinstance(topic, Missing) and form in _PLACEHOLDERS:
             _topic(topic, _PLACEHOLDERS[form], each.at["topic"][1], (*place, "topic"), files)
     return publishers
+
+
+def _certificates(tls: TlsOptions, tree: Tree, path: Path_, files: Files) -> None:
+    """Warn of files that are not there; they may well be on the machine this runs on."""
+    for key in ("ca", "certificate", "key"):
+        file = getattr(tls, key)
+        if file is not None and key in tree and not Path(file).is_file():
+            hint = "relative to this file's folder"
+            files.report(tree.at[key][1], (*path, key), f"there is no file {tree.raw.get(key, file)}", hint, "warning")
 
 
 def _topic(topic: str, known: tuple[str, ...], mark: Any, path: tuple[str, ...], files: Files) -> None:

@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.errors import Problem
 
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CHINESE: Final = re.compile("[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef]")
+
+
+_NOT_A_KEY: Final = "this line is not key: value"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    line: int
+    column: int
+
+
+def indent(line: str) -> int:
+    """Give the number of blanks that a line begins with."""
+    return len(line) - len(line.lstrip(" "))
 
 
 def encoding_problem(data: bytes, file: str) -> Problem | None:
@@ -33,7 +48,7 @@ def encoding_problem(data: bytes, file: str) -> Problem | None:
             column,
             "",
             f"the file is not UTF-8{guess}",
-            "save it as UTF-8 (in an editor: Save with Encoding)",
+            "save it as UTF-8; in an editor: Save with Encoding",
         )
     return None
 
@@ -45,9 +60,18 @@ def _guess(data: bytes) -> str:
     except UnicodeDecodeError:
         return f": byte 0x{next(byte for byte in data if byte > 127):02X}"
     strange = [character for character in text if ord(character) > 127]
-    if 2 * sum(bool(_CHINESE.match(character)) for character in strange) > len(strange):
+    if 2 * sum(_common(character) for character in strange) > len(strange):
         return "; it looks like GB18030 (GBK)"
     return f": byte 0x{next(byte for byte in data if byte > 127):02X}"
+
+
+def _common(character: str) -> bool:
+    """Whether a character is Chinese and in daily use: Latin-1 read as GB18030 gives Chinese too, but rare ones."""
+    try:
+        character.encode("gb2312")
+    except UnicodeEncodeError:
+        return False
+    return bool(_CHINESE.match(character))
 
 
 def character_problem(text: str, file: str) -> Problem | None:
@@ -92,17 +116,20 @@ def _explain(problem: str, context: str, mark: Any, begun: Any, lines: list[str]
         return (
             begun,
             f"the {bracket} opened here is not continued with a comma or closed with {close}",
-            (f"look at line {min(mark.line + 1, len(lines))}: a comma, a closing {close} or a quote is missing"),
+            (
+                f"look at line {min(mark.line + 1, len(lines))}: "
+                f"a comma, a closing {close}, or quotes around text are missing"
+            ),
         )
     if "node content" in problem:
         return mark, "a value is missing here", "remove the extra comma or bracket, or write the value"
     if "could not find expected ':'" in problem:
-        return begun, "this line is not key: value", "a key needs a colon and a blank after it"
+        return begun, _NOT_A_KEY, "a key needs a colon and a blank after it"
     if "mapping values are not allowed" in problem:
-        before = lines[mark.line - 1] if mark.line else ""
-        if mark.line and ":" not in before.split("#")[0] and ": " not in line[: mark.column]:
-            return mark, "a colon where no key can stand", "is a colon missing in the line before?"
-        return mark, "a second colon in one line", 'put a value that contains ": " in quotes'
+        if ":" in line[: mark.column] or not mark.line:
+            return mark, "a second colon in one line", 'put a value that contains ": " in quotes'
+        above = next(index for index in range(mark.line - 1, -1, -1) if lines[index].strip() or not index)
+        return _Place(above, indent(lines[above])), _NOT_A_KEY, "a key needs a colon and a blank after it"
     if "block collection" in context:
         return mark, "expected a list item beginning with - here", "indent the line under its key, or add -"
     if "expected key" in problem or "<document start>" in problem or "block mapping" in context:

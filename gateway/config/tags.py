@@ -61,7 +61,7 @@ def where(mark: Any) -> Where:
 
 def wanted_keys(value: Any, keys: str) -> tuple[str, str]:
     """Give reason and hint where keys were expected and something else is there."""
-    if value is None or value == {}:
+    if value is None or value in ({}, []):
         return "this key is empty", f"give it {keys}, indented below it, or remove it"
     hint = hint_for(value)
     if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
@@ -111,6 +111,8 @@ class TagCompiler:
         self._timing(interval, phase, tree, path)
         trees = tree["tags"]
         path = (*path, "tags")
+        if isinstance(trees, Missing):
+            return None
         if not isinstance(trees, Tree) or not trees:
             self.files.report(tree.at["tags"][1], path, *wanted_keys(trees, "tags by name"))
             return None
