@@ -151,6 +151,14 @@ install_files() {
     fi
 }
 
+install_schema() { # for editors: the files' first line names it
+    for name in site cloud; do
+        "$prefix/$version/bin/plantbridge" schema "$name" >"$etc/.schema.new" || fail "plantbridge schema $name failed"
+        chmod 644 "$etc/.schema.new"
+        mv "$etc/.schema.new" "$etc/$name.schema.json"
+    done
+}
+
 check_site() { # with the version to come, and the secrets the service will have
     if [ -z "$(version_of current)" ] && cmp -s "$wheels/site.yaml" "$etc/site.yaml"; then
         return # the sample, not edited yet
@@ -180,6 +188,7 @@ do_install() {
     install_version
     install_files
     check_site
+    install_schema
     before=$(version_of current)
     if [ "$before" != "$version" ]; then
         point current "$version"
