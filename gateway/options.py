@@ -54,11 +54,9 @@ def octets(text: object) -> int:
 def _fraction(value: object) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ValueError(f"expected a number such as 0.1 or a fraction such as 1/3, got {value!r}")
+    text = str(value).replace(" ", "")
     try:
-        text = str(value).replace(" ", "")
-        if _HUGE.search(text) or len(text) > 100:
-            raise ValueError
-        return Fraction(text)
+        return Fraction("huge" if _HUGE.search(text) or len(text) > 100 else text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a number such as 0.1 or a fraction such as 1/3, got {value!r}") from None
 
