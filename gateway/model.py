@@ -83,7 +83,7 @@ class Tag:
     max_silence: int = 0  # ns; 0: no limit
     not_available: tuple[float, ...] = ()  # raw values by which the device says it has none
     states: tuple[tuple[int, str], ...] = ()  # names of the values of an enumeration
-    writable: bool = False
+    writable: Any = None  # WriteRule, the limits of what may be written; None: read-only
     simulate: Any = None  # SignalOptions, for the simulators only; None: they choose what fits
     where: Where = Where()
 

@@ -22,7 +22,7 @@ from gateway.config.models import STRUCTURE
 from gateway.config.references import Missing
 from gateway.contracts import DriverSpec, Resolved
 from gateway.model import Group, Kind, Tag, Where, split_by_kind
-from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
+from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions, WriteRule
 
 Path = tuple[str | int, ...]
 
@@ -229,7 +229,7 @@ class Rules:
             max_silence=round((options.max_silence or self.of.max_silence) * 1e9),
             not_available=options.not_available,
             states=tuple(options.states.items()),
-            writable=options.writable is not None,
+            writable=WriteRule() if options.writable is True else options.writable,
             simulate=options.simulate,
             where=place,
         )
