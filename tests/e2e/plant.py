@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -18,19 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tests.servers import Mosquitto
+from tests.servers import Mosquitto, free_port
 
 PLANTBRIDGE = [sys.executable, "-m", "gateway"]
 DEADLINE = 90.0
-
-
-def free_port() -> int:
-    """Give a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], object], what: str, within: float = DEADLINE) -> None:
@@ -99,6 +91,33 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "NO_COLOR": "1"}
 
 
+class Proxy:
+    """The fault proxy (simulators/faults.py) as a process, told what to do line by line."""
+
+    def __init__(self, target: int) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "simulators.faults", f"127.0.0.1:{target}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+        )  # fmt: skip
+        assert self._popen.stdout is not None
+        self.port = int(self._popen.stdout.readline().split()[-1])
+
+    def do(self, line: str) -> str:
+        """Give one command; return the proxy's answer."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.write(line + "\n")
+        self._popen.stdin.flush()
+        return self._popen.stdout.readline().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._popen.kill()
+        self._popen.communicate()
+
+
 SITE = """
 gateway: e2e
 data: {data}
@@ -164,10 +183,9 @@ class Plant:
     store: str = "store: {type: duckdb, path: store.duckdb}"
     site_template: str = SITE
     site_extra: str = ""
-    broker_port: int = 0  # where the edge connects: the broker itself, or a fault proxy before it
-    ingest_port: int = 0
+    edge_through_proxy: bool = False  # put a fault proxy between the edge and the broker
     modbus: int = field(default_factory=free_port)
-    started: float = 0.0
+    proxy: Proxy | None = None
 
     def __post_init__(self) -> None:
         self.broker = Mosquitto(self.directory / "broker", persistence=True)
@@ -193,13 +211,12 @@ class Plant:
     def up(self) -> None:
         """Start everything in the order a plant would."""
         self.broker.start()
-        self.broker_port = self.broker_port or self.broker.port
-        self.ingest_port = self.ingest_port or self.broker.port
+        if self.edge_through_proxy:
+            self.proxy = Proxy(self.broker.port)
         self.write()
         self.simulator.start()
         wait_until(lambda: self.simulator.said("READY"), "the simulator")
         self.ingest.start()
-        self.started = time.time()
         self.edge.start()
 
     def write(self) -> None:
@@ -207,13 +224,13 @@ class Plant:
             data="./edge",
             modbus=self.modbus,
             interval=self.interval,
-            broker_port=self.broker_port,
+            broker_port=self.proxy.port if self.proxy else self.broker.port,
             keep_alive=self.keep_alive,
             ack_timeout=self.ack_timeout,
         )
         self.site.write_text(textwrap.dedent(text) + textwrap.dedent(self.site_extra), encoding="utf-8")
         self.cloud.write_text(
-            CLOUD.format(data="./cloud", broker_port=self.ingest_port, store=self.store), encoding="utf-8"
+            CLOUD.format(data="./cloud", broker_port=self.broker.port, store=self.store), encoding="utf-8"
         )
 
     def journal(self) -> dict[str, Any]:
@@ -248,8 +265,9 @@ class Plant:
             if process.running:
                 process.resume()
                 process.kill()
-        with contextlib.suppress(Exception):
-            self.broker.stop()
+        self.broker.stop()
+        if self.proxy:
+            self.proxy.__exit__()
 
     def show(self) -> str:
         """Give the ends of all outputs, for a test that failed."""

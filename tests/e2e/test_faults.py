@@ -11,6 +11,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import prove
 from tests.e2e.plant import Plant, plant, wait_until
 
@@ -104,3 +106,43 @@ def test_a_simulator_killed_and_restarted_shows_as_bad_and_recovers(tmp_path: Pa
     for name, rows in evidence.rows.items():
         assert (rows.quality >= 0x80000000).any(), f"{name} was never Bad"
         assert rows.quality[-1] == 0, f"{name} did not recover"
+
+
+@pytest.mark.parametrize("silence", [30.0, pytest.param(200.0, marks=pytest.mark.timeout(400))])
+def test_a_link_that_goes_silent_with_its_sockets_open_and_is_then_reset_costs_nothing(
+    tmp_path: Path, silence: float
+) -> None:
+    """A dead modem: no FIN, no RST, bytes vanish into the kernel's buffers. This is where others lose data."""
+    with plant(tmp_path, edge_through_proxy=True) as made:
+        assert made.proxy is not None
+        rows_flow(made)
+        made.proxy.do("mode hold")
+        rows_flow(made, silence)
+        made.proxy.do("reset")
+        made.proxy.do("mode forward")
+        rows_flow(made, 8.0)
+        prove(made)
+
+
+def test_a_link_that_swallows_bytes_for_a_while_costs_nothing(tmp_path: Path) -> None:
+    with plant(tmp_path, edge_through_proxy=True) as made:
+        assert made.proxy is not None
+        rows_flow(made)
+        made.proxy.do("mode discard")
+        rows_flow(made, 20.0)
+        made.proxy.do("mode forward")
+        made.proxy.do("reset")
+        rows_flow(made, 6.0)
+        prove(made)
+
+
+def test_a_link_that_breaks_again_and_again_costs_nothing(tmp_path: Path) -> None:
+    moments = random.Random(SEED)
+    with plant(tmp_path, edge_through_proxy=True) as made:
+        assert made.proxy is not None
+        made.proxy.do("delay 0.05")
+        for _ in range(12):
+            time.sleep(moments.uniform(0.2, 2.5))
+            made.proxy.do(moments.choice(["cut", "reset"]))
+        rows_flow(made, 5.0)
+        prove(made)
