@@ -117,11 +117,14 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        size = 12 if self.rogue.framing == "mbap" else 8
-        while len(self.buffer) >= size:
+        tcp = self.rogue.framing == "mbap"
+        while len(self.buffer) >= 8:
+            size = 6 + self.buffer[5] if tcp else 8  # an RTU rogue is only asked to read
+            if len(self.buffer) < size:
+                return
             frame = bytes(self.buffer[:size])
             del self.buffer[:size]
-            body = frame[6:] if size == 12 else frame[:-2]
+            body = frame[6:] if tcp else frame[:-2]
             asked = Asked(self.rogue, self, int.from_bytes(frame[:2], "big"), body[0], body[1:])
             self.rogue.asked.append(asked)
             self.rogue.times.append(asyncio.get_running_loop().time())

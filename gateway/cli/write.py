@@ -1,0 +1,77 @@
+"""`plantbridge write`: set a writable tag, and say what was there before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.commands import Result
+    from gateway.model import Link, Tag
+
+
+def write(
+    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    device: Annotated[str, typer.Argument(help="The device's name.", metavar="DEVICE")],
+    values: Annotated[list[str], typer.Argument(help="What to set, in engineering units.", metavar="TAG=VALUE...")],
+    url: Annotated[str | None, typer.Option(help="Another URL for the link, that of a simulator.")] = None,
+) -> None:
+    """Set tags that are marked writable, within their limits; read before and after.
+
+    All values are checked before the first is written. Exits 1 where a value was refused or does not read back.
+
+    Example: plantbridge write site.yaml press-1 set-point=4.5
+    """
+    import asyncio
+
+    from gateway.commands import Refused, check, find_tag
+    from gateway.config import load_site
+
+    wanted = [each.partition("=") for each in values]
+    for name, equals, _ in wanted:
+        if not equals:
+            raise typer.BadParameter(f"expected TAG=VALUE, got {name!r}", param_hint="TAG=VALUE")
+    links = load_site(site).links
+    if url is not None:
+        link, _, _ = find_tag(links, device, wanted[0][0])
+        links = load_site(site, links={link.name: url}).links
+    found = [(find_tag(links, device, name), value) for name, _, value in wanted]
+    for (_, _, tag), value in found:
+        try:
+            check(tag, value)
+        except Refused as refusal:
+            raise Refused(f"{refusal}; nothing was written") from None
+    good = asyncio.run(_write(found[0][0][0], device, [(tag, value) for (_, _, tag), value in found]))
+    raise typer.Exit(0 if good else 1)
+
+
+async def _write(link: Link, device: str, values: list[tuple[Tag, str]]) -> bool:
+    from gateway.commands import execute
+    from gateway.names import driver_spec
+
+    driver = driver_spec(link.driver).open(link)
+    good = True
+    try:
+        await driver.connect()
+        for tag, value in values:
+            good &= _say(device, tag, await execute(driver, device, tag, value))
+    finally:
+        await driver.close()
+    return good
+
+
+def _say(device: str, tag: Tag, result: Result) -> bool:
+    """Print what became of one value; say whether all is well."""
+    from gateway import quality
+    from gateway.commands import shown
+
+    unit = f" {tag.unit}" if tag.unit else ""
+    names: dict[object, str] = {number: f" ({name})" for number, name in tag.states}  # 1 and 1.0 are the same key
+    before, after = (shown(each) + names.get(each, "") + unit for each in (result.before, result.after))
+    line = f"{device}/{tag.name}: was {before}, is {after}"
+    if result.quality != quality.GOOD:
+        line += f"  {quality.name(result.quality)}: {result.reason}"
+    typer.echo(line, err=result.quality != quality.GOOD)
+    return result.quality == quality.GOOD
