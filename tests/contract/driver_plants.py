@@ -20,6 +20,7 @@ import opcua_server
 from asyncua.ua import VariantType
 from opcua_server import Background, Proxy
 
+from gateway.config import load_site
 from gateway.contracts import Driver
 from gateway.model import TagTable
 from gateway.names import driver_spec
@@ -174,6 +175,35 @@ async def opcua() -> AsyncIterator[Plant]:
         yield Plant(lambda: driver_spec("opcua").open(link), tables, "t2", silence, proxy.gone, proxy.listen)
 
 
+@asynccontextmanager
+async def replay() -> AsyncIterator[Plant]:
+    """A recording; it is cut by taking the file away."""
+    with tempfile.TemporaryDirectory() as folder:
+        recording, away = Path(folder) / "press.csv", Path(folder) / "away.csv"
+        rows = ["time,series,value", *(f"1,{name},{value}" for name, value in REPLAY_SERIES.items())]
+        recording.write_text("\n".join(rows))
+        tags = (
+            "{pressure: pressure, parts: parts uint64, balance: balance int64, running: running bool, name: name text"
+        )
+        site = Path(folder) / "site.yaml"
+        site.write_text(
+            "gateway: g\nlinks: {old: {driver: replay, url: 'replay:press.csv',"
+            f" devices: {{press: {{tags: {tags}, gone: gone}}}}}}}}}}\n"
+        )
+        link = load_site(site).links[0]
+
+        async def cut() -> None:
+            recording.rename(away)
+
+        async def heal() -> None:
+            away.rename(recording)
+
+        yield Plant(lambda: driver_spec("replay").open(link), link.tables, "gone", None, cut, heal)
+
+
+REPLAY_SERIES: Final = {"pressure": 4.5, "parts": 2**64 - 1, "balance": -(2**63), "running": "true", "name": "A-1"}
+
+
 PLANTS: Final[dict[str, Callable[[], AbstractAsyncContextManager[Plant]]]] = {
     "modbus tcp": modbus_tcp,
     "modbus udp": modbus_udp,
@@ -181,4 +211,5 @@ PLANTS: Final[dict[str, Callable[[], AbstractAsyncContextManager[Plant]]]] = {
     "modbus rtu over tcp": modbus_rtu_over_tcp,
     "modbus ascii over tcp": modbus_ascii_over_tcp,
     "opcua": opcua,
+    "replay": replay,
 }
