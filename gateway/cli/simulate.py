@@ -1,0 +1,120 @@
+"""`plantbridge simulate`: a stand-in for every device of a site file, so that it can be tried without the plant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gateway.config import Site
+    from simulators.site import SiteSimulator
+
+
+def simulate(
+    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", help="Write {link: url} as JSON here, for `run --links`.", metavar="FILE"),
+    ] = None,
+    port_base: Annotated[
+        int, typer.Option(help="First port for links whose own address is not here; 0: ports of the system's choice.")
+    ] = 0,
+    free_ports: Annotated[
+        bool, typer.Option("--free-ports", help="Do not use the links' own addresses even where they are here.")
+    ] = False,
+    terminals: Annotated[
+        bool, typer.Option("--terminals", help="Pseudo terminals for serial lines, instead of frames over TCP.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse registers between tags, as some devices do; else they read as 0.")
+    ] = False,
+    tick: Annotated[str, typer.Option(help="How long a simulated value holds.")] = "100 ms",
+) -> None:
+    """Run a simulated device for every link of a site file until Ctrl-C.
+
+    A link whose address is on this machine is simulated there, and `plantbridge run SITE.yaml` needs nothing more.
+    The others are simulated on 127.0.0.1: write the addresses to a file, and give it to `run`.
+
+    Example: plantbridge simulate site.yaml --map links.json
+    then     plantbridge run site.yaml --links links.json
+    """
+    from gateway.config import load_site
+    from gateway.options import seconds
+    from simulators.site import SiteSimulator
+
+    try:
+        ticks = round(seconds(tick) * 1e9)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--tick") from None
+    loaded = load_site(site)
+    simulator = SiteSimulator(
+        loaded,
+        tick=ticks,
+        port_base=port_base,
+        own_addresses=not free_ports,
+        terminals=terminals,
+        holes=not strict,
+    )
+    _run(loaded, simulator, site, map_file)
+
+
+def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None) -> None:
+    import asyncio
+    import logging
+    import sys
+
+    from gateway.loop import run_until_signal
+    from simulators.site import PortTaken
+
+    logging.getLogger("asyncua").setLevel(logging.ERROR)
+
+    async def body(stop: asyncio.Event) -> None:
+        async with simulator:
+            if map_file is not None:
+                write_map(map_file, simulator.urls)
+            show(table(site, simulator), path, map_file)
+            print("READY", flush=True)
+            await stop.wait()
+
+    try:
+        run_until_signal(body)
+    except PortTaken as error:
+        print(f"plantbridge: {error} (--free-ports finds others)", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def write_map(path: Path, urls: dict[str, str]) -> None:
+    """Write the file in one step: who waits for it finds it whole."""
+    import json
+
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(urls, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def table(site: Site, simulator: SiteSimulator) -> Table:
+    """Say for each link where its stand-in is."""
+    from rich.table import Table
+
+    shown = Table(title=f"simulated site {site.gateway}", title_justify="left")
+    for heading in ("link", "devices", "tags", "simulated at", ""):
+        shown.add_column(heading, justify="right" if heading == "tags" else "left", overflow="fold")
+    for each in simulator.links:
+        names = ", ".join(device.name for device in each.link.devices)
+        tags = sum(len(table) for table in each.link.tables)
+        shown.add_row(each.link.name, names, str(tags), each.url or "-", each.note)
+    return shown
+
+
+def show(shown: Table, path: Path, map_file: Path | None) -> None:
+    """Print the table, and how to go on."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(shown)
+    links = f" --links {map_file}" if map_file is not None else ""
+    console.print(f"Now: plantbridge run {path}{links}", markup=False, highlight=False)
