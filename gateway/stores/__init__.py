@@ -1,0 +1,23 @@
+"""The time-series side. The table of names: what YAML calls a store, and how it is made; loaded when first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.contracts import Store
+from gateway.options import DuckdbOptions, InfluxdbOptions
+
+
+def open_store(
+    options: DuckdbOptions | InfluxdbOptions, data: Path, set_aside: Callable[[str, bytes, str], None]
+) -> Store:
+    """Make the store of a cloud file; no I/O. `data` is where relative paths begin; `set_aside` takes topic, payload
+    and reason of what the store will never take (gateway.deadletters)."""
+    if isinstance(options, DuckdbOptions):
+        from gateway.stores.duckdb import DuckdbStore
+
+        return DuckdbStore(data / options.path)
+    from gateway.stores.influxdb import InfluxdbStore
+
+    return InfluxdbStore(options, set_aside)

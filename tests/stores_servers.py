@@ -1,0 +1,133 @@
+"""Real time-series servers for tests: Debian's influxdb 1.6 and victoria-metrics, on ports the system assigns."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import orjson
+import pytest
+
+from tests.servers import free_port, need, wait_for_port
+
+
+class Server:
+    """One process with its data in a directory; started again it has the same port and data."""
+
+    name = ""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self, port: int) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        for _ in range(1 if self.port else 5):
+            port = self.port or free_port()
+            with (self.directory / "log").open("ab") as log:
+                process = subprocess.Popen(self.command(port), stdout=log, stderr=log, cwd=self.directory)
+            if wait_for_port(port, process, 60):
+                self.port, self.process = port, process
+                return self
+            process.kill()
+            process.wait()
+        pytest.fail(f"{self.name} does not start:\n{(self.directory / 'log').read_text()[-2000:]}")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(how)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def get(self, path: str, **parameters: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}{path}?{urlencode(parameters)}", timeout=30) as answer:
+            said: bytes = answer.read()
+            return said
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class InfluxDB(Server):
+    """Debian's influxdb: the engine of 1.6, with /write and /query."""
+
+    name = "influxdb"
+
+    def command(self, port: int) -> list[str]:
+        program = need("influxd")
+        rpc = free_port()
+        (self.directory / "influxdb.conf").write_text(
+            f"""reporting-enabled = false
+bind-address = "127.0.0.1:{rpc}"
+[meta]
+  dir = "{self.directory}/meta"
+[data]
+  dir = "{self.directory}/data"
+  wal-dir = "{self.directory}/wal"
+[monitor]
+  store-enabled = false
+[http]
+  bind-address = "127.0.0.1:{port}"
+  log-enabled = false
+"""
+        )
+        return [program, "-config", str(self.directory / "influxdb.conf")]
+
+    def create(self, database: str) -> None:
+        """Make a database (what a bucket is in version 2)."""
+        request = urllib.request.Request(f"{self.url}/query?q={quote(f'CREATE DATABASE {database}')}", method="POST")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            answer.read()
+
+    def query(self, database: str, text: str) -> list[dict[str, Any]]:
+        """Ask in InfluxQL; a row per point, the tags of a GROUP BY among its columns; times in ns."""
+        said = orjson.loads(self.get("/query", db=database, q=text, epoch="ns"))
+        rows = []
+        for result in said["results"]:
+            if "error" in result:
+                raise AssertionError(result["error"])
+            for series in result.get("series", ()):
+                tags = series.get("tags", {})
+                rows += [{**tags, **dict(zip(series["columns"], row, strict=True))} for row in series["values"]]
+        return rows
+
+
+class VictoriaMetrics(Server):
+    """Debian's victoria-metrics."""
+
+    name = "victoria-metrics"
+
+    def command(self, port: int) -> list[str]:
+        program = need("victoria-metrics")
+        return [
+            program,
+            f"-httpListenAddr=127.0.0.1:{port}",
+            f"-storageDataPath={self.directory}/data",
+            "-retentionPeriod=100y",
+            "-search.latencyOffset=0s",
+            "-search.disableCache",
+        ]
+
+    def export(self, match: str = '{__name__!=""}') -> list[dict[str, Any]]:
+        """Give every series: its labels under `metric`, `values` and `timestamps` (ms)."""
+        self.get("/internal/force_flush")
+        return [orjson.loads(line) for line in self.get("/api/v1/export", **{"match[]": match}).splitlines()]
