@@ -1,0 +1,102 @@
+"""What the journal knows of the disk beneath it: who else writes there, whether it is full, whether it is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.errors import JournalError
+
+_RESERVE: Final = 4 << 20
+
+
+def is_disk_full(error: sqlite3.Error, directory: Path) -> bool:
+    """Tell a full disk, which the journal lives with, from a broken one, which it does not."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return True
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        with contextlib.suppress(OSError):
+            return free_bytes(directory) < _RESERVE
+    return False
+
+
+class Foreign(sqlite3.DatabaseError):
+    """The file is a database, but no journal that this version could read."""
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether the file itself is bad, as against a disk, a directory or another process that is in the way."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, Foreign) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def free_bytes(directory: Path) -> int:
+    """Give the bytes that this user may still write in the directory's file system."""
+    if not hasattr(os, "statvfs"):
+        return 1 << 62  # Windows: only SQLite's own error tells
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+class Reserve:
+    """A few megabytes kept from others, to be given back when the disk is full: recording a loss takes room too."""
+
+    def __init__(self, directory: Path, max_size: int) -> None:
+        self._path = directory / "journal.reserve"
+        self._size = min(_RESERVE, max(1 << 16, max_size // 4))
+
+    def take(self) -> bool:
+        """Lay the reserve by if the disk has plenty of room; give whether it is there."""
+        with contextlib.suppress(OSError):
+            if self._path.exists() and self._path.stat().st_size == self._size:
+                return True
+            if free_bytes(self._path.parent) > 4 * self._size:
+                self._path.write_bytes(bytes(self._size))
+                return True
+        return False
+
+    def release(self) -> None:
+        """Give the room back."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+class Lock:
+    """At most one process writes a journal. The lock ends with the process, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock. Raises JournalError, naming the process that has it."""
+        path = directory / "journal.lock"
+        self._file: Any = path.open("a+", encoding="ascii")
+        try:
+            _lock(self._file)
+        except OSError as error:
+            self._file.seek(0)
+            pid = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise JournalError(
+                f"the journal in {directory} is in use by process {pid}: is this gateway running already?"
+            ) from error
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _lock(file: Any) -> None:
+    """Lock an open file, or raise OSError at once."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        file.seek(1 << 20)  # beyond the pid, which others are to read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
