@@ -67,7 +67,10 @@ class ModbusDriver:
 
     def plan(self, tables: Sequence[TagTable]) -> ModbusPlan:
         """Compile the tables of one poll group of one device. Raises ConfigError."""
-        device = self._devices[tables[0].device] if tables else ModbusDevice()
+        return self.plan_for(tables, self._devices[tables[0].device] if tables else ModbusDevice())
+
+    def plan_for(self, tables: Sequence[TagTable], device: ModbusDevice) -> ModbusPlan:
+        """Compile tables for a device that need not be one of the link's own. Raises ConfigError."""
         plan = make_plan(tables, device, self._options)
         if plan.blocks:
             self._firsts.setdefault(plan.pace.unit, (plan.pace, plan.blocks[0].request))

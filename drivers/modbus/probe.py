@@ -1,0 +1,156 @@
+"""Finding out what is on a line: which units answer, who they say they are, and what some registers may mean.
+
+For people in the field, not for the running gateway: each function asks little, and no more than it is told to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from drivers.modbus.address import TYPES, Area, ModbusSource, full_order
+from drivers.modbus.driver import ModbusDriver, exception_text
+from drivers.modbus.frames import READS
+from drivers.modbus.line import Ended, Pace
+from drivers.modbus.plan import make_plan
+from drivers.modbus.scan import Scan
+from drivers.modbus.spec import ModbusDevice, ModbusLink
+from gateway import quality as q
+from gateway.model import Kind, Link, Tag, split_by_kind
+
+ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
+_SHOWN: Final = (
+    "uint16", "int16", "bcd16", "float16", "uint32", "int32", "float32", "bcd32", "unix32", "uint64", "int64",
+    "float64",
+)  # fmt: skip
+_NAMES: Final = ("vendor", "product", "revision", "url", "product name", "model", "application")
+_ABSENT: Final = (0x0A, 0x0B, *range(0x41, 0x4C))  # exceptions of a gateway that speaks for a unit that is not there
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit that answered: with what, and the names it gives itself (FC 43/14)."""
+
+    unit: int
+    answer: str
+    names: dict[str, str]
+
+
+def open_driver(options: ModbusLink) -> ModbusDriver:
+    """Give a driver for a URL alone."""
+    return ModbusDriver(Link("probe", "modbus", options, ()))
+
+
+async def scan_units(
+    driver: ModbusDriver, units: Sequence[int], timeout: float, pause: float
+) -> AsyncGenerator[Unit | int]:
+    """Ask unit after unit for one register: give a Unit where it answers, its number where not. Raises NotConnected."""
+    for unit in units:
+        pace = Pace(unit, timeout, pause)
+        outcome, _ = await driver.ask(pace, b"\x03\0\0\0\1")
+        if outcome.ended is Ended.TIMEOUT or (outcome.ended is Ended.EXCEPTION and outcome.code in _ABSENT):
+            yield unit
+            continue
+        answer = "data" if outcome.ended is Ended.DONE else exception_text(outcome.code)
+        yield Unit(unit, answer, await identify(driver, pace))
+
+
+async def identify(driver: ModbusDriver, pace: Pace) -> dict[str, str]:
+    """Read a unit's basic identification (FC 43/14, Application Protocol V1.1b3, 6.21); nothing where it has none."""
+    names: dict[str, str] = {}
+    first = 0
+    for _ in range(3):  # a device may need several answers
+        outcome, answer = await driver.ask(pace, bytes((43, 14, 1, first)))
+        if outcome.ended is not Ended.DONE or len(answer) < 7:
+            break
+        at = 7
+        for _ in range(answer[6]):
+            number, size = answer[at], answer[at + 1]
+            name = _NAMES[number] if number < len(_NAMES) else f"object {number}"
+            names[name] = answer[at + 2 : at + 2 + size].decode("utf-8", "replace").strip("\0 ")
+            at += 2 + size
+        if answer[4] != 0xFF or answer[5] <= first:
+            break
+        first = answer[5]
+    return names
+
+
+async def read_window(driver: ModbusDriver, pace: Pace, area: Area, address: int, longest: int) -> bytes | str:
+    """Read up to `longest` registers (bits), fewer where the device refuses; give a sentence where it refuses all."""
+    said = ""
+    count = longest
+    while count:
+        pdu = bytes((READS[area],)) + address.to_bytes(2, "big") + count.to_bytes(2, "big")
+        outcome, answer = await driver.ask(pace, pdu)
+        if outcome.ended is Ended.DONE:
+            return answer[2:]
+        if outcome.ended is Ended.TIMEOUT:
+            return f"no answer within {pace.timeout:g} s{'; ' + outcome.note if outcome.note else ''}"
+        said = exception_text(outcome.code)
+        count //= 2
+    return f"refused with {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """One way to read the registers."""
+
+    type: str
+    order: str
+    value: str
+    plausible: bool
+
+
+def meanings(data: bytes) -> list[Meaning]:
+    """Give every type and order the bytes may hold, decoded as the gateway would."""
+    found = []
+    tags = []
+    for name in _SHOWN:
+        width = TYPES[name].width
+        orders = [full_order(order, width) for order in (ORDERS if width > 2 else ("ABCD", "BADC"))]
+        for order in orders if width <= len(data) else ():
+            source = ModbusSource("holding", 0, width // 2, name, order)
+            tags.append(Tag(f"{name} {order}", "", source, TYPES[name].kind, name))
+    length = len(data)
+    for order in ("AB", "BA"):
+        source = ModbusSource("holding", 0, length // 2, "text", order, length=length, encoding="ascii")
+        tags.append(Tag(f"text {order}", "", source, Kind.TEXT, "text"))
+    options = ModbusLink(driver="modbus", url="tcp://127.0.0.1")
+    scan = Scan(make_plan(split_by_kind("", "", tags), ModbusDevice(), options))
+    scan.begin(0)
+    scan.buffer[:] = np.frombuffer(data, np.uint8)[: len(scan.buffer)]
+    for batch in scan.batches(1):
+        for row, tag in enumerate(batch.table.tags):
+            value, good = batch.value[row], batch.quality[row] < q.BAD
+            type_, _, order = tag.name.partition(" ")
+            shown = _show(type_, value) if good else "—"
+            found.append(Meaning(type_, order, shown, bool(good) and plausible(type_, value)))
+    rank = {name: place for place, name in enumerate((*_SHOWN, "text"))}
+    return sorted(found, key=lambda each: rank[each.type])
+
+
+def _show(type_: str, value: object) -> str:
+    if type_ == "text":
+        return repr(value)
+    if type_ == "float32":
+        return f"{value:.7g}"
+    if type_ in ("float16", "float64"):
+        return f"{value:.4g}" if type_ == "float16" else f"{value!r}".removeprefix("np.float64(").removesuffix(")")
+    return str(int(value)) if isinstance(value, float) else str(value)
+
+
+def plausible(type_: str, value: float | int | str) -> bool:
+    """Guess whether a plant would show this: numbers of human size, dates of our time, printable text."""
+    if isinstance(value, str):
+        if type_ == "text":
+            return len(value) >= 3 and value.isprintable()
+        return "2010" <= value < "2050"
+    if type_.startswith("float"):
+        return value == 0 or (math.isfinite(value) and 1e-3 <= abs(value) < (7e4 if type_ == "float16" else 1e7))
+    if type_.startswith("bcd"):
+        return value > 9
+    return abs(int(value)) < {2: 20_000, 4: 1 << 24, 8: 1 << 44}[TYPES[type_].width]

@@ -1,0 +1,119 @@
+"""`plantbridge read`: read once, and show what the registers may mean."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.scan import WIDTH
+
+if TYPE_CHECKING:
+    from drivers.modbus.driver import ModbusDriver
+    from drivers.modbus.line import Pace
+
+
+def read(
+    url: Annotated[str, typer.Argument(help="tcp://HOST, rtu:///dev/ttyUSB0?baud=9600, rtu+tcp://HOST:PORT, ...")],
+    addresses: Annotated[list[str], typer.Argument(help="holding:100, or with a type: 'holding:100 float32 CDAB'.")],
+    unit: Annotated[int, typer.Option(help="Unit id.", min=0, max=255)] = 1,
+    count: Annotated[int, typer.Option(help="Registers (bits) to show from an address without a type.", min=1)] = 4,
+    timeout: Annotated[str, typer.Option(help="How long the device may take to answer.")] = "1 s",
+) -> None:
+    """Read Modbus addresses once.
+
+    An address with a type shows its value. One without shows its registers in every type and byte order, with those
+    marked that a plant would plausibly show: the quickest way to find a byte order. Exits 1 where one was not answered.
+
+    Example: plantbridge read tcp://192.168.1.20 holding:100 "holding:100 float32 CDAB" --unit 1
+    """
+    import asyncio
+
+    from gateway.cli.scan import link_options
+    from gateway.options import seconds
+
+    options = link_options(url)
+    good = asyncio.run(_read(options, addresses, unit, count, seconds(timeout)))
+    raise typer.Exit(0 if good else 1)
+
+
+async def _read(options: Any, addresses: list[str], unit: int, count: int, timeout: float) -> bool:
+    from drivers.modbus.address import parse
+    from drivers.modbus.line import Pace
+    from drivers.modbus.probe import open_driver
+
+    parsed = []
+    for line in addresses:
+        try:
+            parsed.append((line, *parse(line)))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="ADDRESS") from error
+    driver = open_driver(options)
+    pace = Pace(unit, timeout, 0.0)
+    good = True
+    try:
+        await driver.connect()
+        for line, area, address, words in parsed:
+            if words.type or words.bits or area in ("coil", "discrete"):
+                good &= await _value(driver, options, pace, line, count if not words.type else 1)
+            else:
+                good &= await _window(driver, pace, area, address, count)
+    finally:
+        await driver.close()
+    return good
+
+
+async def _value(driver: ModbusDriver, options: Any, pace: Pace, line: str, count: int) -> bool:
+    """Show an address that says what it is."""
+    from drivers.modbus.spec import ModbusDevice, ModbusTag, resolve
+    from gateway import quality
+    from gateway.errors import NoAnswer
+    from gateway.model import Tag, split_by_kind
+
+    device = ModbusDevice(unit_id=pace.unit)
+    text = line if not line.startswith(("coil", "discrete")) or " " in line else f"{line} bool[{count}]"
+    try:
+        found = resolve(ModbusTag(address=text), device, options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="ADDRESS") from error
+    tags = [Tag(line + each.suffix, line, each.source, each.kind, each.type) for each in found]
+    plan = driver.plan_for(split_by_kind("", "", tags), device)
+    try:
+        batches = await driver.read(plan)
+    except NoAnswer as error:
+        typer.echo(f"{line}: {error}", err=True)
+        return False
+    good = True
+    for batch in batches:
+        for tag, value, code in zip(batch.table.tags, batch.value.tolist(), batch.quality.tolist(), strict=True):
+            good &= code < quality.BAD
+            typer.echo(f"{tag.name} = {value if code < quality.BAD else quality.name(code)}", err=code >= quality.BAD)
+    return good
+
+
+async def _window(driver: ModbusDriver, pace: Pace, area: Any, address: int, count: int) -> bool:
+    """Show registers in every type and order."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from drivers.modbus.probe import meanings, read_window
+
+    data = await read_window(driver, pace, area, address, min(count, 125))
+    if isinstance(data, str):
+        typer.echo(f"{area}:{address}: {data}", err=True)
+        return False
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(f"[bold]{area}:{address}[/] {data.hex(' ', 2)}")
+    rows: dict[str, dict[str, str]] = {}
+    for meaning in meanings(data):
+        letters = {"AB": "ABCD", "BA": "BADC"}.get(meaning.order, meaning.order)
+        column = {"ABCDEFGH": "ABCD", "GHEFCDAB": "CDAB", "BADCFEHG": "BADC", "HGFEDCBA": "DCBA"}.get(letters, letters)
+        shown = f"[bold green]{meaning.value} *[/]" if meaning.plausible else f"[dim]{meaning.value}[/]"
+        rows.setdefault(meaning.type, {})[column] = shown
+    table = Table("type", "ABCD", "CDAB", "BADC", "DCBA")
+    for type_, cells in rows.items():
+        table.add_row(type_, *(cells.get(order, "") for order in ("ABCD", "CDAB", "BADC", "DCBA")))
+    console.print(table)
+    console.print("* plausible. The first register is the first of each value; write the order as the column says.")
+    return True
