@@ -75,6 +75,10 @@ fmt: $(VENV)/setup-dev.stamp  ## format and sort imports
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
+schema: $(VENV)/setup.stamp  ## write config/schema and docs/guide/reference.md from the models
+	$(BIN)/plantbridge schema --into config/schema
+	$(BIN)/python docs/reference.py
+
 bench: $(VENV)/setup-dev.stamp  ## measure: a table of figures for this machine (takes minutes)
 	$(BIN)/python -m bench
 
