@@ -11,8 +11,9 @@ hold, is a Bad row of that tag.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,15 +22,16 @@ from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
-from drivers.opcua import names, values, wire
+from drivers.opcua import names, rows, wire
 from drivers.opcua.decode import Columns, decode
-from drivers.opcua.plan import CHUNK, OpcuaPlan, Part, plan
+from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
 from drivers.opcua.session import TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaLink
+from drivers.opcua.subscribe import Watched, Watcher, Wish
 from gateway import quality as q
 from gateway.contracts import Plan
 from gateway.errors import NotConnected, ProtocolError
-from gateway.model import Batch, Kind, Link, TagTable
+from gateway.model import Batch, Group, Link, TagTable
 
 LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this often
 
@@ -46,6 +48,22 @@ class _Prepared:
     settled: bool = field(default=False)
 
 
+def wish_of(options: Any, group: Group) -> Wish | None:
+    """Give how a poll group wants to be told of changes; None where it is read."""
+    if not isinstance(options, OpcuaDevice) or options.mode == "read":
+        return None
+    interval = group.interval / 1e9
+    publishing = options.publishing_interval or interval
+    sampling = interval if options.sampling_interval is None else options.sampling_interval
+    queue = options.queue_size or max(2, 2 * math.ceil(publishing / sampling) if sampling else 10)
+    band = options.server_deadband
+    kind, size = ("none", 0.0) if band is None else ("percent", band[0]) if band[1] else ("absolute", band[0])
+    return Wish(
+        publishing, sampling, queue, options.discard == "oldest", size, kind, options.trigger, options.freshness,
+        options.time,
+    )  # fmt: skip
+
+
 class OpcuaDriver:
     """One link to one server."""
 
@@ -53,6 +71,11 @@ class OpcuaDriver:
         self._options: OpcuaLink = link.options
         self._timeouts = {device.name: device.options.timeout or link.options.timeout for device in link.devices}
         self._times = {device.name: self._time_of(device.options) for device in link.devices}
+        self._wishes = {
+            (device.name, group.name): wish_of(device.options, group)
+            for device in link.devices
+            for group in device.groups
+        }
         self._session: Session | None = None
         self._namespaces: list[str] = []
         self._limits = names.Limits()
@@ -106,13 +129,38 @@ class OpcuaDriver:
                     raise
                 self._chunk = max(1, self._chunk // 2)
                 prepared.tails = self._tails(prepared.ids)
-        arrival = time.time_ns()
+        arrival, clock = time.time_ns(), self._times.get(plan.device, "source")
         batches = [
-            _batch(part, columns, prepared.row, arrival, self._times.get(plan.device, "source")) for part in plan.parts
+            rows.batch(part, columns, prepared.row[part.node], part.table.every, arrival, clock) for part in plan.parts
         ]
         if not prepared.settled:
             self._settle(prepared, columns)
         return batches
+
+    def subscribes(self, plan: Plan) -> bool:
+        """Say whether the server reports this poll group."""
+        assert isinstance(plan, OpcuaPlan)
+        return self._wishes[plan.device, plan.group] is not None
+
+    async def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch]:
+        """Give what the server reports, first one row per tag; each batch holds a tag at most once."""
+        session = self._session
+        if session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        watched = []
+        for each in plans:
+            assert isinstance(each, OpcuaPlan)
+            watched.append(await self._watched(session, each))
+        async for batch in Watcher(session, self._limits, watched).run():
+            yield batch
+
+    async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
+        wish = self._wishes[plan.device, plan.group]
+        assert wish is not None
+        found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
+        ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
+        missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
+        return Watched(plan, wish, ids, missing, self._timeouts.get(plan.device, self._options.timeout))
 
     async def close(self) -> None:
         """End the session. Never raises."""
@@ -172,31 +220,3 @@ class OpcuaDriver:
         prepared.row = new_row[prepared.row]
         prepared.ids = [prepared.ids[old] for old in order.tolist()]
         prepared.tails = self._tails(prepared.ids)
-
-
-def _batch(part: Part, columns: Columns, row: NDArray[np.intp], arrival: int, clock: str) -> Batch:
-    """Put one table's rows together from the columns of an answer."""
-    table, rows = part.table, row[part.node]
-    value, status = values.gather(columns, table.kind, rows)
-    for index in part.picked.tolist():
-        value[index], status[index] = _picked(columns, int(rows[index]), int(part.element[index]), table.kind)
-    moment = np.zeros(len(rows), np.int64) if clock == "arrival" else columns.server[rows]
-    if clock == "source":
-        source = columns.source[rows]
-        moment = np.where(source != 0, source, moment)
-    if not moment.all():
-        moment = np.where(moment != 0, moment, arrival)
-    return Batch(table, table.every, value, status, moment)
-
-
-def _picked(columns: Columns, row: int, element: int, kind: Kind) -> tuple[Any, int]:
-    status = int(columns.status[row])
-    if status >= q.BAD:
-        return kind.nothing, status
-    if columns.type[row] == 0:
-        return kind.nothing, q.BAD_NO_DATA
-    try:
-        value, found = values.element(values.elements(columns, row), element, kind)
-    except values.Undecodable:
-        return kind.nothing, q.BAD_DECODING_ERROR
-    return value, found or status

@@ -28,7 +28,8 @@ class Part:
     table: TagTable
     node: NDArray[np.intp]
     element: NDArray[np.intp]
-    picked: NDArray[np.intp]  # the tags that take an element or a field, and so are put together one by one
+    picked: NDArray[np.bool_]  # which tags take an element or a field, and so are put together one by one
+    picks: bool  # whether any does
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +72,8 @@ def plan(tables: Sequence[TagTable]) -> OpcuaPlan:
                 table,
                 np.array([nodes[source.node] for source in sources], dtype=np.intp),
                 np.array([source.element for source in sources], dtype=np.intp),
-                np.array([i for i, source in enumerate(sources) if source.element >= 0 or source.field], dtype=np.intp),
+                np.array([source.element >= 0 or bool(source.field) for source in sources], dtype=bool),
+                any(source.element >= 0 or source.field for source in sources),
             )
         )
     return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts))

@@ -22,13 +22,13 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 from asyncua import Client, ua
 from asyncua.client.ua_client import UASocketProtocol
 from asyncua.common.utils import Buffer
-from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary
+from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_from_binary
 
 from drivers.opcua import wire
 from drivers.opcua.spec import OpcuaLink
@@ -85,6 +85,12 @@ def _mind_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Look at a future's exception, so that one that nobody waits for any more is not reported as forgotten."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Session:
@@ -159,16 +165,37 @@ class Session:
 
         Raises Refused where the server answers with a fault, NotConnected, ProtocolError.
         """
+        future = self.post(type_id, tail, timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except Exception as error:
+            raise self._lost or translate(error, "waiting for an answer", self.url) from error
+        return self.taken(future, answer_id)
+
+    def post(self, type_id: bytes, tail: bytes, timeout: float = 0.0) -> asyncio.Future[Buffer]:
+        """Send a request without waiting; `taken` opens what the future holds when it is done. Raises NotConnected."""
         protocol = self._socket()
         if protocol is None:
             raise self._lost or NotConnected(f"{self.url}: the connection is closed")
+        return self._send(protocol, type_id, tail, timeout)
+
+    def taken(self, future: asyncio.Future[Buffer], answer_id: bytes) -> tuple[bytes, int]:
+        """Open the response in a future that is done, as `exchange` does."""
         try:
-            async with asyncio.timeout(timeout):
-                body = bytes(await self._send(protocol, type_id, tail, timeout))
+            body = bytes(future.result())
         except Exception as error:
             raise self._lost or translate(error, "waiting for an answer", self.url) from error
         self._heard = time.monotonic()
         return body, self._check(body, answer_id)
+
+    async def service(self, request: Any, answer: type[T], doing: str) -> T:
+        """Run a service that asyncua has the types of: send its request, give its response."""
+        body = await self.call(self.client.uaclient._send_request(request), doing)
+        try:
+            return cast(T, struct_from_binary(answer, body))
+        except Exception as error:
+            raise ProtocolError(f"{self.url}: an answer that makes no sense while {doing}: {error}") from error
 
     def _check(self, body: bytes, answer_id: bytes) -> int:
         try:
@@ -192,6 +219,7 @@ class Session:
         message = protocol._connection.message_to_binary(body, request_id=number)
         protocol._request_id = number
         future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_seen)
         protocol._callbackmap[number] = future
         assert protocol.transport is not None
         protocol.transport.write(message)

@@ -5,11 +5,12 @@ A link is a session with one server; a device is a part of its address space, by
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from drivers.opcua.address import TYPES, parse
 from gateway.contracts import Driver, DriverSpec, Resolved
@@ -17,6 +18,25 @@ from gateway.model import Link
 from gateway.options import DeviceOptions, Duration, LinkOptions, TagOptions
 
 _URL: Final = re.compile(r"opc\.tcp://(\[[0-9a-fA-F:.%]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?")
+
+_DEADBAND_SCHEMA: Final = WithJsonSchema(
+    {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$"}]}
+)
+
+
+def _deadband(text: object) -> tuple[float, bool] | None:
+    """Read a deadband: its size, and whether that is in percent of EURange. Raises ValueError."""
+    if text is None:
+        return None
+    if isinstance(text, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)):
+        size, percent = float(match[1]), True
+    elif isinstance(text, int | float) and not isinstance(text, bool):
+        size, percent = float(text), False
+    else:
+        raise ValueError(f'expected a number such as 0.5, or a part of EURange such as "2 %", got {text!r}')
+    if not 0 < size < (100 if percent else math.inf):
+        raise ValueError(f"a deadband is larger than 0{' and less than 100 %' if percent else ''}, got {text!r}")
+    return size, percent
 
 
 class OpcuaLink(LinkOptions):
@@ -50,6 +70,24 @@ class OpcuaDevice(DeviceOptions):
     time: Literal["source", "server", "arrival"] = "source"
     """Whose time readings carry: that of the source (else the server's, else that of arrival), or without the source's,
     or only that of arrival: for a device whose clock is wrong."""
+
+    mode: Literal["read", "subscribe"] = "read"
+    """read: the gateway reads at each scan. subscribe: the server reports what changed; the interval is then how often
+    it looks."""
+    sampling_interval: Duration | None = None
+    """subscribe: how often the server looks at a value; the group's interval where not given, 0 s for each change."""
+    publishing_interval: Duration | None = None
+    """subscribe: how often the server sends what it found; the group's interval where not given."""
+    queue_size: int | None = Field(default=None, ge=1, le=100_000)
+    """subscribe: how many changes of a value the server keeps between two sendings; twice what it can see."""
+    discard: Literal["oldest", "newest"] = "oldest"
+    """subscribe: what gives way where that is not enough."""
+    server_deadband: Annotated[tuple[float, bool] | None, BeforeValidator(_deadband), _DEADBAND_SCHEMA] = None
+    """subscribe: changes up to this much are not reported by the server: a number in raw units, or "2 %" of EURange."""
+    trigger: Literal["status", "value", "timestamp"] = "value"
+    """subscribe: what counts as a change: of the status alone, of the value too, or of the source's time too."""
+    freshness: Duration = 60.0
+    """subscribe: a value that was not reported for so long is read, to see whether the subscription still works."""
 
 
 class OpcuaTag(TagOptions):

@@ -34,6 +34,8 @@ READ_REQUEST: Final = b"\x01\x00\x77\x02"  # i=631, FourByte
 READ_RESPONSE: Final = b"\x01\x00\x7a\x02"  # i=634
 PUBLISH_REQUEST: Final = b"\x01\x00\x3a\x03"  # i=826
 PUBLISH_RESPONSE: Final = b"\x01\x00\x3d\x03"  # i=829
+REPUBLISH_REQUEST: Final = b"\x01\x00\x40\x03"  # i=832
+REPUBLISH_RESPONSE: Final = b"\x01\x00\x43\x03"  # i=835
 SERVICE_FAULT: Final = b"\x01\x00\x8d\x01"  # i=397
 _VALUE_ATTRIBUTE: Final = struct.pack("<IiHi", 13, -1, 0, -1)  # attribute, no index range, default encoding
 
@@ -199,3 +201,16 @@ def response(body: bytes, at: int = 0) -> tuple[int, int]:
 def uint32(body: bytes, at: int) -> int:
     """Read a UInt32. Raises Malformed."""
     return int32(body, at) & 0xFFFFFFFF
+
+
+def numeric_id(body: bytes, at: int) -> int:
+    """Give the number of a numeric NodeId in namespace 0; -1 for any other."""
+    skip_node_id(body, at)
+    form = body[at]
+    if form == 0:
+        return body[at + 1]
+    if form == 1 and body[at + 1] == 0:
+        return int.from_bytes(body[at + 2 : at + 4], "little")
+    if form == 2 and body[at + 1 : at + 3] == b"\0\0":
+        return int.from_bytes(body[at + 3 : at + 7], "little")
+    return -1

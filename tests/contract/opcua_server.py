@@ -49,6 +49,19 @@ class Plant:
         value = ua.DataValue(ua.Variant(value, kind), ua.StatusCode(status), moment)
         self.server.iserver.aspace._nodes[self.nodes[name].nodeid].attributes[ua.AttributeIds.Value].value = value
 
+    async def change(
+        self,
+        name: str,
+        value: Any,
+        kind: ua.VariantType = ua.VariantType.Double,
+        status: int = 0,
+        moment: datetime.datetime | None = None,
+    ) -> None:
+        """Write a value as the plant does: subscribers are told."""
+        moment = moment or datetime.datetime.now(datetime.UTC)
+        data = ua.DataValue(ua.Variant(value, kind), ua.StatusCode(status), moment)
+        await self.server.write_attribute_value(self.nodes[name].nodeid, data)
+
     @contextlib.contextmanager
     def refusing(self, status: int, more_than: int = 0) -> Iterator[None]:
         """Answer Read requests for more nodes than this with a service fault."""

@@ -1,0 +1,72 @@
+"""From columns to batches: which row of an answer is which tag, with its value, quality and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers.opcua import values
+from drivers.opcua.decode import Columns
+from drivers.opcua.plan import Part
+from gateway import quality as q
+from gateway.model import Batch, Kind
+
+
+def moments(columns: Columns, rows: NDArray[np.intp], arrival: int, clock: str) -> NDArray[np.int64]:
+    """Give the time of each row by the device's option `time`: source, else server, else arrival."""
+    moment = np.zeros(len(rows), np.int64) if clock == "arrival" else columns.server[rows]
+    if clock == "source":
+        source = columns.source[rows]
+        moment = np.where(source != 0, source, moment)
+    if not moment.all():
+        moment = np.where(moment != 0, moment, arrival)
+    return moment
+
+
+def batch(
+    part: Part,
+    columns: Columns,
+    rows: NDArray[np.intp],
+    tags: NDArray[np.uint32],
+    arrival: int,
+    clock: str,
+) -> Batch:
+    """Put together the batch in which row rows[i] of the columns is tag tags[i] of the part's table."""
+    table = part.table
+    value, status = values.gather(columns, table.kind, rows)
+    if part.picks:
+        for index in np.flatnonzero(part.picked[tags]).tolist():
+            element = int(part.element[tags[index]])
+            value[index], status[index] = picked(columns, int(rows[index]), element, table.kind)
+    return Batch(table, tags, value, status, moments(columns, rows, arrival, clock))
+
+
+def picked(columns: Columns, row: int, element: int, kind: Kind) -> tuple[Any, int]:
+    """Give value and quality of one element of the array in a row."""
+    status = int(columns.status[row])
+    if status >= q.BAD:
+        return kind.nothing, status
+    if columns.type[row] == 0:
+        return kind.nothing, q.BAD_NO_DATA
+    try:
+        value, found = values.element(values.elements(columns, row), element, kind)
+    except values.Undecodable:
+        return kind.nothing, q.BAD_DECODING_ERROR
+    return value, found or status
+
+
+def once_each(one: Batch) -> list[Batch]:
+    """Split a batch so that each holds a tag at most once, and a tag's readings come in their order."""
+    if len(one) < 2:
+        return [one]
+    order = np.argsort(one.tag, kind="stable")
+    ordered = one.tag[order]
+    first = np.r_[True, ordered[1:] != ordered[:-1]]
+    if first.all():
+        return [one]
+    position = np.arange(len(ordered))
+    rank = np.empty(len(ordered), dtype=np.intp)
+    rank[order] = position - np.maximum.accumulate(np.where(first, position, 0))
+    return [one.take(np.flatnonzero(rank == turn)) for turn in range(int(rank.max()) + 1)]

@@ -1,0 +1,226 @@
+"""Subscriptions against a real server: everything that changed arrives, and what goes wrong with them is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from asyncua import ua
+from opcua_server import NAMESPACE, Plant, Proxy, driver, plant, rows
+
+from drivers.opcua import subscribe
+from gateway import quality as q
+from gateway.contracts import Subscribing
+from gateway.errors import NotConnected
+from gateway.model import Batch
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+V = ua.VariantType
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Plant]:
+    async with plant() as running:
+        for number in range(200):
+            await running.add(f"N{number}", float(number), V.Double)
+        await running.add("Text", "an")
+        await running.add("Big", 2**63, V.UInt64)
+        await running.add("Curve", [1.0, 2.0, 3.0], V.Double)
+        yield running
+
+
+class Listener:
+    """Takes the changes of a driver in a task, as the poller does, and lets tests wait for what they expect."""
+
+    def __init__(self, opened: Any, plan: Any) -> None:
+        self.batches: list[Batch] = []
+        self._news = asyncio.Event()
+        self.task = asyncio.create_task(self._listen(opened, plan))
+        self.task.add_done_callback(lambda _task: self._news.set())
+
+    async def _listen(self, opened: Any, plan: Any) -> None:
+        async for batch in opened.changes([plan]):
+            assert len(set(batch.tag.tolist())) == len(batch)
+            self.batches.append(batch)
+            self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                if self.task.done():
+                    self.task.result()
+                self._news.clear()
+                await self._news.wait()
+
+    def last(self) -> dict[str, tuple[Any, int, int]]:
+        return rows(self.batches)
+
+    def values(self, name: str) -> list[Any]:
+        """All values of a tag, in their order."""
+        return [rows([batch])[name][0] for batch in self.batches if name in rows([batch])]
+
+    async def __aenter__(self) -> Listener:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+OPTIONS: dict[str, Any] = {"mode": "subscribe", "publishing_interval": "50 ms", "sampling_interval": "0 s"}
+
+
+def numbers(*which: int) -> list[Any]:
+    return [f"nsu={NAMESPACE};s=N{number}" for number in which]
+
+
+async def test_first_comes_one_row_per_tag_then_what_changed(served: Plant) -> None:
+    addresses: list[Any] = [
+        *numbers(*range(100)), f"nsu={NAMESPACE};s=Text text", f"nsu={NAMESPACE};s=Big uint64",
+        f"nsu={NAMESPACE};s=Curve [1:2]", f"nsu={NAMESPACE};s=Curve text", f"nsu={NAMESPACE};s=Typo",
+        "nsu=urn:nowhere;s=X",
+    ]  # fmt: skip
+    async with driver(served.url, addresses, device=OPTIONS) as (opened, plan):
+        assert isinstance(opened, Subscribing)
+        assert opened.subscribes(plan)
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 107)
+            last = listener.last()
+            assert [last[f"t{n}"][0] for n in range(100)] == [float(n) for n in range(100)]
+            assert (last["t100"][0], last["t101"][0]) == ("an", 2**63)
+            assert (last["t102[1]"][0], last["t102[2]"][0], last["t103"][0]) == (2.0, 3.0, "[1.0,2.0,3.0]")
+            assert (last["t104"][1], last["t105"][1]) == (q.BAD_NODE_ID_UNKNOWN, q.BAD_NODE_ID_UNKNOWN)
+            await served.change("N5", 55.0)
+            await served.change("Text", "aus", V.String)
+            await listener.until(lambda: listener.last()["t5"][0] == 55.0 and listener.last()["t100"][0] == "aus")
+            assert rows(await opened.read(plan))["t5"][0] == 55.0  # reads share the session
+            await served.change("N5", 5.0)
+            await served.change("Text", "an", V.String)
+
+
+async def test_no_change_between_two_sendings_is_lost(served: Plant) -> None:
+    """With a library's default queue of one only the newest value per interval arrives."""
+    options = {**OPTIONS, "queue_size": 100, "publishing_interval": "300 ms"}
+    async with driver(served.url, numbers(0), device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: bool(listener.batches))
+        for value in range(1, 60):
+            await served.change("N0", float(value))
+        await listener.until(lambda: listener.last()["t0"][0] == 59.0)
+        assert listener.values("t0") == [float(value) for value in range(60)]
+        await served.change("N0", 0.0)
+
+
+async def test_a_bad_status_is_reported_without_a_value(served: Plant) -> None:
+    async with driver(served.url, numbers(1), device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: bool(listener.batches))
+        await served.change("N1", 1.0, status=0x808C0000)
+        await listener.until(lambda: listener.last()["t0"][1] == 0x808C0000)
+        assert listener.last()["t0"][0] != listener.last()["t0"][0]
+        await served.change("N1", 1.0)
+        await listener.until(lambda: listener.last()["t0"][1] == 0)
+
+
+async def test_the_server_s_deadband_holds_small_changes_back(served: Plant) -> None:
+    options = {**OPTIONS, "server_deadband": 1.0}
+    async with driver(served.url, numbers(2, 3), device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 2)
+        await served.change("N2", 2.5)
+        await served.change("N3", 13.0)
+        await listener.until(lambda: listener.last()["t1"][0] == 13.0)
+        assert listener.last()["t0"][0] == 2.0
+        await served.change("N2", 2.0)
+        await served.change("N3", 3.0)
+
+
+async def test_items_are_made_in_parts_of_the_server_s_size(served: Plant) -> None:
+    limit = served.server.get_node(ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall)
+    await limit.write_value(ua.Variant(7, V.UInt32))
+    try:
+        async with driver(served.url, numbers(*range(100)), device=OPTIONS) as (opened, plan):
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: len(listener.last()) == 100)
+    finally:
+        await limit.write_value(ua.Variant(0, V.UInt32))
+
+
+async def test_a_forgotten_subscription_is_made_again_in_the_same_session(served: Plant) -> None:
+    """Elsewhere: connected, and silent for ever."""
+    async with driver(served.url, numbers(*range(10)), device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 10)
+            session = opened._session
+            known = served.server.iserver.subscription_service.subscriptions
+            await served.server.iserver.subscription_service.delete_subscriptions(list(known))
+            listener.batches.clear()
+            await listener.until(lambda: len(listener.last()) == 10)
+            await served.change("N7", 77.0)
+            await listener.until(lambda: listener.last()["t7"][0] == 77.0)
+            assert opened._session is session
+            await served.change("N7", 7.0)
+
+
+async def test_a_subscription_that_is_alive_but_empty_is_noticed(served: Plant) -> None:
+    """Its keep-alives arrive, its changes do not: only reading shows it."""
+    options = {**OPTIONS, "freshness": "1 s"}
+    async with driver(served.url, numbers(*range(10)), device=options) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 10)
+            await served.put("N4", 44.0, V.Double)  # past the subscription
+            await listener.until(lambda: listener.last()["t4"][0] == 44.0)
+            await served.put("N4", 4.0, V.Double)
+
+
+async def test_an_unknown_node_is_asked_for_again(served: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribe, "RETRY", 0.3)
+    async with driver(served.url, [f"nsu={NAMESPACE};s=Later"], device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            assert listener.last()["t0"][1] == q.BAD_NODE_ID_UNKNOWN
+            await served.add("Later", 3.0)
+            await listener.until(lambda: listener.last()["t0"][0] == 3.0)
+
+
+async def test_a_cut_link_ends_the_changes(served: Plant) -> None:
+    async with Proxy(served.port) as proxy, driver(proxy.url, numbers(0), device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            proxy.cut()
+            with pytest.raises(NotConnected):
+                await listener.until(lambda: False)
+
+
+async def test_a_silent_link_ends_the_changes(served: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribe, "KEEP_ALIVE", 0.2)
+    async with Proxy(served.port) as proxy:
+        async with driver(proxy.url, numbers(0), device=OPTIONS, timeout="500 ms") as (opened, plan):
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: bool(listener.batches))
+                proxy.silence()
+                with pytest.raises(NotConnected):
+                    await listener.until(lambda: False)
+            proxy.resume()
+
+
+async def test_a_quiet_tag_is_read_after_its_max_silence(served: Plant) -> None:
+    import dataclasses
+
+    from opcua_server import link
+
+    from drivers.opcua.driver import OpcuaDriver
+    from gateway.model import split_by_kind
+
+    made = link(served.url, {"g": numbers(0)}, device=OPTIONS)
+    tag = dataclasses.replace(made.devices[0].groups[0].tables[0].tags[0], max_silence=10**9)
+    opened = OpcuaDriver(made)
+    plan = opened.plan(split_by_kind("dev", "g", [tag]))
+    await opened.connect()
+    try:
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.values("t0")) >= 3)
+            times = [batch.time[0] for batch in listener.batches]
+            assert times == sorted(set(times))
+    finally:
+        await opened.close()
