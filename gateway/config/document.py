@@ -48,32 +48,33 @@ class Mark(Protocol):
 class Mapping(dict[str, Any]):
     """Keys and values of one YAML mapping. `at` has the places of each key and of its value."""
 
-    __slots__ = ("at", "mark", "raw")
+    __slots__ = ("at", "mark")
 
     def __init__(self, mark: Mark) -> None:
         self.mark = mark
         self.at: dict[str, tuple[Mark, Mark]] = {}
-        self.raw: dict[str, str] = {}  # text with references, as written
 
     def put(self, key: str, value: Any, source: Mapping) -> None:
         """Set a key with the places it has in another mapping."""
         self[key] = value
         self.at[key] = source.at[key]
-        if key in source.raw:
-            self.raw[key] = source.raw[key]
-        else:
-            self.raw.pop(key, None)
+
+    def copy(self) -> Mapping:
+        """Give a mapping with the same values that can be changed."""
+        copy = Mapping(self.mark)
+        copy.update(self)
+        copy.at.update(self.at)
+        return copy
 
 
 class Listing(list[Any]):
     """Items of one YAML sequence. `at` has the place of each."""
 
-    __slots__ = ("at", "mark", "raw")
+    __slots__ = ("at", "mark")
 
     def __init__(self, mark: Mark) -> None:
         self.mark = mark
         self.at: list[Mark] = []
-        self.raw: dict[int, str] = {}
 
 
 @dataclass(slots=True)
@@ -153,10 +154,10 @@ class _Reader:
                 if frame is not None and frame.key is None and type(frame.into) is Mapping:
                     self.key(frame, event)
                     continue
-                value, raw = self.scalar(event)
+                value = self.scalar(event)
                 if event.anchor is not None:
                     self.anchors[event.anchor] = (value, 1)
-                result = self.value(value, event.start_mark, raw) if frame else value
+                result = self.value(value, event.start_mark) if frame else value
             elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
                 self.open(event, Mapping if kind is yaml.MappingStartEvent else Listing)
             elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
@@ -173,8 +174,8 @@ class _Reader:
     def key(self, frame: _Frame, event: Any) -> None:
         frame.key, frame.key_mark = event.value, event.start_mark
 
-    def scalar(self, event: Any) -> tuple[Any, str | None]:
-        """Give a scalar's value, and its text as written where it holds references."""
+    def scalar(self, event: Any) -> Any:
+        """Give a scalar's value; references in it are resolved."""
         text: str = event.value
         if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
@@ -182,22 +183,20 @@ class _Reader:
         elif not event.style and event.tag is None:
             value = plain(text)
             if value is not text:
-                return value, None
+                return value
         if "${" in text:
-            problems = self.references.resolve(text, self.file)
-            for reason, hint in problems.faults:
+            resolved, faults = self.references.resolve(text, self.file)
+            for reason, hint in faults:
                 self.problem(event.start_mark, self.path(), reason, hint)
-            return problems.value, text
-        return text, None
+            return resolved
+        return text
 
-    def value(self, value: Any, mark: Any, raw: str | None = None, size: int = 1) -> Any:
+    def value(self, value: Any, mark: Any, size: int = 1) -> Any:
         """Put a value where it belongs: into the innermost open collection."""
         frame = self.frames[-1]
         frame.size += size
         into = frame.into
         if type(into) is Listing:
-            if raw is not None:
-                into.raw[len(into)] = raw
             into.append(value)
             into.at.append(mark)
         elif type(into) is Mapping:
@@ -218,8 +217,6 @@ class _Reader:
             else:
                 into[key] = value
                 into.at[key] = (frame.key_mark, mark)
-                if raw is not None:
-                    into.raw[key] = raw
             frame.key = None
         return value
 

@@ -39,4 +39,6 @@ def check_file(path: Path) -> Checked:
     _, planned = plan_links(site.links)
     devices = sum(len(link.devices) for link in site.links)
     tags = sum(len(table) for link in site.links for table in link.tables)
-    return Checked("site", f"{len(site.links)} links, {devices} devices, {tags} tags", (*site.warnings, *planned))
+    counts = ((len(site.links), "link"), (devices, "device"), (tags, "tag"))
+    summary = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return Checked("site", summary, (*site.warnings, *planned))

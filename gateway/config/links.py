@@ -114,8 +114,8 @@ def _spec(tree: Tree, mark: Any, path: Path, files: Files) -> DriverSpec | None:
 
 def _endpoint_once(name: str, tree: Tree, options: LinkOptions, mark: Any, path: Path, work: Work) -> None:
     """Warn of a second link to the same peer; a serial port cannot be opened twice at all."""
-    if not options.url:
-        return
+    if "://" not in options.url:
+        return  # no peer: replay:generated
     if "url" in tree:
         mark, path = tree.at["url"][1], (*path, "url")
     key = (options.driver, options.url.strip().rstrip("/").lower().split("?")[0])
@@ -171,11 +171,12 @@ def _device(name: str, devices: Tree, path: Path, level: Level, link: LinkOption
     options, _ = check(level.spec.device, Piece(tree, path, mark, STRUCTURE["device"], level.elsewhere), files)
     compiler = TagCompiler(name, level, link, options, files)
     groups = []
+    given = options or DeviceOptions()
+    compiler.device_deadband = compiler.usable_deadband(given, tree, path)
     if "tags" in tree:
-        given = options or DeviceOptions()
         groups.append(compiler.group(DEFAULT_GROUP, tree, path, given, given))
     groups += [
-        _group(each, tree["groups"], (*path, "groups", each), options or DeviceOptions(), compiler)
+        _group(each, tree["groups"], (*path, "groups", each), given, compiler)
         for each in _groups(tree, path, mark, files)
     ]
     if options is None:

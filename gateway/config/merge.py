@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gateway.config.document import Listing, Mapping
 from gateway.config.files import Files
-from gateway.config.references import Missing
+from gateway.config.references import Missing, written
 from gateway.config.shipped import shipped
 
 HEADER: Final = ("driver", "source", "trust", "description", "template")
@@ -34,7 +34,7 @@ def include(tree: Mapping, path: Path, links: Mapping, files: Files, inside: tup
         mark, place = names.at[index], ("include", index)
         for found in _matches(name, path.parent, files, mark, place) if isinstance(name, str) else ():
             if found.resolve() in inside:
-                reason = f"{name} leads back to {found.name} itself"
+                reason = f"{written(name)} leads back to {found.name} itself"
                 files.report(mark, place, reason, "put included files into a folder of their own")
             elif found.resolve() not in files.read:
                 _add(found, links, files, mark, place, inside)
@@ -44,11 +44,13 @@ def _matches(name: str, folder: Path, files: Files, mark: Any, place: tuple[str 
     if not any(sign in name for sign in _WILD):
         if (folder / name).is_file():
             return [folder / name]
-        files.report(mark, place, f"there is no file {name}", f"paths are relative to this file's folder, {folder}")
+        files.report(
+            mark, place, f"there is no file {written(name)}", f"paths are relative to this file's folder, {folder}"
+        )
         return []
     matches = sorted(Path(found) for found in glob.glob(str(folder / name), recursive=True))
     if not matches:
-        files.report(mark, place, f"no file matches {name}", "", "warning")
+        files.report(mark, place, f"no file matches {written(name)}", "", "warning")
     return [match for match in matches if match.is_file()]
 
 
@@ -102,10 +104,10 @@ def begin_from_template(
     folder = Path(mark.name).parent
     found = find_template(name, folder, files.folder)
     if found is None:
-        files.report(mark, place, f"there is no template {name}", _nearest(name, folder, files.folder))
+        files.report(mark, place, f"there is no template {written(name)}", _nearest(name, folder, files.folder))
         return _without(device)
     if found.resolve() in inside:
-        files.report(mark, place, f"the template {name} begins from itself")
+        files.report(mark, place, f"the template {written(name)} begins from itself")
         return _without(device)
     try:
         template = files.open(found)
@@ -113,20 +115,22 @@ def begin_from_template(
         files.report(mark, place, f"the template {found} cannot be read: {error.strerror}")
         return _without(device)
     if not isinstance(template, Mapping):
-        files.report(mark, place, f"the template {name} has no keys", "a template has driver: and tags:")
+        files.report(mark, place, f"the template {written(name)} has no keys", "a template has driver: and tags:")
         return _without(device)
     theirs = template.get("driver")
     if "driver" not in template:
         files.report(template.mark, (), "the key driver is missing", "a template says for which driver it is")
     if isinstance(theirs, str) and theirs != driver:
-        files.report(mark, place, f"the template {name} is for the driver {theirs}, this link's driver is {driver}")
+        files.report(
+            mark, place, f"the template {written(name)} is for the driver {theirs}, this link's driver is {driver}"
+        )
         return _without(device)
     template = begin_from_template(template, driver, path, files, (*inside, found.resolve()))
     return overlay(device, template)
 
 
 def _without(device: Mapping) -> Mapping:
-    copy = _copied(device)
+    copy = device.copy()
     del copy["template"]
     copy.setdefault("tags", Missing())  # so that their absence is not reported as well
     copy.at.setdefault("tags", device.at["template"])
@@ -174,15 +178,15 @@ class _Tags:
             merged["tags"] = self._copy(merged["tags"])
         groups = merged.get("groups")
         if isinstance(groups, Mapping):
-            merged["groups"] = _copied(groups)
+            merged["groups"] = groups.copy()
             for name, group in groups.items():
                 if isinstance(group, Mapping):
-                    merged["groups"][name] = mine = _copied(group)
+                    merged["groups"][name] = mine = group.copy()
                     if isinstance(group.get("tags"), Mapping):
                         mine["tags"] = self._copy(group["tags"])
 
     def _copy(self, tags: Mapping) -> Mapping:
-        mine = _copied(tags)
+        mine = tags.copy()
         self.places.update(dict.fromkeys(mine, mine))
         return mine
 
@@ -238,19 +242,9 @@ def _changed(place: Mapping, name: str, tag: Any) -> Any:
     if isinstance(old, str):
         changed["address"] = old
         changed.at["address"] = (place.at[name][1], place.at[name][1])
-        if name in place.raw:
-            changed.raw["address"] = place.raw[name]
     else:
         for key in old:
             changed.put(key, old[key], old)
     for key in tag:
         changed.put(key, tag[key], tag)
     return changed
-
-
-def _copied(mapping: Mapping) -> Mapping:
-    copy = Mapping(mapping.mark)
-    copy.update(mapping)
-    copy.at.update(mapping.at)
-    copy.raw.update(mapping.raw)
-    return copy

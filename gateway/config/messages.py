@@ -18,10 +18,10 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.config.document import Listing, locate
 from gateway.config.document import Mapping as Tree
+from gateway.config.document import locate
 from gateway.config.files import Files
-from gateway.config.references import Missing
+from gateway.config.references import Missing, Referenced
 from gateway.config.syntax import look_alike
 
 Path = tuple[str | int, ...]
@@ -197,39 +197,54 @@ def _report(path: Path, faults: list[Fault], model: type[BaseModel], piece: Piec
     elif fault.type.startswith("key_"):
         files.report(key_mark, full, f"the key must be {_expected(fault)}, got {path[-1]}")
     else:
-        value, raw = _value(piece.tree, path)
+        value = _value(piece.tree, path)
         if isinstance(value, Missing):
             return
-        reason, hint = explain(faults, value, raw, secret=bool(path) and path[-1] in SECRET)
+        reason, hint = explain(faults, value, secret=bool(path) and path[-1] in SECRET)
         files.report(value_mark, full, reason, hint)
 
 
-def explain(faults: Sequence[Fault], value: Any, raw: str | None, *, secret: bool = False) -> tuple[str, str]:
+def explain(faults: Sequence[Fault], value: Any, *, secret: bool = False) -> tuple[str, str]:
     """Give reason and hint for a wrong value."""
     fault = faults[0]
-    got = "a value that is not shown" if secret and value is not None else (raw or shown(value))
-    if fault.type in ("value_error", "assertion_error"):
-        text = str(fault.context.get("error", fault.text))
-        if raw is not None or secret:  # the validator's own words may hold the value
-            text = re.sub(r",? got .*", "", text, flags=re.DOTALL) if "got " in text else "this value cannot be used"
-            text = f"{text}, got {got}" if isinstance(value, str) and str(value) not in text else f"got {got}"
-        return text, (_unit_meant(value, text) if raw is None else "") or hint_for(value)
+    sections = ("dict", "model", "mapping", "list", "tuple")
+    if value is None and fault.type.split("_")[0] in sections:
+        return "this key is empty", "give it keys, indented below it, or remove it"
     if value is None:
-        if fault.type.split("_")[0] in ("dict", "model", "mapping", "list", "tuple"):
-            return "this key is empty", "give it keys, indented below it, or remove it"
         return f"this key has no value, expected {_expected_all(faults)}", "give it one or remove the key"
-    number = "the number " if fault.type == "string_type" and raw is None and type(value) in (int, float) else ""
-    reason = f"expected {_expected_all(faults)}, got {'' if secret else number}{got}"
-    choices = [choice for each in faults for choice in _choices(each)]
-    if isinstance(value, int | float) and (str(value) in choices or fault.type == "string_type"):
-        return reason, "put it in quotes" if secret else f'put it in quotes: "{value}"'
-    if isinstance(value, str) and choices and not secret:
+    got = "a value that is not shown" if secret else shown(value)
+    hidden = secret or isinstance(value, Referenced)
+    if fault.type in ("value_error", "assertion_error"):
+        text = _own_words(str(fault.context.get("error", fault.text)), value, got, hidden=hidden)
+        return text, "" if hidden else _unit_meant(value, text) or hint_for(value)
+    if fault.type == "string_type" and type(value) in (int, float) and not secret:
+        got = f"the number {got}"
+    reason = f"expected {_expected_all(faults)}, got {got}"
+    if hidden:
+        return reason, "put it in quotes" if fault.type == "string_type" else ""
+    return reason, _choice_meant(value, [choice for each in faults for choice in _choices(each)], fault.type)
+
+
+def _own_words(text: str, value: Any, got: str, *, hidden: bool) -> str:
+    """Give a validator's own message; what it says of the value is replaced where that cannot be shown as it is."""
+    if isinstance(value, str) and not hidden:
+        return text
+    expected, comma, _ = text.partition(", got ")
+    if comma:
+        return f"{expected}, got {got}"
+    return f"the value {got} cannot be used here" if hidden else text
+
+
+def _choice_meant(value: Any, choices: Sequence[str], kind: str) -> str:
+    if isinstance(value, int | float) and (str(value) in choices or kind == "string_type"):
+        return f'put it in quotes: "{shown(value)}"'
+    if isinstance(value, str) and choices:
         if "true" in choices and value.lower() in ("yes", "on", "y"):
-            return reason, "write true"
+            return "write true"
         close = difflib.get_close_matches(value.strip().lower(), choices, 1, 0.5)
         if close:
-            return reason, f"did you mean {close[0]}?"
-    return reason, hint_for(value)
+            return f"did you mean {close[0]}?"
+    return hint_for(value)
 
 
 def _unit_meant(value: Any, text: str) -> str:
@@ -259,6 +274,8 @@ def shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, Referenced):
+        return value.written
     if isinstance(value, str):
         return repr(value if len(value) <= _LONGEST else value[:_LONGEST] + "…")
     if isinstance(value, dict):
@@ -268,14 +285,10 @@ def shown(value: Any) -> str:
     return f"{value!s:.{_LONGEST}}"
 
 
-def _value(tree: Any, path: Path) -> tuple[Any, str | None]:
-    """Give the value at a path, and its text as written where that holds references."""
-    raw: str | None = None
+def _value(tree: Any, path: Path) -> Any:
     for part in path:
-        written: Mapping[Any, str] = tree.raw if isinstance(tree, Tree | Listing) else {}
-        raw = written.get(part)
         tree = tree[part]
-    return tree, raw
+    return tree
 
 
 def _expected_all(faults: Sequence[Fault]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,18 +22,26 @@ LARGEST: Final = 65_536
 """Bytes of a file that a reference may take in."""
 
 
+class Referenced(str):
+    """A text with its references replaced. `written` is what stands in the file, and all that may be shown."""
+
+    __slots__ = ("written",)
+    written: str
+
+
 class Missing(str):
     """What stands for a reference that could not be resolved; that has been reported, and nothing else need be."""
 
     __slots__ = ()
 
 
-@dataclass(slots=True)
-class Resolved:
-    """A text with its references replaced, and what was wrong with them as (reason, hint)."""
+def written(text: str) -> str:
+    """Give a text as it stands in the file."""
+    return text.written if isinstance(text, Referenced) else text
 
-    value: str
-    faults: list[tuple[str, str]] = field(default_factory=list)
+
+Fault = tuple[str, str]
+"""Reason and hint."""
 
 
 class References:
@@ -45,24 +52,24 @@ class References:
         self.secrets: dict[str, str] = {}  # what a reference stands for -> the reference
         self.files: list[Path] = []
 
-    def resolve(self, text: str, file: str) -> Resolved:
-        """Replace each reference in a text that stands in `file`."""
-        result = Resolved("")
+    def resolve(self, text: str, file: str) -> tuple[Referenced | Missing, list[Fault]]:
+        """Replace each reference in a text that stands in `file`; say what was wrong with them."""
+        faults: list[Fault] = []
 
         def replaced(match: re.Match[str]) -> str:
             value, fault = self._one(match, file)
             if fault is not None:
-                result.faults.append(fault)
-            elif len(value) >= 3:  # shorter ones occur everywhere by chance, and are no secrets
-                self.secrets[value] = match[0]
+                faults.append(fault)
+            for secret in (value, value.strip()):
+                if len(secret) >= 3:  # shorter ones occur everywhere by chance, and are no secrets
+                    self.secrets[secret] = match[0]
             return value
 
-        result.value = _REFERENCE.sub(replaced, text)
-        if result.faults:
-            result.value = Missing()
-        return result
+        resolved = Referenced(_REFERENCE.sub(replaced, text))
+        resolved.written = text
+        return (Missing(), faults) if faults else (resolved, [])
 
-    def _one(self, match: re.Match[str], file: str) -> tuple[str, tuple[str, str] | None]:
+    def _one(self, match: re.Match[str], file: str) -> tuple[str, Fault | None]:
         if match["env"] is not None:
             name = match["env"].strip()
             if name not in self.environment:
@@ -73,12 +80,10 @@ class References:
             return self.environment[name], None
         if match["file"] is None:
             return "", (f"{match[0]} is not a reference", "write ${env:NAME} or ${file:PATH}")
-        inner = self.resolve(match["file"].strip(), file)
-        if inner.faults:
-            return "", inner.faults[0]
-        return self._file(Path(file).parent / inner.value, match[0])
+        inner, faults = self.resolve(match["file"].strip(), file)
+        return ("", faults[0]) if faults else self._file(Path(file).parent / inner, match[0])
 
-    def _file(self, path: Path, written: str) -> tuple[str, tuple[str, str] | None]:
+    def _file(self, path: Path, written: str) -> tuple[str, Fault | None]:
         try:
             with path.open("rb") as stream:
                 data = stream.read(LARGEST + 1)

@@ -18,7 +18,7 @@ from gateway.config.links import compile_links
 from gateway.config.merge import include
 from gateway.config.messages import Piece, check
 from gateway.config.models import SiteOptions
-from gateway.config.references import Missing
+from gateway.config.references import Missing, written
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link
@@ -112,7 +112,6 @@ def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tup
         if isinstance(link, Tree):
             link["url"] = url
             link.at.setdefault("url", links.at[name])
-            link.raw.pop("url", None)
         elif name not in links:
             files.report(tree.mark, ("links",), f"there is no link {name} to give another url")
     return compile_links(links, files)
@@ -152,7 +151,7 @@ def _certificates(tls: TlsOptions, tree: Tree, path: Path_, files: Files) -> Non
         file = getattr(tls, key)
         if file is not None and key in tree and not Path(file).is_file():
             hint = "relative to this file's folder"
-            files.report(tree.at[key][1], (*path, key), f"there is no file {tree.raw.get(key, file)}", hint, "warning")
+            files.report(tree.at[key][1], (*path, key), f"there is no file {written(tree[key])}", hint, "warning")
 
 
 def _topic(topic: str, known: tuple[str, ...], mark: Any, path: tuple[str, ...], files: Files) -> None:

@@ -17,6 +17,17 @@ _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\
 _CHINESE: Final = re.compile("[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef]")
 
 
+_QUOTES: Final = "put the text in quotes"
+_RARE: Final = (
+    ("mapping keys are not allowed", "text cannot begin with ?", _QUOTES),
+    ("alphabetic or numeric character", "& and * begin the name of an anchor or alias", _QUOTES),
+    ("unexpected ':'", "a colon inside text in braces or brackets", _QUOTES),
+    ("block sequence entries are not allowed", "a list item beginning with - cannot stand here", _QUOTES),
+    ("expected comment or line break", "text cannot begin with | or >", _QUOTES),
+    ("directive", "a line cannot begin with %", _QUOTES),
+)
+"""What libyaml says, and what we say."""
+
 _NOT_A_KEY: Final = "this line is not key: value"
 
 
@@ -132,6 +143,9 @@ def _explain(problem: str, context: str, mark: Any, begun: Any, lines: list[str]
         return _Place(above, indent(lines[above])), _NOT_A_KEY, "a key needs a colon and a blank after it"
     if "block collection" in context:
         return mark, "expected a list item beginning with - here", "indent the line under its key, or add -"
+    for words, reason, hint in _RARE:
+        if words in problem:
+            return mark, reason, hint
     if "expected key" in problem or "<document start>" in problem or "block mapping" in context:
         return mark, "the indentation of this line fits no line above", "align it with the keys it belongs to"
     return mark, f"not YAML: {problem}", ""

@@ -19,7 +19,7 @@ from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
 from gateway.config.messages import Piece, check, hint_for, keys_of, shown
 from gateway.config.models import STRUCTURE
-from gateway.config.references import Missing
+from gateway.config.references import Missing, Referenced
 from gateway.contracts import DriverSpec, Resolved
 from gateway.model import Group, Kind, Tag, Where, split_by_kind
 from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions, WriteRule
@@ -98,7 +98,8 @@ class TagCompiler:
         self.link = link if link is not None else spec.link.model_construct()
         self.options = options if options is not None else spec.device.model_construct()
         self.names: dict[str, Any] = {}
-        self.deadband: float | str | None = None
+        self.device_deadband: float | str | None = None
+        self.deadband: float | str | None = None  # of the group that is being compiled
         self.max_silence = 0.0
 
     def group(self, name: str, tree: Tree, path: Path, options: GroupOptions, device: GroupOptions) -> Group | None:
@@ -116,11 +117,20 @@ class TagCompiler:
         if not isinstance(trees, Tree) or not trees:
             self.files.report(tree.at["tags"][1], path, *wanted_keys(trees, "tags by name"))
             return None
-        self.deadband, self.max_silence = say("deadband"), say("max_silence") or 0.0
+        given = "deadband" in options.model_fields_set
+        self.deadband = self.usable_deadband(options, tree, path[:-1]) if given else self.device_deadband
+        self.max_silence = say("max_silence") or 0.0
         tags: list[Tag] = []
         for each in trees:
             self._tag(each, trees, (*path, each), tags)
         return Group(self.device, name, interval, phase, split_by_kind(self.device, name, tags))
+
+    def usable_deadband(self, options: GroupOptions, tree: Tree, path: Path) -> float | str | None:
+        """Give a device's or group's deadband for its tags; report one that suits none."""
+        wrong = deadband_fault(options.deadband)
+        if wrong and "deadband" in tree:
+            self.files.report(tree.at["deadband"][1], (*path, "deadband"), *wrong)
+        return None if wrong else options.deadband
 
     def _timing(self, interval: int, phase: int, tree: Tree, path: Path) -> None:
         if interval < FASTEST and "interval" in tree:
@@ -170,12 +180,14 @@ class TagCompiler:
         try:
             return self.level.spec.resolve(options, self.options, self.link)
         except ValueError as error:
-            tree, mark, raw = trees[name], trees.at[name][1], trees.raw.get(name)
-            if isinstance(tree, Tree) and "address" in tree:
-                mark, raw, path = tree.at["address"][1], tree.raw.get("address"), (*path, "address")
-                if isinstance(tree["address"], Missing):
-                    return ()
-            reason = str(error) if raw is None else f"the address that {raw} stands for cannot be used"
+            address, mark = trees[name], trees.at[name][1]
+            if isinstance(address, Tree) and "address" in address:
+                address, mark, path = address["address"], address.at["address"][1], (*path, "address")
+            if isinstance(address, Missing):
+                return ()
+            reason = str(error)
+            if isinstance(address, Referenced):
+                reason = f"the address that {address.written} stands for cannot be used"
             self.files.report(mark, path, reason, hint_for(options.address))
         except Exception:
             if self.certain:
@@ -190,9 +202,16 @@ def _long_form(name: str, trees: Tree) -> Tree:
     tree = Tree(mark)
     tree["address"] = trees[name]
     tree.at["address"] = (mark, mark)
-    if name in trees.raw:
-        tree.raw["address"] = trees.raw[name]
     return tree
+
+
+def deadband_fault(given: float | str | None) -> tuple[str, str] | None:
+    """Say what is wrong with a deadband, whatever the tag."""
+    if isinstance(given, str) and not _PERCENT.fullmatch(given):
+        return f"expected a number or a text such as 2 %, got {given!r}", hint_for(given)
+    if isinstance(given, int | float) and not (math.isfinite(given) and given >= 0):
+        return f"expected a deadband of 0 or more, got {given:g}", ""
+    return None
 
 
 @dataclass(slots=True)
@@ -257,6 +276,10 @@ class Rules:
                 self._wrong(key, f"expected a number that is not infinite, got {value}", f"leave {key} out")
         if low is not None and high is not None and low > high:
             self._wrong("min", f"min {low:g} is greater than max {high:g}", "swap them")
+        rule = options.writable
+        if isinstance(rule, WriteRule) and rule.minimum is not None and rule.maximum is not None:
+            if rule.minimum > rule.maximum:
+                self._wrong("writable", f"min {rule.minimum:g} is greater than max {rule.maximum:g}", "swap them")
         if options.scale == 0:
             self._wrong("scale", "a scale of 0 makes every value 0", "leave scale out, or give 1")
 
@@ -270,23 +293,18 @@ class Rules:
             if options.deadband not in (None, 0):
                 self._wrong("deadband", "only numbers have a deadband", "deadband: 0 reports every change")
             return 0.0
-        inherited = "" if options.deadband is not None else " (inherited from the device or group)"
-        if isinstance(given, int | float):
-            if math.isfinite(given) and given >= 0:
-                return float(given)
-            self._wrong("deadband", f"expected a deadband of 0 or more, got {given:g}{inherited}")
-            return 0.0
-        percent = _PERCENT.fullmatch(given)
+        wrong = deadband_fault(given)
+        if wrong:
+            self._wrong("deadband", *wrong)
+        percent = _PERCENT.fullmatch(given) if isinstance(given, str) else None
         if percent is None:
-            self._wrong(
-                "deadband", f"expected a number or a text such as 2 %, got {given!r}{inherited}", hint_for(given)
-            )
-            return 0.0
+            return 0.0 if isinstance(given, str) else float(given)
         low, high = options.minimum, options.maximum
         if low is None or high is None:
             missing = " and ".join(key for key, value in (("min", low), ("max", high)) if value is None)
             verb = "are" if " " in missing else "is"
-            reason = f"a deadband of {given.strip()} is of max - min, but {missing} {verb} not given{inherited}"
+            whose = "a" if options.deadband is not None else "the device's or group's"
+            reason = f"{whose} deadband of {percent[0].strip()} is of max - min, but {missing} {verb} not given"
             self._wrong("deadband", reason, f"add {missing}, or give the deadband as a number")
             return 0.0
         return float(percent[1]) / 100 * (high - low)
