@@ -2,8 +2,8 @@
 
     POST /api/v2/write?bucket=B&org=O&precision=ns   ->   POST /write?db=B&precision=ns
 
-It checks the token as version 2 does, and answers a partial write with 422 as version 2 does. It can be told to misbehave: to answer
-the next requests with a status of its own, to lose answers after the data were stored, to be slow.
+It checks the token as version 2 does, and answers a partial write with 422 as version 2 does. It can be told to
+misbehave: to answer the next requests with a status of its own, to lose answers after the data were stored.
 """
 
 from __future__ import annotations

@@ -15,11 +15,13 @@ bears the kind, since a field's type is fixed by its first write:
     quality      integer    always there, and alone in a row of Bad quality
 
 Empty tags (no unit, a gap of all devices) are left out. What line protocol cannot hold in a tag is replaced by a
-look-alike: a line break by ␊ or ␍, a backslash at the end by ∖.
+look-alike: a line break by ␊ or ␍, a backslash at the end or before a comma, an equals sign or a blank by ∖
+(servers read that in different ways).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -44,6 +46,7 @@ _FIELDS: Final = {
 }
 """The field of each kind, and what follows its number."""
 
+_BACKSLASHES: Final = re.compile(r"\\+(?=[,= ]|$)")
 _LARGEST: Final = np.uint64(2**63 - 1)
 
 
@@ -130,9 +133,7 @@ def key(measurement: str, **tags: str) -> bytes:
 
 
 def _tag(value: str) -> str:
-    if value.endswith("\\"):
-        value = value[:-1] + "∖"
-    value = value.replace("\n", "␊").replace("\r", "␍")
+    value = _BACKSLASHES.sub(lambda found: "∖" * len(found[0]), value.replace("\n", "␊").replace("\r", "␍"))
     return value.replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
 
 
