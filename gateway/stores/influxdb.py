@@ -29,7 +29,8 @@ from gateway.options import InfluxdbOptions
 from gateway.stores.lines import LineProtocol, Lines
 
 LINES: Final = 10_000  # of one request, as InfluxData recommends
-MOST_SPLITS: Final = 200  # requests to find the guilty lines of one refused request
+MOST_REFUSALS: Final = 200  # to find the guilty lines of one request; what is then in doubt is set aside whole
+MOST_REFUSALS_AT_ALL: Final = 16  # where nothing of it was taken at all; enough to halve LINES down to one
 
 _REFUSED: Final = (400, 422)
 _TOO_LARGE: Final = 413
@@ -91,14 +92,15 @@ class InfluxdbStore:
 
     def _deliver(self, lines: Lines) -> int:
         """Post lines; where they are refused, find the guilty ones and set them aside. Give how many those are."""
-        waiting, splits, refused = [lines], 0, 0
+        waiting, taken, refusals, refused = [lines], 0, 0, 0
         while waiting:
             piece = waiting.pop()
             reason = self._post(piece.text())
             if not reason:
+                taken += 1
                 continue
-            splits += 1
-            if len(piece) > 1 and splits < MOST_SPLITS:
+            refusals += 1
+            if len(piece) > 1 and refusals < (MOST_REFUSALS if taken else MOST_REFUSALS_AT_ALL):
                 half = len(piece) // 2
                 waiting += [piece.cut(half, len(piece)), piece.cut(0, half)]
                 continue

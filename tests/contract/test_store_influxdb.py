@@ -10,7 +10,6 @@ import pytest
 
 from gateway.errors import StoreUnavailable
 from gateway.options import InfluxdbOptions
-from gateway.stores import influxdb as module
 from gateway.stores.influxdb import InfluxdbStore
 from tests.influx_proxy import InfluxProxy
 from tests.native import SECOND, T0, block, scan, table
@@ -53,7 +52,7 @@ async def test_lines_of_the_wrong_type_are_set_aside_and_the_rest_is_stored(buck
     assert bucket.dead
     assert all("field type conflict" in reason for _, _, reason in bucket.dead)
     assert {topic for topic, _, _ in bucket.dead} == {"influxdb:plant"}
-    assert bucket.proxy.requests <= 1 + module.MOST_SPLITS * 2
+    assert bucket.proxy.requests < 40, "all were guilty, and each was tried"
 
 
 async def test_one_bad_line_among_ten_thousand_is_found(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
