@@ -38,7 +38,8 @@ async def run(site: Site, stop: asyncio.Event) -> None:
     """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError."""
     metrics, health = Metrics(), Health()
     drivers = _drivers(site)
-    journal = await Journal.open(site.data / site.journal.directory, site.journal, list(site.publishers), metrics)
+    directory = site.data / site.journal.directory
+    journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
     try:
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
