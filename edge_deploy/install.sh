@@ -75,7 +75,7 @@ restart() { # restart the services that run; fails where one does not come up
     systemd || return 0
     systemctl daemon-reload
     for service in $services; do
-        if systemctl is-active --quiet "$service" || systemctl is-failed --quiet "$service"; then
+        if [ "$(systemctl show --property ActiveState --value "$service")" != inactive ]; then # or waiting to restart
             say "restarting $service"
             systemctl restart "$service" || return 1
         fi
@@ -190,10 +190,7 @@ do_install() {
     check_site
     install_schema
     before=$(version_of current)
-    if [ "$before" != "$version" ]; then
-        point current "$version"
-        [ -z "$before" ] || point previous "$before"
-    fi
+    [ "$before" = "$version" ] || point current "$version"
     if ! restart; then
         if [ -n "$before" ] && [ "$before" != "$version" ]; then
             point current "$before"
@@ -202,6 +199,7 @@ do_install() {
         fi
         fail "$version did not come up: journalctl -u plantbridge"
     fi
+    [ -z "$before" ] || [ "$before" = "$version" ] || point previous "$before"
     prune
     say "$version is current${before:+ (before: $before)}"
     if [ -z "$before" ]; then
