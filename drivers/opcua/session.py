@@ -21,7 +21,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -30,13 +30,12 @@ from asyncua.client.ua_client import UASocketProtocol
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_from_binary
 
-from drivers.opcua import wire
+from drivers.opcua import security, wire
 from drivers.opcua.spec import OpcuaLink
 from gateway import quality as q
 from gateway.errors import DeviceError, NoAnswer, NotConnected, ProtocolError
 
 T = TypeVar("T")
-Prepare = Callable[[Client], Awaitable[None]]
 
 CLOSE_TIMEOUT: Final = 1.0
 PORT: Final = 4840
@@ -96,11 +95,9 @@ def _seen(future: asyncio.Future[Any]) -> None:
 class Session:
     """One session: made by `open`, good until an error says otherwise, ended by `close`."""
 
-    def __init__(self, options: OpcuaLink, url: str = "", prepare: Prepare | None = None) -> None:
-        """`prepare` sets what the client must know before it connects: certificates and users."""
+    def __init__(self, options: OpcuaLink, url: str = "") -> None:
         self.options = options
         self.url = url or options.url
-        self._prepare = prepare
         self._client: Client | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._token = b""
@@ -126,14 +123,14 @@ class Session:
         client = self._client = self._make()
         created = False
         try:
-            if self._prepare is not None:
-                await self._prepare(client)
+            await security.prepare(client, self.options)
             await client.connect_socket()
             _mind_cancellation()
             await client.send_hello()
             await client.open_secure_channel()
             await client.create_session()
             created = True
+            security.check_password(client, self.options)
             await client._activate_with_credentials()
         except Exception as error:
             if created:

@@ -10,12 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from drivers.opcua.address import TYPES, parse
 from gateway.contracts import Driver, DriverSpec, Resolved
 from gateway.model import Link
-from gateway.options import DeviceOptions, Duration, LinkOptions, TagOptions
+from gateway.options import DeviceOptions, Duration, LinkOptions, LocalPath, TagOptions
 
 _URL: Final = re.compile(r"opc\.tcp://(\[[0-9a-fA-F:.%]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?")
 
@@ -53,6 +53,43 @@ class OpcuaLink(LinkOptions):
     """How long the server keeps a session that it hears nothing from; it may decide otherwise."""
     channel_lifetime: Duration = 3600.0
     """How long a secure channel's keys are used before they are renewed; the server may decide otherwise."""
+
+    security_policy: Literal[
+        "None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss", "Basic128Rsa15", "Basic256"
+    ] = "None"
+    """How the channel is secured. The last two are broken by today's means and need allow_weak."""
+    security_mode: Literal["Sign", "SignAndEncrypt"] = "SignAndEncrypt"
+    """Whether a secured channel is encrypted too, or only signed."""
+    pki: LocalPath = Field(default="pki", validate_default=True)
+    """Folder of certificates: our own (made on first use), trusted/, rejected/, issuers/; beside the site file."""
+    user: str | None = None
+    """User name; without it, and without user_certificate, the session is anonymous."""
+    password: str | None = Field(default=None, repr=False)
+    """Best given as ${env:NAME} or ${file:PATH}."""
+    user_certificate: LocalPath | None = None
+    """File of the user's certificate, instead of user and password."""
+    user_key: LocalPath | None = None
+    """File of the user's private key."""
+    allow_weak: bool = False
+    """Allow Basic128Rsa15 and Basic256."""
+    allow_plaintext_password: bool = False
+    """Allow to send the password over a channel that does not hide it."""
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> OpcuaLink:
+        if self.security_policy in ("Basic128Rsa15", "Basic256") and not self.allow_weak:
+            raise ValueError(f"{self.security_policy} is weak; use Basic256Sha256, or say allow_weak: true")
+        if self.user is not None and self.security_policy == "None" and not self.allow_plaintext_password:
+            raise ValueError(
+                "a password over an unencrypted channel; set security_policy, or say allow_plaintext_password: true"
+            )
+        if (self.user_certificate is None) != (self.user_key is None):
+            raise ValueError("user_certificate and user_key belong together")
+        if self.user is not None and self.user_certificate is not None:
+            raise ValueError("either user or user_certificate, not both")
+        if self.password is not None and self.user is None:
+            raise ValueError("a password without a user")
+        return self
 
     @field_validator("url")
     @classmethod

@@ -1,0 +1,119 @@
+"""Who we are to a server, and which server we take for the one that was meant.
+
+With a security policy the server's endpoints are asked for over a plain channel first; nothing secret passes there. Its
+certificate is checked against the folders of drivers.opcua.pki before anything else is sent, and the channel that
+follows is made with that very certificate, so an altered list of endpoints leads to no session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from pathlib import Path
+from typing import Final
+
+from asyncua import Client, ua
+from asyncua.crypto import security_policies as library
+from asyncua.crypto import uacrypto
+from cryptography import x509
+
+from drivers.opcua import pki
+from drivers.opcua.spec import OpcuaLink
+from gateway.errors import NotConnected
+
+POLICIES: Final[dict[str, type[library.SecurityPolicy]]] = {
+    "None": library.SecurityPolicyNone,
+    "Basic256Sha256": library.SecurityPolicyBasic256Sha256,
+    "Aes128_Sha256_RsaOaep": library.SecurityPolicyAes128Sha256RsaOaep,
+    "Aes256_Sha256_RsaPss": library.SecurityPolicyAes256Sha256RsaPss,
+    "Basic128Rsa15": library.SecurityPolicyBasic128Rsa15,
+    "Basic256": library.SecurityPolicyBasic256,
+}
+_UNTRUSTED: Final = int(ua.StatusCodes.BadCertificateUntrusted)
+
+
+async def prepare(client: Client, options: OpcuaLink) -> None:
+    """Give a client what the link's options say of security and user, before it connects. Raises NotConnected."""
+    try:
+        if options.security_policy != "None":
+            await _secure(client, options)
+        await _identify(client, options)
+    except pki.NotTrusted as error:
+        raise NotConnected(f"{options.url}: {error}", status=_UNTRUSTED) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise
+        raise NotConnected(f"{options.url}: {error}", status=int(ua.StatusCodes.BadCertificateInvalid)) from error
+
+
+async def _secure(client: Client, options: OpcuaLink) -> None:
+    policy = POLICIES[options.security_policy]
+    mode = ua.MessageSecurityMode[options.security_mode]
+    folder = Path(options.pki)
+    own = await asyncio.to_thread(pki.own, folder)
+    if own.until < datetime.datetime.now(datetime.UTC):
+        raise pki.NotTrusted(
+            f"our own certificate {own.certificate} expired on {own.until:%Y-%m-%d}; make a new one with: "
+            f"plantbridge pki create --new --folder {folder}"
+        )
+    endpoints = await client.connect_and_get_server_endpoints()
+    chain = server_chain(endpoints, mode, policy.URI)
+    await asyncio.to_thread(pki.check, chain, folder)
+    client.application_uri = own.application_uri
+    await client.set_security(
+        policy,
+        certificate=own.certificate,
+        private_key=own.key,
+        server_certificate=uacrypto.CertProperties(uacrypto.der_from_x509(chain[0]), extension=".der"),
+        mode=mode,
+    )
+
+
+def server_chain(
+    endpoints: list[ua.EndpointDescription], mode: ua.MessageSecurityMode, policy_uri: str
+) -> list[x509.Certificate]:
+    """Give the certificates that a server shows for a policy and mode. Raises ValueError, naming what it offers."""
+    offered = []
+    for endpoint in endpoints:
+        if endpoint.SecurityMode == mode and endpoint.SecurityPolicyUri == policy_uri and endpoint.ServerCertificate:
+            return _split(endpoint.ServerCertificate)
+        offered.append(f"{(endpoint.SecurityPolicyUri or '').rpartition('#')[2]} {endpoint.SecurityMode.name}")
+    raise ValueError(
+        f"the server does not offer {policy_uri.rpartition('#')[2]} with {mode.name}; it offers "
+        f"{', '.join(sorted(set(offered))) or 'nothing'}"
+    )
+
+
+def _split(data: bytes) -> list[x509.Certificate]:
+    """Take apart certificates that stand one behind the other."""
+    found = []
+    while data:
+        if data[:2] != b"\x30\x82":
+            raise ValueError("the server's certificate is not one")
+        length = int.from_bytes(data[2:4], "big") + 4
+        found.append(x509.load_der_x509_certificate(data[:length]))
+        data = data[length:]
+    return found
+
+
+async def _identify(client: Client, options: OpcuaLink) -> None:
+    if options.user_certificate and options.user_key:
+        await client.load_client_certificate(options.user_certificate)
+        await client.load_private_key(Path(options.user_key))
+    elif options.user is not None:
+        client.set_user(options.user)
+        client.set_password(options.password or "")
+
+
+def check_password(client: Client, options: OpcuaLink) -> None:
+    """Refuse to send a password that neither the channel nor its own encryption hides. Raises NotConnected."""
+    if options.user is None or options.allow_plaintext_password:
+        return
+    policy = client.server_policy(ua.UserTokenType.UserName)
+    plain = policy.SecurityPolicyUri in (None, "", library.SecurityPolicyNone.URI)
+    if plain and client.security_policy.Mode != ua.MessageSecurityMode.SignAndEncrypt:
+        raise NotConnected(
+            f"{options.url}: the server takes passwords only unencrypted; use security_mode: SignAndEncrypt, or say "
+            "allow_plaintext_password: true",
+            status=int(ua.StatusCodes.BadSecurityChecksFailed),
+        )
