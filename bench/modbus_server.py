@@ -9,7 +9,6 @@ count) is built once. Prints its port on the first line of its output and serves
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 import numpy as np
@@ -47,5 +46,4 @@ async def main(ports: int) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    os.nice(0)
     uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1))
