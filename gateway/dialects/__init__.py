@@ -1,0 +1,267 @@
+"""What a cloud platform's own form of MQTT consists of, and the words that all of them share. Pure: no I/O, no clock.
+
+A Dialect is one platform: who we are there, which topics we listen to, how readings look, what it sends us and what it
+wants to hear back. It knows nothing of the journal, of batches or of sockets: gateway.encoders.cloud makes Sections out
+of journal records and hands them over, and the publisher moves the bytes. Time is passed in, in ns since 1970 UTC.
+
+    thingsboard   gateway API (v1/gateway/...)               huawei    IoTDA, gateway with sub-devices
+    aliyun        Link IoT, gateway with sub-devices (Alink) tencent   IoT Explorer, gateway with sub-devices
+    aws           IoT Core, free JSON, device shadow         azure     IoT Hub, free JSON, device twin
+
+A platform that takes one connection per device id ends the older one when a second comes: run one gateway per identity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import orjson
+
+from gateway.commands import Result, Value
+from gateway.model import Gap, Message
+
+SECOND: Final = 1_000_000_000
+MILLISECOND: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the peer takes; more is cut off, refused or punished with a disconnect."""
+
+    payload: int  # bytes of one message's payload
+    messages: float = math.inf  # messages per second on this connection
+    octets: float = math.inf  # bytes per second on this connection
+    readings: int = 0  # readings in one message; 0: any number
+    devices: int = 0  # sub-devices in one message; 0: any number
+    qos: int = 1  # of what we publish
+    retain: bool = True  # whether it keeps retained messages
+    will: bool = True
+    keep_alive: tuple[int, int] = (1, 65535)  # seconds; outside it the connection is refused
+    versions: tuple[str, ...] = ("5", "3.1.1")  # of MQTT, the preferred first
+    tls: bool = False  # refuses connections without it
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What goes into CONNECT. Where `expires` (ns) is given, a new session is to be made before that."""
+
+    client_id: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes when the session ends without a DISCONNECT."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter to subscribe to before anything is published."""
+
+    filter: str
+    qos: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Values that somebody wants set on one device, in engineering terms, whatever the format it came in.
+
+    `key` tells a repetition (empty: the peer has no such thing). `issued` and `expires` are ns, 0 where not said.
+    `reply` is for the dialect that made the command and for nobody else.
+    """
+
+    key: str
+    device: str
+    values: tuple[tuple[str, Value], ...]  # tag, value
+    issued: int = 0
+    expires: int = 0
+    reply: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that looked like a command and is none: for the audit log. `device` may be empty or untrue."""
+
+    topic: str
+    reason: str
+    key: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What follows from one incoming message.
+
+    send: to be published now. commands: to be carried out and answered. refused: to be audited. troubles: sentences
+    about readings or requests of ours that the peer refused, to be logged and counted. leave: end this session (after
+    `send`) and make another, with the next broker where there are several; the reason why.
+    """
+
+    send: tuple[Message, ...] = ()
+    commands: tuple[Command, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    troubles: tuple[str, ...] = ()
+    leave: str = ""
+
+
+NOTHING: Final = Heard()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Readings of one device at one millisecond, as JSON texts ready to be put together.
+
+    `names[i]` is ',"pressure":', with its comma, and `values[i]` '4.21'. `doubts` are (name, StatusCode) of rows that
+    are not Good; a Bad row is among the doubts only, for it has no value. A name occurs once.
+    """
+
+    device: str
+    group: str
+    time: int  # ms since 1970 UTC
+    names: Sequence[bytes]
+    values: Sequence[bytes]
+    doubts: tuple[tuple[bytes, int], ...] = ()
+    backfill: bool = False
+    size: int = 0  # bytes of names, values and doubts' names
+
+    def __len__(self) -> int:
+        return len(self.names) + len(self.doubts)
+
+
+class Dialect(Protocol):
+    """One platform. An object lives as long as its publisher; `begin` starts each session."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def quality(self) -> bool:
+        """Whether `report` has a place for the doubts of a section."""
+        ...
+
+    def credentials(self, now: int) -> Credentials:
+        """Derive client id, user name and password."""
+        ...
+
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Give the topics to subscribe to in each session, before `begin`."""
+        ...
+
+    def name_problem(self, name: str) -> str:
+        """Say why the platform cannot take this tag's name, or nothing where it can."""
+        ...
+
+    def begin(self, now: int) -> list[Message]:
+        """A session is up: forget what the last one left unfinished, give what is to be said first."""
+        ...
+
+    def presence(self, devices: Sequence[str], online: bool, now: int) -> list[Message]:
+        """Announce devices that came or went. Where the platform answers, `waiting` holds until it has."""
+        ...
+
+    def waiting(self, now: int) -> bool:
+        """Whether readings must wait for an answer of the platform (and that answer is not overdue)."""
+        ...
+
+    def together(self, section: Section) -> Hashable:
+        """Give the key of the message a section belongs to: sections with equal keys may share one."""
+        ...
+
+    def room(self, section: Section) -> int:
+        """Give the bytes a section takes in a message at most, all around it included."""
+        ...
+
+    def report(self, sections: Sequence[Section], now: int) -> tuple[str, bytes]:
+        """Give topic and payload for sections of one key. At most `limits.payload` bytes if the rooms fit in it."""
+        ...
+
+    def gap(self, gap: Gap, now: int) -> tuple[str, bytes] | None:
+        """Give topic and payload of a declared gap; None where the platform has no place for it."""
+        ...
+
+    def received(self, topic: str, payload: bytes, now: int) -> Heard:
+        """Read an incoming message. Never raises: nonsense is refused or a trouble."""
+        ...
+
+    def answer(self, command: Command, results: Sequence[Result], now: int) -> list[Message]:
+        """Give the reply to a command of this dialect; one result per value, in its order."""
+        ...
+
+
+ENVELOPE: Final = 512
+"""Bytes of a message that are not sections; each dialect's own need is below that (a test holds them to it)."""
+
+
+# ------------------------------------------------------------------------------------------------ small words
+
+
+def note(topic: str, payload: bytes, retain: bool = False) -> Message:
+    """Give a message that carries no journal record."""
+    return Message(topic, payload, 0, 0, 0, 0, retain)
+
+
+def members(section: Section, after: bytes = b"") -> bytes:
+    """Give a section's values as members of a JSON object, without its braces; `after` follows each value."""
+    parts = [b""] * (2 * len(section.names))
+    parts[0::2] = section.names
+    parts[1::2] = [value + after for value in section.values] if after else section.values
+    return b"".join(parts)[1:]
+
+
+def text(value: object) -> bytes:
+    """Give JSON."""
+    return orjson.dumps(value)
+
+
+class Unreadable(ValueError):
+    """An incoming payload that is not what its topic promises; the text says what is wrong."""
+
+
+def json_object(payload: bytes) -> dict[str, Any]:
+    """Read a JSON object. Raises Unreadable."""
+    try:
+        body = orjson.loads(payload)
+    except ValueError:
+        raise Unreadable("the payload is not JSON") from None
+    if not isinstance(body, dict):
+        raise Unreadable("the payload is not a JSON object")
+    return body
+
+
+def wanted(values: object) -> tuple[tuple[str, Value], ...]:
+    """Read {tag: value}. Raises Unreadable for anything but plain values by name."""
+    if not isinstance(values, Mapping) or not values:
+        raise Unreadable("expected values by tag name")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, str | bool | int | float):
+            raise Unreadable(f"the value of {name!r} is not a number, a truth value or a text")
+    return tuple(values.items())
+
+
+def member(body: Mapping[str, Any], name: str, kind: type[str] | type[dict[str, Any]] | type[list[Any]]) -> Any:
+    """Take a member of a JSON object, of the type expected. Raises Unreadable."""
+    value = body.get(name)
+    if not isinstance(value, kind):
+        wants = {str: "a text", dict: "an object", list: "a list"}[kind]
+        raise Unreadable(f"{name!r} is missing or not {wants}")
+    return value
+
+
+def failures(results: Iterable[Result]) -> str:
+    """Give the reasons of the results that failed, as one text; empty where all went well."""
+    return "; ".join(result.reason or "refused" for result in results if not achieved(result))
+
+
+def achieved(result: Result) -> bool:
+    """Whether the value was set."""
+    return result.quality < 0x40000000

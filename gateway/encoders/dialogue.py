@@ -1,0 +1,113 @@
+"""What the publisher needs of a format that holds a conversation: births, answers, commands, not data alone.
+
+A plain Encoder turns records into messages. A Dialogue is an Encoder that also says who we are, what to subscribe to
+and what to say first, and that reacts to what comes back. It does no I/O and keeps no time: the publisher moves the
+bytes and calls. The order of calls in one session:
+
+    credentials(), will()      before CONNECT; `will` once per attempt, for Sparkplug counts attempts
+    subscriptions()            after CONNACK; begin only when they are acknowledged (or refused loudly)
+    begin(current, upto)       what is to be published first
+    encode(records)            any number of times, while `ready`
+    received(topic, payload)   for each arrival; carry out what it says
+    answer(command, results)   the reply to a command that `received` gave
+    tick()                     about once a second: what is overdue, what is to be given up
+    end()                      what is to be published before a DISCONNECT that we want
+
+- `ready` is false while readings must wait (for a primary host, for the answer to a login). Records given to `encode`
+  then are kept and come with a later Heard.send; their `covers` say so. After `begin` nothing is kept from before: the
+  publisher reads again from its cursor, as after every loss.
+- An empty list from `encode` while `ready` means that these records have nothing for this peer: they are done.
+- A message that carries no record has covers 0. `limits.qos` is the quality of service of everything we publish. With
+  QoS 0 there is no PUBACK: the cursor may move once something later on the same connection was acknowledged.
+- Messages leave in the order in which the calls gave them, whichever call it was: Sparkplug counts them.
+- `begin` gets the newest reading of each tag and the journal's last sequence at that moment, so that births show what
+  is so and not what was so before an outage. Records up to that sequence are sent as history, later ones as live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from gateway.commands import Result
+from gateway.contracts import Record
+from gateway.dialects import Command, Credentials, Heard, Limits, Subscription, Will
+from gateway.model import Batch, Message
+
+
+class Memory(Protocol):
+    """A small JSON object that outlives the process; the publisher's owner keeps it in a file of its own."""
+
+    def load(self) -> dict[str, Any]:
+        """Give what was saved last; {} where nothing was, or where it cannot be read."""
+        ...
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep this instead, durably when it returns."""
+        ...
+
+
+class Forgetful:
+    """A Memory for tests and for formats that need none."""
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        self.state: dict[str, Any] = dict(state or {})
+
+    def load(self) -> dict[str, Any]:
+        return dict(self.state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.state = dict(state)
+
+
+@runtime_checkable
+class Dialogue(Protocol):
+    """A format that holds a conversation. Owned by one task."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    def credentials(self) -> Credentials | None:
+        """Give what CONNECT needs; None where the publisher's own options decide."""
+        ...
+
+    def will(self) -> Will | None: ...
+
+    def subscriptions(self) -> tuple[Subscription, ...]: ...
+
+    def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]: ...
+
+    def encode(self, records: Sequence[Record]) -> list[Message]: ...
+
+    def reset(self) -> None: ...
+
+    def received(self, topic: str, payload: bytes) -> Heard: ...
+
+    def answer(self, command: Command, results: Sequence[Result]) -> list[Message]: ...
+
+    def tick(self) -> Heard: ...
+
+    def end(self) -> list[Message]: ...
+
+
+def covering(sequences: Sequence[int], last_message: Sequence[int], messages: int) -> list[int]:
+    """Give `covers` for each of `messages` messages.
+
+    `last_message[i]` is the index of the last message with a part of record `sequences[i]`, -1 where none has. A
+    message covers a record when this and all records before it are wholly in messages up to and including it. The last
+    message covers all records.
+    """
+    covers = [0] * messages
+    reached = -1
+    for sequence, last in zip(sequences, last_message, strict=True):
+        reached = max(reached, last)
+        if messages:
+            covers[max(reached, 0)] = sequence
+    if messages and sequences:
+        covers[-1] = sequences[-1]
+    for index in range(1, messages):
+        covers[index] = covers[index] or covers[index - 1]
+    return covers
