@@ -12,6 +12,7 @@ import yaml
 
 from gateway.cli.app import COMMANDS
 from gateway.config.kinds import check_file
+from gateway.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -110,3 +111,13 @@ def test_a_decision_has_its_three_parts_and_is_listed(name: str) -> None:
     assert re.findall(r"^## (.*)$", text, flags=re.M) == ["Context", "Decision", "Consequences"]
     assert f"({name})" in (ROOT / "docs/adr/README.md").read_text()
     assert len(text.splitlines()) < 70, "one page"
+
+
+def test_every_metric_is_explained() -> None:
+    text = (ROOT / "docs/guide/operations.md").read_text()
+    for family in Metrics().registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert f"`{name}" in text, name
+    known = {family.name for family in Metrics().registry.collect()}
+    for name in re.findall(r"`(plantbridge_\w+)", text):
+        assert name.removesuffix("_total") in known, f"{name} does not exist"
