@@ -13,7 +13,10 @@ import typer
 if TYPE_CHECKING:
     from gateway.errors import Problem
 
-_SECRET: Final = re.compile(r"((?:password|token)\s*:\s*)([^,}\s#][^,}#]*?)(?=\s*(?:[,}#]|$))")
+_SECRET: Final = re.compile(
+    r"""((?:password|token)\s*:\s*)(?!["']?\$\{)("[^"]*"|'[^']*'|[^,}\s#][^,}#]*?)(?=\s*(?:[,}#]|$))""",
+    re.IGNORECASE,
+)
 _WIDEST: Final = 160
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,9 @@ class FileKind(StrEnum):
 
 def schema(
     kind: Annotated[FileKind, typer.Argument(help="Kind of file.")] = FileKind.SITE,
+    into: Annotated[
+        Path | None, typer.Option(help="Write all of them into this directory instead, without third-party drivers.")
+    ] = None,
 ) -> None:
     """Print the JSON schema of site files, of files they include, of device templates or of cloud files.
 
@@ -29,4 +33,8 @@ def schema(
     """
     from gateway.config.schema import json_schema, written
 
+    if into is not None:
+        for each in FileKind:
+            (into / f"{each.value}.json").write_text(written(json_schema(each.value)), encoding="utf-8")
+        return
     print(written(json_schema(kind.value, installed=True)), end="")

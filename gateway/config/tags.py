@@ -270,18 +270,18 @@ class Rules:
                     self._wrong(key, f"{key} belongs to numbers, this tag is {what}", f"remove {key}")
             if "states" in self.tree and kind is Kind.TEXT:
                 self._wrong("states", "states names numbers, this tag is text", "remove states")
-        low, high = options.minimum, options.maximum
-        for key, value in (("min", low), ("max", high)):
+        for key, value in (("min", options.minimum), ("max", options.maximum)):
             if value is not None and not math.isfinite(value):
                 self._wrong(key, f"expected a number that is not infinite, got {value}", f"leave {key} out")
-        if low is not None and high is not None and low > high:
-            self._wrong("min", f"min {low:g} is greater than max {high:g}", "swap them")
-        rule = options.writable
-        if isinstance(rule, WriteRule) and rule.minimum is not None and rule.maximum is not None:
-            if rule.minimum > rule.maximum:
-                self._wrong("writable", f"min {rule.minimum:g} is greater than max {rule.maximum:g}", "swap them")
+        self._ordered("min", options.minimum, options.maximum)
+        if isinstance(options.writable, WriteRule):
+            self._ordered("writable", options.writable.minimum, options.writable.maximum)
         if options.scale == 0:
             self._wrong("scale", "a scale of 0 makes every value 0", "leave scale out, or give 1")
+
+    def _ordered(self, key: str, low: float | None, high: float | None) -> None:
+        if low is not None and high is not None and low > high:
+            self._wrong(key, f"min {low:g} is greater than max {high:g}", "swap them")
 
     def _deadband(self, kind: Kind) -> float:
         """Give the deadband in engineering units: NaN for none; 0 for text and yes/no values that inherit one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -54,10 +55,12 @@ log: {level: info}
 TEMPLATE = "driver: modbus\nunit_id: 3\ntags: {pressure: holding:1 int16, parts: {address: holding:5 uint32}}\n"
 
 NASTY = [
-    "", " ", "\t", "\n", ":", ": ", "- ", ",", "{", "}", "[", "]", '"', "'", "#", "&a ", "*a", "*line", "<<: *line", "!x ",
+    "", " ", "\t", "\n", ":", ": ", "- ", ",", "{", "}", "[", "]", '"', "'", "#", "&a ", "*a", "*line", "!x ",
+    "<<: *line",
     "|", ">", "%", "@", "`", "?", "? ", "---\n", "...", "null", "~", "true", "yes", "0", "-1", "1e999", ".nan", ".inf",
     "0x", "9" * 400, "1e9999999", "1/0", "${env:NO}", "${file:/etc/passwd}", "${file:.}", "${file:\x01}", "${", "$",
-    "：", "，", "\u00a0", "\u3000", "\ufeff", "\U0001f600", "\u0085", "\u2028", "\x07", "press-1", "line", "tags", "template: press",
+    "：", "，", "\u00a0", "\u3000", "\ufeff", "\U0001f600", "\u0085", "\u2028", "\x07",
+    "press-1", "line", "tags", "template: press",
     "address: holding:1", "{a: 1}", "[1, 2]", "interval: 1 s", "holding:1 text 300", "2 %", "999999999999 d", "0 s",
     "include: [.]", "include: ['**']", "include: ['../*', '[']", "template: .", "template: ../..", "driver: opcua",
 ]  # fmt: skip
@@ -111,15 +114,14 @@ def test_a_mutated_site_file_is_either_loaded_or_refused_with_places(folder: Pat
     file = folder / "mutated.yaml"
     text = mutated(SITE, seed, count)
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    try:
+    with contextlib.suppress(ConfigError):
         load_site(file)
-    except ConfigError as error:
-        assert error.problems
-        for problem in error.problems:
-            assert problem.reason
-            assert problem.line >= 0
-            assert "Input should" not in problem.reason
-    check_file(file)
+    for problem in check_file(file).problems:
+        assert problem.reason
+        assert "Input should" not in problem.reason, "pydantic's words are not a plant engineer's"
+        lines = Path(problem.file).read_text(encoding="utf-8", errors="replace").split("\n")
+        assert 1 <= problem.line <= len(lines) + 1
+        assert problem.column >= 1
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
