@@ -23,13 +23,14 @@ from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
 from drivers.opcua import names, rows, wire
+from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
 from drivers.opcua.session import TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaLink
 from drivers.opcua.subscribe import Watched, Watcher, Wish
 from gateway import quality as q
-from gateway.contracts import Plan
+from gateway.contracts import Found, Plan
 from gateway.errors import NotConnected, ProtocolError
 from gateway.model import Batch, Group, Link, TagTable
 
@@ -161,6 +162,14 @@ class OpcuaDriver:
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
         return Watched(plan, wish, ids, missing, self._timeouts.get(plan.device, self._options.timeout))
+
+    async def browse(self, start: str = "", limit: int = 100_000) -> AsyncIterator[Found]:
+        """List what the server has below a node. Raises NotConnected, ValueError."""
+        session = self._session
+        if session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        async for found in browse(session, self._namespaces, self._limits, start, limit):
+            yield found
 
     async def close(self) -> None:
         """End the session. Never raises."""
