@@ -7,6 +7,7 @@ so float32 holds them exactly.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ STEPS: Final = 4096
 STEP: Final = 100_000_000  # ns
 
 
+@cache
 def _waves() -> NDArray[np.float64]:
     """Give one line of STEPS values per pattern; counter, and what has to look random, are added when read."""
     angle = np.arange(STEPS) * (2 * np.pi / STEPS)

@@ -1,0 +1,137 @@
+"""`plantbridge demo`: the whole path on this machine, from simulated devices to stored readings, with its account."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.cli.demo_account import Account
+    from gateway.cli.demo_processes import Demo
+    from gateway.config import Site
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(help="End by itself after so long; 0: at Ctrl-C.", min=0)] = 0,
+    json: Annotated[bool, typer.Option("--json", help="No live table; print the account as one JSON object.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Where journal, store and logs go; kept. A new directory where not given.")
+    ] = None,
+) -> None:
+    """Run a simulated press line and boiler house, a broker, the edge daemon, ingest and the store, and count it all.
+
+    All of it runs on this machine, on ports that are free, as the same processes as in a plant. Exits 0 only where
+    every reading that was journalled is stored, once, with the value that the simulator showed.
+
+    Example: plantbridge demo
+             plantbridge demo --seconds 60 --json --data /tmp/demo
+    """
+    import signal
+    import sys
+    import tempfile
+
+    from gateway.cli.demo_account import take
+    from gateway.cli.demo_processes import Demo, DemoFailed
+
+    if json and not seconds:
+        raise typer.BadParameter("with --json the demonstration needs an end", param_hint="--seconds")
+    running = Demo((data or Path(tempfile.mkdtemp(prefix="plantbridge-demo-"))).absolute())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside: in order, too
+    try:
+        _say(json, f"Starting broker, simulators, ingest and the edge daemon; files are in {running.data}")
+        running.start()
+        site = running.load()
+        ran = _watch(running, site, seconds, live=not json)
+        _say(json, "Ending in order: edge daemon, ingest, broker, simulators")
+        running.stop()
+        account = take(site, running.database)
+    except DemoFailed as error:
+        print(f"plantbridge demo: {error}\nThe logs are in {running.logs}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        running.kill()
+    if json:
+        _print_json(running, account, ran)
+    else:
+        _print_account(running, account)
+    if not account.clean:
+        raise typer.Exit(1)
+
+
+def _say(json: bool, text: str) -> None:
+    if not json:
+        print(text, flush=True)
+
+
+def _watch(running: Demo, site: Site, seconds: float, *, live: bool) -> float:
+    """Look on until the time is up or Ctrl-C; give how long it was. Raises DemoFailed."""
+    from contextlib import ExitStack
+
+    from gateway.cli.demo_screen import Screen
+
+    started = time.monotonic()
+    with ExitStack() as stack:
+        if live:
+            from rich.live import Live
+
+            screen = Screen(site, running.database)
+            shown = stack.enter_context(Live(auto_refresh=False))
+        try:
+            while not seconds or time.monotonic() - started < seconds:
+                edge, ingest = running.watch()
+                if live:
+                    shown.update(screen.draw(edge, ingest, running.usage), refresh=True)
+                left = seconds - (time.monotonic() - started) if seconds else 1.0
+                time.sleep(max(0.0, min(1.0, left)))
+        except KeyboardInterrupt:
+            pass  # the usual end
+    return time.monotonic() - started
+
+
+def _print_json(running: Demo, account: Account, ran: float) -> None:
+    import json
+
+    body = {
+        "seconds": round(ran, 3),
+        "appended": account.appended,
+        "delivered": account.delivered,
+        "stored": account.stored,
+        "missing": account.missing,
+        "duplicates": account.duplicates,
+        "wrong": account.wrong,
+        "gaps": account.gaps,
+        "edge_cpu_seconds": round(running.usage.cpu_seconds, 3),
+        "edge_rss_mb": round(running.usage.rss_mb, 1),
+        "published_bytes": running.published_bytes,
+    }
+    print(json.dumps(body))
+
+
+def _print_account(running: Demo, account: Account) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Account", title_justify="left")
+    for column in ("", "readings", ""):
+        table.add_column(column, justify="right" if column else "left")
+    lines = (
+        ("appended", account.appended, "committed to the journal"),
+        ("delivered", account.delivered, "acknowledged by the broker"),
+        ("stored", account.stored, f"rows in the store, {account.bad} of them Bad"),
+        ("missing", account.missing, "in the journal, not in the store"),
+        ("duplicates", account.duplicates, "in the store more than once"),
+        ("wrong", account.wrong, "stored with another value than the simulator showed"),
+        ("gaps", account.gaps, "holes that were declared"),
+    )
+    for name, number, meaning in lines:
+        fault = number and name in ("missing", "duplicates", "wrong")
+        table.add_row(name, f"[{'red' if fault else 'default'}]{number:,}", meaning)
+    console = Console()
+    console.print(table)
+    for example in account.examples:
+        console.print(f"wrong: {example}", markup=False)
+    console.print(f"Look into it: plantbridge query {running.cloud}", markup=False, highlight=False)
+    console.print(f"              plantbridge journal {running.site}", markup=False, highlight=False)

@@ -1,0 +1,121 @@
+"""The demonstration's live table: devices, a few values as the store has them, and how far the readings are."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.cli.demo_processes import Samples, Usage, total
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from gateway.config import Site
+
+SHOWN: Final = {
+    "press-1": ("oil-pressure", "state", "slide-position", "order-number"),
+    "press-2": ("tonnage", "material", "parts"),
+    "boiler-1": ("steam-pressure", "burner-state", "steam-total"),
+    "boiler-2": ("steam-temperature", "flame"),
+    "water": ("ph", "conductivity"),
+}
+"""The tags whose last values are shown, as stored."""
+
+_LATEST: Final = """
+    SELECT device, tag, value, text, unit, status, epoch_ns(time) FROM latest
+    WHERE device || '/' || tag IN (SELECT unnest(string_split($names, ',')))
+"""
+
+
+@dataclass(slots=True)
+class Screen:
+    """What is shown, and what it was a moment ago (for rates)."""
+
+    site: Site
+    database: Path
+    started: float = field(default_factory=time.monotonic)
+    _readings: dict[str, float] = field(default_factory=dict)
+    _at: float = 0.0
+    _values: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
+
+    def draw(self, edge: Samples, ingest: Samples, usage: Usage) -> RenderableType:
+        """Give the whole picture at this moment."""
+        from rich.console import Group
+
+        self._look_up()
+        return Group(self._devices(edge), self._tags(), self._account(edge, ingest, usage))
+
+    def _devices(self, edge: Samples) -> RenderableType:
+        from rich.table import Table
+
+        now = time.monotonic()
+        table = Table(title=f"PlantBridge, site {self.site.gateway}", title_justify="left", expand=True)
+        for name in ("device", "link", "state", "scans", "skipped", "readings", "readings/s"):
+            table.add_column(name, justify="left" if name in ("device", "link", "state") else "right")
+        for link in self.site.links:
+            for device in link.devices:
+                readings = total(edge, "plantbridge_readings_total", device.name)
+                before = self._readings.get(device.name, readings)
+                rate = (readings - before) / (now - self._at) if self._at else 0.0
+                self._readings[device.name] = readings
+                up = edge.get(("plantbridge_device_up", (device.name,)))
+                state = {None: "[dim]starting", 0.0: "[red]silent", 1.0: "[green]up"}.get(up, "?")
+                scans = total(edge, "plantbridge_scans_total", device.name)
+                skipped = total(edge, "plantbridge_scans_skipped_total", device.name)
+                table.add_row(
+                    device.name, link.name, state, f"{scans:,.0f}", f"{skipped:,.0f}", f"{readings:,.0f}", f"{rate:.0f}"
+                )
+        self._at = now
+        return table
+
+    def _tags(self) -> RenderableType:
+        from rich.table import Table
+
+        table = Table(expand=True)
+        for name in ("tag", "last value stored", "unit", "quality", "age"):
+            table.add_column(name, justify="right" if name in ("last value stored", "age") else "left")
+        now = time.time()
+        for device, tags in SHOWN.items():
+            for tag in tags:
+                if (device, tag) not in self._values:
+                    continue
+                value, text, unit, status, at = self._values[device, tag]
+                shown = str(text) if text is not None else f"{value:,.6g}" if value is not None else "-"
+                color = "green" if status.startswith("Good") else "yellow" if status.startswith("Unc") else "red"
+                age = f"{max(0.0, now - at / 1e9):.1f} s"
+                table.add_row(f"{device}/{tag}", shown, unit, f"[{color}]{status}", age)
+        return table
+
+    def _account(self, edge: Samples, ingest: Samples, usage: Usage) -> RenderableType:
+        from rich.table import Table
+
+        ran = time.monotonic() - self.started
+        numbers = {
+            "seconds": f"{ran:.0f}",
+            "appended": f"{total(edge, 'plantbridge_journal_appended_readings_total'):,.0f}",
+            "journal depth": f"{total(edge, 'plantbridge_journal_depth_records'):,.0f} records",
+            "acknowledged": f"{total(edge, 'plantbridge_acknowledged_readings_total'):,.0f}",
+            "stored": f"{total(ingest, 'plantbridge_stored_readings_total'):,.0f}",
+            "edge": f"{usage.cpu_seconds / max(ran, 1.0):.1%} CPU, {usage.rss_mb:.0f} MB",
+        }
+        table = Table(expand=True)
+        for name in numbers:
+            table.add_column(name, justify="right")
+        table.add_row(*numbers.values())
+        return table
+
+    def _look_up(self) -> None:
+        """Ask the store, through ingest, for the last values; keep the old ones where it does not answer."""
+        from gateway.errors import StoreUnavailable
+        from gateway.stores.inquiry import Refused, read
+
+        names = ",".join(f"{device}/{tag}" for device, tags in SHOWN.items() for tag in tags)
+        with contextlib.suppress(OSError, EOFError, Refused, StoreUnavailable):
+            with read(self.database, _LATEST, {"names": names}) as stream:
+                found = stream.read_all()
+                columns = [found.child(column).to_pylist() for column in range(found.schema.n_fields)]
+            for device, tag, *rest in zip(*columns, strict=True):
+                self._values[device, tag] = tuple(rest)
