@@ -29,8 +29,9 @@ from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
 from drivers.opcua.session import TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaLink
 from drivers.opcua.subscribe import Watched, Watcher, Wish
+from drivers.opcua.write import write
 from gateway import quality as q
-from gateway.contracts import Found, Plan
+from gateway.contracts import Found, Plan, Write, Written
 from gateway.errors import NotConnected, ProtocolError
 from gateway.model import Batch, Group, Link, TagTable
 
@@ -77,6 +78,7 @@ class OpcuaDriver:
             for device in link.devices
             for group in device.groups
         }
+        self._fields = any(tag.source.field for table in link.tables for tag in table.tags)
         self._session: Session | None = None
         self._namespaces: list[str] = []
         self._limits = names.Limits()
@@ -100,6 +102,8 @@ class OpcuaDriver:
                 await session.open()
                 self._namespaces = await names.read_namespaces(session)
                 self._limits = await names.read_limits(session)
+                if self._fields:
+                    await names.read_structures(session, self._options.connect_timeout)
         except TimeoutError as error:
             await self.close()
             raise NotConnected(f"{session.url}: not connected in time", status=q.BAD_TIMEOUT) from error
@@ -162,6 +166,15 @@ class OpcuaDriver:
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
         return Watched(plan, wish, ids, missing, self._timeouts.get(plan.device, self._options.timeout))
+
+    async def write(self, writes: Sequence[Write]) -> list[Written]:
+        """Set values, one after the other, each read back. Raises NotConnected, ProtocolError."""
+        session = self._session
+        if session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        nodes = [each.tag.source.node for each in writes]
+        found = await names.resolve(session, nodes, self._namespaces, self._limits.translate)
+        return [await write(session, node, each) for node, each in zip(found, writes, strict=True)]
 
     async def browse(self, start: str = "", limit: int = 100_000) -> AsyncIterator[Found]:
         """List what the server has below a node. Raises NotConnected, ValueError."""

@@ -6,6 +6,7 @@ same path, other limits. What cannot be found is a status for that node and noth
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from drivers.opcua.address import Namespace, NodeName
 from drivers.opcua.plan import CHUNK
 from drivers.opcua.session import Refused, Session
 from gateway import quality as q
+from gateway.errors import NoAnswer, ProtocolError
 
 _FORMS: Final = {
     "i": ua.NodeIdType.Numeric, "s": ua.NodeIdType.String, "g": ua.NodeIdType.Guid, "b": ua.NodeIdType.ByteString,
@@ -66,6 +68,15 @@ async def read_limits(session: Session) -> Limits:
         return Limits()
     sizes = [value.Value.Value if value.Value is not None else None for value in found]
     return Limits(*(size if isinstance(size, int) and 0 < size < CHUNK else CHUNK for size in sizes))
+
+
+async def read_structures(session: Session, timeout: float) -> None:
+    """Load the server's own structures and enumerations, so that their fields can be told apart. Raises NotConnected.
+
+    What a server does not describe stays undecoded; its tags say so.
+    """
+    with contextlib.suppress(NoAnswer, ProtocolError):
+        await session.call(session.client.load_data_type_definitions(), "reading type definitions", timeout)
 
 
 def _index(namespace: Namespace, namespaces: Sequence[str]) -> int | None:

@@ -29,7 +29,8 @@ class Part:
     node: NDArray[np.intp]
     element: NDArray[np.intp]
     picked: NDArray[np.bool_]  # which tags take an element or a field, and so are put together one by one
-    picks: bool  # whether any does
+    field: tuple[tuple[str, ...], ...]  # of each tag, the path of the field that it takes
+    picks: bool  # whether any tag takes a part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +74,7 @@ def plan(tables: Sequence[TagTable]) -> OpcuaPlan:
                 np.array([nodes[source.node] for source in sources], dtype=np.intp),
                 np.array([source.element for source in sources], dtype=np.intp),
                 np.array([source.element >= 0 or bool(source.field) for source in sources], dtype=bool),
+                tuple(source.field for source in sources),
                 any(source.element >= 0 or source.field for source in sources),
             )
         )

@@ -38,20 +38,25 @@ def batch(
     value, status = values.gather(columns, table.kind, rows)
     if part.picks:
         for index in np.flatnonzero(part.picked[tags]).tolist():
-            element = int(part.element[tags[index]])
-            value[index], status[index] = picked(columns, int(rows[index]), element, table.kind)
+            tag = int(tags[index])
+            value[index], status[index] = picked(
+                columns, int(rows[index]), int(part.element[tag]), part.field[tag], table.kind
+            )
     return Batch(table, tags, value, status, moments(columns, rows, arrival, clock))
 
 
-def picked(columns: Columns, row: int, element: int, kind: Kind) -> tuple[Any, int]:
-    """Give value and quality of one element of the array in a row."""
+def picked(columns: Columns, row: int, element: int, field: tuple[str, ...], kind: Kind) -> tuple[Any, int]:
+    """Give value and quality of one element of the array, or one field of the structure, in a row."""
     status = int(columns.status[row])
     if status >= q.BAD:
         return kind.nothing, status
     if columns.type[row] == 0:
         return kind.nothing, q.BAD_NO_DATA
     try:
-        value, found = values.element(values.elements(columns, row), element, kind)
+        if field:
+            value, found = values.field(values.structure(columns, row), field, kind)
+        else:
+            value, found = values.element(values.elements(columns, row), element, kind)
     except values.Undecodable:
         return kind.nothing, q.BAD_DECODING_ERROR
     return value, found or status

@@ -142,8 +142,6 @@ class OpcuaTag(TagOptions):
 def resolve(tag: OpcuaTag, device: OpcuaDevice, link: OpcuaLink) -> Sequence[Resolved]:
     """Compile a tag's address: one entry, or one per element of a slice. Raises ValueError."""
     address = parse(tag.address, tag.type, tag.select, device.namespace)
-    if address.field:
-        raise ValueError("fields of structures are not supported yet")
     return [Resolved(source, address.kind, address.type, suffix) for source, suffix in address.sources()]
 
 

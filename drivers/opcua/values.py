@@ -31,6 +31,8 @@ from gateway import quality as q
 from gateway.model import Kind
 
 BAD_INDEX_RANGE_NO_DATA: Final = 0x80370000
+BAD_DATA_TYPE_ID_UNKNOWN: Final = 0x80110000
+BAD_NO_MATCH: Final = 0x806F0000
 _SMALL: Final = (wire.SBYTE, wire.BYTE, wire.INT16, wire.UINT16, wire.INT32, wire.UINT32)
 _HELD: Final[dict[Kind, tuple[int, ...]]] = {
     Kind.FLOAT: (wire.BOOLEAN, *_SMALL, wire.FLOAT, wire.DOUBLE, wire.STATUS_CODE),
@@ -231,3 +233,44 @@ def element(found: Elements | None, index: int, kind: Kind) -> tuple[Any, int]:
     if not _EXACT[kind][found.type]:
         return kind.nothing, q.BAD_TYPE_MISMATCH
     return number, q.GOOD
+
+
+def structure(columns: Columns, row: int) -> Any:
+    """Decode the value of a row whose fields are wanted. Raises Undecodable."""
+    span = columns.spans.get(row)
+    return None if span is None else variant(span).Value
+
+
+def field(found: Any, path: tuple[str, ...], kind: Kind) -> tuple[Any, int]:
+    """Give one field of a decoded structure as `kind`, and the quality that follows from what is there.
+
+    A structure whose type the server does not describe stays undecoded: BadDataTypeIdUnknown.
+    """
+    declared: Any = None
+    for name in path:
+        if isinstance(found, ua.ExtensionObject):
+            return kind.nothing, BAD_DATA_TYPE_ID_UNKNOWN
+        if not dataclasses.is_dataclass(found) or not hasattr(found, name):
+            return kind.nothing, BAD_NO_MATCH
+        declared = next((each.type for each in dataclasses.fields(found) if each.name == name), None)
+        found = getattr(found, name)
+    if found is None:
+        return kind.nothing, q.BAD_NO_DATA
+    if kind is Kind.TEXT:
+        return plain(found), q.GOOD
+    if isinstance(found, Enum):
+        found = found.value
+    held = _holds(found, str(getattr(declared, "__name__", declared)).rpartition(".")[2], kind)
+    return (found, q.GOOD) if held else (kind.nothing, q.BAD_TYPE_MISMATCH)
+
+
+def _holds(value: Any, declared: str, kind: Kind) -> bool:
+    """Say whether a field of this declared type can be held exactly as `kind`."""
+    named = getattr(ua.VariantType, declared, None)
+    if named is not None:
+        return bool(_EXACT[kind][named.value])
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, int):
+        return {Kind.FLOAT: abs(value) < 2**31, Kind.INT: True, Kind.UINT: value >= 0}.get(kind, False)
+    return isinstance(value, float) and kind is Kind.FLOAT
