@@ -23,6 +23,8 @@ _RTU: Final = FramerRTU(_DECODER)
 _ASCII: Final = FramerAscii(_DECODER)
 
 DAMAGED: Final = "an answer with a wrong checksum was dropped"
+EXTRA: Final = "bytes behind an answer were dropped"
+RECENT: Final = 64  # transactions back whose late answers are reckoned with
 READS: Final = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
 
 
@@ -142,16 +144,32 @@ class Mbap:
             elif not answers(pdu, frame[7:]):
                 note = f"an answer that does not fit the request was dropped: {frame[7:19].hex(' ')}"
             else:
-                self._drop_rest(buffer)
+                if _swallowed(frame + buffer[:6], len(frame), transaction):
+                    raise Garbage("the peer broke off an answer and began another one")
+                if buffer and not _begins_frame(buffer):
+                    buffer.clear()
+                    note = EXTRA
                 return frame[7:], note
         return None, note
 
-    @staticmethod
-    def _drop_rest(buffer: bytearray) -> None:
-        """Drop what follows an answer, unless it may be the beginning of a late answer's frame."""
-        plausible = len(buffer) >= 6 and buffer[2:4] == b"\0\0" and 2 <= int.from_bytes(buffer[4:6], "big") <= 254
-        if not plausible:
-            buffer.clear()
+
+def _begins_frame(data: bytes | bytearray) -> bool:
+    """Say whether these bytes may be the beginning of a Modbus TCP frame (a late answer's)."""
+    return len(data) >= 6 and data[2:4] == b"\0\0" and 2 <= int.from_bytes(data[4:6], "big") <= 254
+
+
+def _swallowed(data: bytes, size: int, transaction: int) -> bool:
+    """Say whether a frame of `size` bytes was cut short and filled up with a late answer to an earlier request.
+
+    Its data then holds the header of a transaction of the recent past.
+    """
+    at = data.find(b"\0\0\0", 11)
+    while 0 <= at < size + 2:
+        past = (transaction - int.from_bytes(data[at - 2 : at], "big")) % 0xFFFF
+        if past <= RECENT and _begins_frame(data[at - 2 : at + 4]):
+            return True
+        at = data.find(b"\0\0\0", at + 1)
+    return False
 
 
 class Rtu:

@@ -14,6 +14,7 @@ Nothing here sleeps to retry, reconnects or logs.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.modbus.endpoint import Endpoint
-from drivers.modbus.frames import DAMAGED, Ascii, Framing, Garbage, Mbap, Request, Rtu
+from drivers.modbus.frames import DAMAGED, EXTRA, Ascii, Framing, Garbage, Mbap, Request, Rtu
 
 HUSH: Final = 0.02  # s; least silence that counts as a drained line: operating systems deliver bytes in lumps
 SETTLE: Final = 0.05  # s; after a damaged answer the rest of it may still be on its way
@@ -89,7 +90,7 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
         self._buffer = bytearray()
         self._run: _Run | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._transaction = 0
+        self._transaction = random.randrange(0xFFFF)  # so that counters in registers do not look like transactions
         self._header = b""  # what the next answer must begin with (MBAP)
         self._echo = b""  # what the adapter will send back to us
         self._owing: int | None = None  # the unit that owes an answer
@@ -134,12 +135,13 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
             return
         if self._echo:
             data = self._without_echo(data)
+        pieces = bool(self._buffer)
         self._buffer += data
         if run is None:
             if len(self._buffer) > LIMIT:
                 self._buffer.clear()
             return
-        self._search(run)
+        self._search(run, pieces)
 
     def _without_echo(self, data: bytes) -> bytes:
         size = min(len(data), len(self._echo))
@@ -149,7 +151,8 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
         self._echo = self._echo[size:]
         return data[size:]
 
-    def _search(self, run: _Run) -> None:
+    def _search(self, run: _Run, pieces: bool) -> None:
+        """Look for the answer in what has arrived; `pieces`: not all of it arrived just now."""
         try:
             pdu, note = self._framing.find(self._buffer, run.pace.unit, self._transaction, run.pdus[run.index])
         except Garbage as error:
@@ -161,6 +164,9 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
             return
         if note:
             run.note = note
+        if pdu is not None and pieces and note == EXTRA:
+            self._finish(Ended.GARBAGE, note="an answer in pieces is followed by what begins no frame")
+            return
         if pdu is not None:
             self._answer(run, pdu)
             return

@@ -116,6 +116,22 @@ def test_extra_bytes_behind_a_tcp_answer_are_dropped_but_not_the_next_frame() ->
     assert buffer == late[:8]
 
 
+@pytest.mark.parametrize("missing", range(1, 16))
+def test_a_frame_cut_short_is_not_filled_up_with_a_late_answer(missing: int) -> None:
+    """The header of the late answer would be stored as the values of the last registers."""
+    request, answer = bytes.fromhex("03 0000 0008"), bytes((3, 16, *range(1, 17)))
+    late = framed("mbap", 17, 5, answer)
+    cut = framed("mbap", 17, 7, answer)[:-missing]
+    with pytest.raises(Garbage):
+        Mbap().find(bytearray(cut + late), 17, 7, request)
+
+
+def test_registers_that_hold_small_numbers_are_no_headers() -> None:
+    request = bytes.fromhex("03 0000 0008")
+    answer = bytes.fromhex("03 10 0000 0000 0000 0005 0000 0004 0000 0001")
+    assert Mbap().find(bytearray(framed("mbap", 17, 0x4321, answer)), 17, 0x4321, request)[0] == answer
+
+
 @pytest.mark.parametrize("header", ["000700010005", "000700000001", "0007000000ff", "0007ffff0005"])
 def test_what_begins_no_tcp_frame_is_garbage(header: str) -> None:
     """Out of step for good: only a new connection helps."""
