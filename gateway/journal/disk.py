@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.errors import JournalError
 
-_RESERVE: Final = 4 << 20
+_NEXT_TO_NOTHING: Final = 1 << 20
 
 
 def is_disk_full(error: sqlite3.Error, directory: Path) -> bool:
@@ -20,7 +20,7 @@ def is_disk_full(error: sqlite3.Error, directory: Path) -> bool:
         return True
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         with contextlib.suppress(OSError):
-            return free_bytes(directory) < _RESERVE
+            return free_bytes(directory) < _NEXT_TO_NOTHING
     return False
 
 
@@ -42,20 +42,32 @@ def free_bytes(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def wal_size(directory: Path, max_size: int) -> int:
+    """Give the bytes at which the WAL is moved into the file: small against the disk: it must fit in twice."""
+    return max(256 << 10, min(4 << 20, max_size // 16, free_bytes(directory) // 16))
+
+
 class Reserve:
-    """A few megabytes kept from others, to be given back when the disk is full: recording a loss takes room too."""
+    """Some room kept from others, to be given back when the disk is full: making room in the file takes room too.
+
+    It is twice the WAL, so that the WAL can always be moved into the file, whose pages are then used again.
+    """
 
     def __init__(self, directory: Path, max_size: int) -> None:
         self._path = directory / "journal.reserve"
-        self._size = min(_RESERVE, max(1 << 16, max_size // 4))
+        self._size = 2 * wal_size(directory, max_size)
 
     def take(self) -> bool:
         """Lay the reserve by if the disk has plenty of room; give whether it is there."""
         with contextlib.suppress(OSError):
-            if self._path.exists() and self._path.stat().st_size == self._size:
+            if self._path.exists():
                 return True
             if free_bytes(self._path.parent) > 4 * self._size:
-                self._path.write_bytes(bytes(self._size))
+                with self._path.open("wb") as file:
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, self._size)
+                    else:
+                        file.write(bytes(self._size))
                 return True
         return False
 

@@ -2,7 +2,7 @@
 
     {directory}/journal.sqlite      SQLite 3 in WAL mode, application id PLBJ, user version 1
     {directory}/journal.lock        held by the process that writes; holds its pid
-    {directory}/journal.reserve     zeros, given back to a full disk so that the loss can be recorded
+    {directory}/journal.reserve     room kept for the day when the disk is full
 
     journal      one row: id, created, last (sequence), appended, dropped (readings), last_time, owed (JSON list),
                  losses (number of the last one), records and bytes (kept now)
@@ -36,7 +36,7 @@ import orjson
 import structlog
 
 from gateway.errors import JournalError
-from gateway.journal.disk import Foreign, is_damage
+from gateway.journal.disk import Foreign, is_damage, wal_size
 from gateway.journal.ranges import Ranges
 from gateway.options import JournalOptions
 
@@ -165,7 +165,7 @@ class JournalFile:
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {'FULL' if options.durability == 'power' else 'NORMAL'}")
         run("PRAGMA secure_delete = OFF")  # on in Debian's build: it would write each dropped page once more
-        run(f"PRAGMA wal_autocheckpoint = {max(250, min(4000, options.max_size // 8 // _PAGE))}")
+        run(f"PRAGMA wal_autocheckpoint = {wal_size(self.path.parent, options.max_size) // _PAGE}")
         run("PRAGMA journal_size_limit = 67108864")
         if empty:
             row = (1, os.urandom(8).hex(), time.time_ns(), 0, 0, 0, 0, "[]", 0, 0, 0)
@@ -174,6 +174,7 @@ class JournalFile:
                 run(statement)
             run("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             run("COMMIT")
+            self.checkpoint()  # who it is does not depend on the WAL
 
     def _load(self) -> None:
         run = self._connection.execute

@@ -43,6 +43,7 @@ log = structlog.get_logger()
 
 _IDLE: Final = 1.0  # s; acknowledgements that come without readings are written this much later
 _PATIENCE: Final = 10.0  # s that `close` tries to write to a full disk
+_PIECE: Final = 256 << 10  # bytes of records that go to a full disk in one transaction
 _PENDING: Final = 16 << 20  # bytes that may wait for a disk that takes nothing; then the oldest of them give way
 
 
@@ -110,7 +111,7 @@ class Journal:
         self._new_definitions: list[tuple[int, bytes, bytes]] = []
         self._touched: dict[str, float] = {}  # publishers with news, and since when
         self._damaged: set[int] = set()
-        self._flushes: list[asyncio.Future[None]] = []
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []  # with the sequence that is waited for
         self._closing = False
         self._stuck = False  # the disk takes nothing
         self._ceiling = options.max_size
@@ -199,7 +200,7 @@ class Journal:
         with self._shared:
             if self._failure is not None:
                 raise self._failure
-            self._flushes.append(done)
+            self._flushes.append((self._next - 1, done))
             self._shared.notify()
         await done
 
@@ -374,7 +375,7 @@ class Journal:
 
     def _fail(self, failure: JournalError) -> None:
         self._failure = failure
-        for done in self._flushes:
+        for _, done in self._flushes:
             if not done.done():
                 done.set_exception(failure)
                 done.exception()
@@ -393,10 +394,9 @@ class Journal:
         self._reserve.take()
         self._look_at_age()
         failed_since = 0.0
-        work, flushed = Work(), list[asyncio.Future[None]]()
         try:
             while self._wait(failed_since):
-                work, flushed = self._take(flushed)
+                work = self._take(_PIECE if failed_since else 2 * self.options.commit_size)
                 try:
                     outcome = self._commit(work)
                 except sqlite3.Error as error:
@@ -406,15 +406,14 @@ class Journal:
                     self._put_back(work)
                     self._report_stuck(stuck=True)
                     if self._closing and time.monotonic() - failed_since > _PATIENCE:
-                        self._give_up(work)
+                        self._give_up()
                         break
                 else:
                     failed_since = 0.0
                     self._report_stuck(stuck=False)
                     self._trimming = outcome.trimming
                     self._look_at_age()
-                    self._on_loop(self._committed, outcome, flushed)
-                    flushed = []
+                    self._on_loop(self._committed, outcome, self._flushed())
         except sqlite3.Error as error:
             self._on_loop(self._fail, self._broken(error))
         except BaseException as error:
@@ -455,7 +454,8 @@ class Journal:
             times.append(max(time.monotonic() + self.options.max_age - age, self._aged + 1.0))
         return min(times, default=None)
 
-    def _take(self, unfinished: list[asyncio.Future[None]]) -> tuple[Work, list[asyncio.Future[None]]]:
+    def _take(self, limit: int) -> Work:
+        """Take what there is to do, and of the records as many as fit in `limit` bytes."""
         max_age = self.options.max_age
         with self._shared:
             for ranges, _ in self._acknowledged.values():
@@ -463,7 +463,7 @@ class Journal:
             touched = {name: self._acknowledged[name] for name in self._touched}
             delivered = [ranges.through(self._file.state.first) for ranges, _ in self._acknowledged.values()]
             work = Work(
-                entries=list(self._pending),
+                entries=self._take_entries(limit),
                 definitions=self._new_definitions,
                 acknowledged={name: (list(ranges), readings) for name, (ranges, readings) in touched.items()},
                 delivered=min(delivered, default=0),
@@ -471,13 +471,31 @@ class Journal:
                 ceiling=self._ceiling if self.options.when_full == "drop-oldest" else 1 << 62,
                 oldest=-(1 << 62) if max_age is None else self._clock() - round(max_age * 1e9),
             )
-            flushed = unfinished + self._flushes
-            self._pending.clear()
-            self._pending_bytes = 0
-            self._new_definitions, self._flushes = [], []
+            self._new_definitions = []
             self._touched.clear()
             self._damaged.clear()
-        return work, flushed
+        return work
+
+    def _take_entries(self, limit: int) -> list[Entry]:
+        if self._pending_bytes <= limit:
+            entries = list(self._pending)
+            self._pending.clear()
+            self._pending_bytes = 0
+            return entries
+        entries, size = [], 0
+        while self._pending and (not entries or size + len(self._pending[0].record) <= limit):
+            entries.append(self._pending.popleft())
+            size += len(entries[-1].record)
+        self._pending_bytes -= size
+        return entries
+
+    def _flushed(self) -> list[asyncio.Future[None]]:
+        """Give, and forget, the flushes that got what they wait for."""
+        last = self._file.state.last
+        with self._shared:
+            done = [future for wanted, future in self._flushes if wanted <= last]
+            self._flushes = [(wanted, future) for wanted, future in self._flushes if wanted > last]
+        return done
 
     def _put_back(self, work: Work) -> None:
         with self._shared:
@@ -502,8 +520,13 @@ class Journal:
         self._reserve.release()
         with contextlib.suppress(sqlite3.Error):
             self._file.checkpoint()
-        coming = sum(len(entry.record) for entry in work.entries)
-        self._ceiling = max(0, min(self._ceiling, self._file.state.bytes) - 2 * coming - self._file.state.bytes // 20)
+        surplus = len(work.entries)
+        while surplus > 1 and sum(len(entry.record) for entry in work.entries[:surplus]) > _PIECE:
+            surplus //= 2
+        self._put_back(Work(entries=work.entries[surplus:]))
+        work.entries = work.entries[:surplus]
+        there = self._file.state.bytes
+        self._ceiling = max(2 * _PIECE, min(self._ceiling, there) - 2 * _PIECE - there // 20)
         if self.options.when_full == "drop-oldest":
             work.ceiling = self._ceiling
         return self._file.commit(work, "disk full")
@@ -518,8 +541,8 @@ class Journal:
             log.info("The disk takes readings again.", directory=str(self._directory))
         self._on_loop(self._count)
 
-    def _give_up(self, work: Work) -> None:
-        readings = sum(entry.readings for entry in work.entries)
+    def _give_up(self) -> None:
+        readings = sum(entry.readings for entry in self._pending)
         log.error("The disk is full: the last readings could not be written and are lost.", readings=readings)
 
 
