@@ -230,11 +230,14 @@ class Connection:
             self._end(f"{self.endpoint}: a message was not acknowledged within {timeout:g} s")
             raise SinkUnavailable(self.reason) from error
 
-    async def subscribe(self, filters: Sequence[str], *, timeout: float) -> list[Answer]:
-        """Subscribe to topic filters at QoS 1; one answer per filter, in order. Raises SinkUnavailable."""
+    async def subscribe(self, filters: Sequence[str], *, timeout: float, qos: int = 1) -> list[Answer]:
+        """Subscribe to topic filters; one answer per filter, in order. Raises SinkUnavailable.
+
+        At QoS 0 messages arrive that the broker's limit of unacknowledged ones would hold back.
+        """
         client = self._alive()
         wanted: list[tuple[str, Any]] = (
-            [(name, SubscribeOptions(qos=1)) for name in filters] if self._is_5 else [(name, 1) for name in filters]
+            [(name, SubscribeOptions(qos=qos)) for name in filters] if self._is_5 else [(name, qos) for name in filters]
         )
         code, mid = client.subscribe(wanted)
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:

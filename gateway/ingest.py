@@ -1,0 +1,329 @@
+"""The cloud side: messages from the broker into the store; a message is acknowledged when its readings are committed.
+
+    broker ──▶ arrived ──decode──▶ blocks ──store.write──▶ PUBACK for all of them
+                  ▲        │ table not known yet
+                  └─ parked ◀┘
+
+- The broker keeps what is not acknowledged: a kill, a lost connection, a store that is away cost nothing, and what
+  was stored but not acknowledged comes again and is dropped by the store.
+- Bounded: no more messages are in hand than `in_flight`, no more readings decoded than MOST_READINGS.
+- Table definitions are subscribed at QoS 0, since messages in hand that wait for them would keep them back otherwise;
+  retained, they come again with each subscription.
+- What cannot be decoded, or what the store will never take, goes to the dead letters and is acknowledged: it never
+  stops the rest. A message whose table stays unknown is kept for `patience` seconds first.
+- Order does not matter: neither between messages nor between workers that share the subscription.
+
+One task does all of it; the store works in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway.config import Cloud
+from gateway.contracts import Block, Store
+from gateway.deadletters import DeadLetters
+from gateway.decode import UnknownTable, decode_columns, decode_gaps, decode_table, parse_table_topic
+from gateway.errors import SinkUnavailable, StoreUnavailable
+from gateway.health import Health, heartbeat, notify, serve
+from gateway.metrics import Metrics
+from gateway.model import Batch, TagTable
+from gateway.mqtt import Arrived, Connection
+from gateway.options import IngestOptions
+from gateway.schedule import Backoff
+from gateway.stores import open_store
+
+MOST_READINGS: Final = 250_000  # of one write
+MANY: Final = 16  # messages in hand after which a pause of the broker means that its window is full
+PAUSE: Final = 0.01  # s
+ASK_AGAIN: Final = 5.0  # s after which unknown tables are asked for once more
+PATIENCE: Final = 180.0  # s after which a message whose table is unknown is set aside
+
+log = structlog.get_logger()
+
+
+async def run(cloud: Cloud, stop: asyncio.Event) -> None:
+    """Run ingest until `stop` is set, then store what is in hand. Raises GatewayError where it cannot begin."""
+    metrics, health = Metrics(), Health()
+    dead_letters = DeadLetters(cloud.dead_letters, metrics)
+    store = open_store(cloud.store, cloud.data, dead_letters.put)
+    end_http = serve(cloud.metrics.listen, metrics, health) if cloud.metrics.listen else lambda: None
+    try:
+        await store.open()
+        async with asyncio.TaskGroup() as group:
+            beat = group.create_task(heartbeat(health))
+            await Ingest(cloud.broker, store, metrics, health, dead_letters).run(stop)
+            beat.cancel()
+    finally:
+        notify("STOPPING=1")
+        await store.close()
+        end_http()
+
+
+@dataclass(slots=True)
+class _Parked:
+    """A message that waits for the definition of a table, and since when (loop time)."""
+
+    message: Arrived
+    table: tuple[str, str, int]
+    since: float
+
+
+class Ingest:
+    """One subscription and one store."""
+
+    def __init__(
+        self,
+        options: IngestOptions,
+        store: Store,
+        metrics: Metrics,
+        health: Health,
+        dead_letters: DeadLetters,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._options = options
+        self._store = store
+        self._metrics = metrics
+        self._health = health
+        self._dead_letters = dead_letters
+        self._patience = patience
+        self._tables: dict[tuple[str, str, int], TagTable] = {}  # by topic prefix, journal and number
+        self._arrived: deque[Arrived] = deque()
+        self._parked: list[_Parked] = []
+        self._news = asyncio.Event()  # something arrived, or the session or ingest is to end
+        self._over = asyncio.Event()  # the session or ingest is to end
+        self._refused: set[tuple[str, bytes]] = set()  # definitions that cannot be read
+        self._connected_before = False
+        self._asked = 0.0  # when unknown tables were asked for last, loop time
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take in messages until `stop` is set; reconnect whenever the session is lost."""
+        backoff = Backoff(self._options.retry_first, self._options.retry_longest)
+        while not stop.is_set():
+            try:
+                async with self._session(stop) as connection:
+                    backoff.reset()
+                    while not self._over.is_set():
+                        await self._gather()
+                        await self._pass(connection)
+                reason = connection.reason
+            except SinkUnavailable as error:
+                reason = str(error)
+            notify("READY=1")  # a broker that is away is no reason for a restart
+            if not stop.is_set():
+                if self._health.link("broker", up=False, reason=reason):
+                    log.warning("the broker is away; it keeps what was not acknowledged", reason=reason)
+                await _wait(stop, backoff.pause())
+
+    # ------------------------------------------------------------------------------------------------ session
+
+    @contextlib.asynccontextmanager
+    async def _session(self, stop: asyncio.Event) -> AsyncIterator[Connection]:
+        """Connect and subscribe; close in the end. Raises SinkUnavailable."""
+        self._arrived.clear()  # of the last session: the broker sends it again
+        self._parked.clear()
+        self._over.clear()
+        connection = Connection(
+            self._options,
+            client_id=f"plantbridge-{self._options.share}",
+            clean=False,
+            session_expiry=self._options.session_expiry,
+            receive_maximum=self._options.in_flight,
+            on_message=self._take_in,
+        )
+        watchers: list[asyncio.Task[None]] = []
+        try:
+            await connection.open()
+            watchers = [asyncio.create_task(self._end_with(event)) for event in (connection.lost, stop)]
+            if self._connected_before and not connection.session_present:
+                log.error("the broker has forgotten this session, and any messages that it kept for it")
+            await self._subscribe(connection)
+            self._connected_before = True
+            if self._health.link("broker", up=True):
+                log.info("READY", broker=str(connection.endpoint))
+            notify("READY=1")
+            yield connection
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+            await connection.close()
+
+    async def _end_with(self, event: asyncio.Event) -> None:
+        await event.wait()
+        self._over.set()
+        self._news.set()
+
+    async def _subscribe(self, connection: Connection) -> None:
+        await self._ask_for_tables(connection)
+        topic = self._options.topic
+        shared = f"$share/{self._options.share}/" if self._options.version == "5" else ""
+        filters = [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
+        answers = await connection.subscribe(filters, timeout=self._options.connect_timeout)
+        for name, answer in zip(filters, answers, strict=True):
+            if answer.refused:
+                raise SinkUnavailable(f"{connection.endpoint} refuses the subscription to {name}: {answer.name}")
+
+    async def _ask_for_tables(self, connection: Connection) -> None:
+        self._asked = asyncio.get_running_loop().time()
+        name = f"{self._options.topic}/tables/+/+"
+        (answer,) = await connection.subscribe([name], timeout=self._options.connect_timeout, qos=0)
+        if answer.refused:
+            raise SinkUnavailable(f"{connection.endpoint} refuses the subscription to {name}: {answer.name}")
+
+    def _take_in(self, message: Arrived) -> None:
+        self._arrived.append(message)
+        self._news.set()
+
+    # ------------------------------------------------------------------------------------------------ the flow
+
+    async def _gather(self) -> None:
+        """Wait until what has arrived is worth a write: for a time, or until no more comes."""
+        clock = asyncio.get_running_loop().time
+        while not self._arrived and not self._over.is_set():
+            self._news.clear()
+            if not await _wait(self._news, min(1.0, self._patience) if self._parked else None):
+                return
+        due = clock() + self._options.batch_interval
+        while not self._over.is_set() and len(self._arrived) + len(self._parked) < self._options.in_flight:
+            rest = due - clock()
+            many = len(self._arrived) >= MANY
+            self._news.clear()
+            if rest <= 0 or (not await _wait(self._news, min(rest, PAUSE) if many else rest) and many):
+                return
+
+    async def _pass(self, connection: Connection) -> None:
+        """Store what is in hand, in writes of bounded size. What arrives meanwhile is for the next pass."""
+        if connection.lost.is_set():
+            return
+        await self._review(connection)
+        in_hand = len(self._arrived)
+        while in_hand:
+            taken: list[tuple[Arrived, Block]] = []
+            readings = 0
+            while in_hand and readings < MOST_READINGS:
+                message = self._arrived.popleft()
+                in_hand -= 1
+                block = await self._decoded(message, connection)
+                if block is not None:
+                    taken.append((message, block))
+                    readings += _readings(block)
+            if taken and not await self._write(taken, connection):
+                return
+
+    async def _decoded(self, message: Arrived, connection: Connection) -> Block | None:
+        """Read a message; where it holds no readings, do what is to be done about it."""
+        prefix, _, kind = message.topic.rpartition("/")
+        try:
+            if kind == "columns":
+                return decode_columns(
+                    message.payload, lambda gateway, journal, number: self._tables.get((prefix, journal, number))
+                )
+            if kind == "gaps":
+                return decode_gaps(message.payload)
+            self._define(message)
+        except UnknownTable as error:
+            now = asyncio.get_running_loop().time()
+            self._parked.append(_Parked(message, (prefix, error.journal, error.table), now))
+        except ValueError as error:
+            await self._set_aside(message, str(error), connection)
+        else:
+            connection.acknowledge(message)
+        return None
+
+    def _define(self, message: Arrived) -> None:
+        """Note a table's definition, and bring back the messages that waited for it. Raises ValueError."""
+        place = parse_table_topic(message.topic)
+        if place is None:
+            raise ValueError("a topic that nobody asked for")
+        if not message.payload or (message.topic, message.payload) in self._refused:
+            return  # deleted, or set aside when it came before: retained messages come with each subscription
+        try:
+            table = decode_table(message.payload)
+        except ValueError:
+            self._refused.add((message.topic, message.payload))
+            raise
+        self._tables[place.prefix, place.journal, place.table] = table
+        for parked in self._parked:
+            if parked.table in self._tables:
+                self._arrived.append(parked.message)
+        self._parked = [parked for parked in self._parked if parked.table not in self._tables]
+
+    async def _review(self, connection: Connection) -> None:
+        """Look after the messages that wait for a table: ask once more, and give up in the end."""
+        if not self._parked:
+            return
+        now = asyncio.get_running_loop().time()
+        oldest = min(parked.since for parked in self._parked)
+        if now - max(oldest, self._asked) > ASK_AGAIN and now - self._asked > ASK_AGAIN:
+            log.warning("messages wait for the definition of their table", messages=len(self._parked))
+            await self._ask_for_tables(connection)
+        for parked in [parked for parked in self._parked if now - parked.since > self._patience]:
+            self._parked.remove(parked)
+            prefix, journal, number = parked.table
+            reason = f"the definition {prefix}/tables/{journal}/{number} did not come within {self._patience:g} s"
+            await self._set_aside(parked.message, reason, connection)
+
+    async def _set_aside(self, message: Arrived, reason: str, connection: Connection) -> None:
+        await asyncio.to_thread(self._dead_letters.put, message.topic, message.payload, reason)
+        connection.acknowledge(message)
+
+    async def _write(self, taken: Sequence[tuple[Arrived, Block]], connection: Connection) -> bool:
+        """Store and acknowledge; try again while the store is away. False where the session ended before."""
+        backoff = Backoff(self._options.retry_first, self._options.retry_longest)
+        while True:
+            try:
+                report = await self._store.write([block for _, block in taken])
+            except StoreUnavailable as error:
+                if error.permanent:
+                    return await self._write_one_by_one(taken, connection, str(error))
+                if self._health.link("store", up=False, reason=str(error)):
+                    log.warning("the store does not take readings; the broker keeps them", reason=str(error))
+                if self._over.is_set() or await _wait(self._over, backoff.pause()):
+                    return False
+            except Exception as error:
+                log.exception("the store failed in a way that it should not")
+                return await self._write_one_by_one(taken, connection, repr(error))
+            else:
+                break
+        if self._health.link("store", up=True) and backoff.attempts:
+            log.warning("the store takes readings again")
+        for message, _ in taken:
+            connection.acknowledge(message)
+        self._metrics.stored.inc(report.stored)
+        self._metrics.duplicates.inc(report.duplicates)
+        return True
+
+    async def _write_one_by_one(
+        self, taken: Sequence[tuple[Arrived, Block]], connection: Connection, reason: str
+    ) -> bool:
+        """Find the message that the store will never take, and store the others."""
+        if len(taken) == 1:
+            await self._set_aside(taken[0][0], reason, connection)
+            return True
+        for entry in taken:
+            if not await self._write([entry], connection):
+                return False
+        return True
+
+
+def _readings(block: Block) -> int:
+    return sum(len(content) for content in block.contents if isinstance(content, Batch))
+
+
+async def _wait(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event; False where the time was up first."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
