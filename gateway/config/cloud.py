@@ -41,9 +41,9 @@ def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
     """Check the tree of a cloud file."""
     broker = None
     if isinstance(tree.get("broker"), Tree):
-        broker, _ = check(IngestOptions, Piece(tree["broker"], ("broker",), tree.at["broker"][0]), files)
+        broker, _ = check(IngestOptions, Piece(tree["broker"], ("broker",), tree.key_at("broker")), files)
     else:
-        mark = tree.at["broker"][1] if "broker" in tree else tree.mark
+        mark = tree.value_at("broker") if "broker" in tree else tree.mark
         place = ("broker",) if "broker" in tree else ()
         reason = (
             wanted_keys(tree["broker"], "url") if place else ("the key broker is missing", "broker: {url: mqtt://HOST}")
@@ -70,7 +70,7 @@ def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
 def _store(tree: Tree, files: Files) -> DuckdbOptions | InfluxdbOptions | None:
     if "store" not in tree:
         return DuckdbOptions()
-    mark, value_mark = tree.at["store"]
+    mark, value_mark = tree.at("store")
     store = tree["store"]
     if not isinstance(store, Tree):
         files.report(value_mark, ("store",), *wanted_keys(store, "type: duckdb or type: influxdb"))
@@ -83,7 +83,7 @@ def _store(tree: Tree, files: Files) -> DuckdbOptions | InfluxdbOptions | None:
         close = difflib.get_close_matches(str(kind).lower(), ("duckdb", "influxdb"), 1, 0.5)
         hint = f"did you mean {close[0]}?" if close else ""
         reason = f"expected duckdb or influxdb, got {messages.shown(kind)}"
-        files.report(store.at["type"][1], ("store", "type"), reason, hint)
+        files.report(store.value_at("type"), ("store", "type"), reason, hint)
         return None
     piece = Piece(store, ("store",), mark)
     return check(InfluxdbOptions, piece, files)[0] if kind == "influxdb" else check(DuckdbOptions, piece, files)[0]

@@ -10,6 +10,7 @@ from typing import Any
 from gateway.config import document
 from gateway.config.references import References
 from gateway.errors import Problem
+from gateway.model import Where
 
 
 def shown(path: Path) -> str:
@@ -46,12 +47,12 @@ class Files:
         return self.read[key]
 
     def report(
-        self, mark: Any, path: tuple[str | int, ...], reason: str, hint: str = "", severity: str = "error"
+        self, mark: Where, path: tuple[str | int, ...], reason: str, hint: str = "", severity: str = "error"
     ) -> None:
         """Add a problem at a place; whatever a reference stands for is hidden."""
         hide = self.references.hide
         self.problems.append(
-            Problem(mark.name, mark.line + 1, mark.column + 1, path_text(path), hide(reason), hide(hint), severity)
+            Problem(mark.file, mark.line, mark.column, path_text(path), hide(reason), hide(hint), severity)
         )
 
     def found(self) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +10,16 @@ from gateway.config.cloud import cloud_of
 from gateway.config.files import Files
 from gateway.config.links import check_template
 from gateway.config.plans import plan_links
-from gateway.config.site import open_root, site_of
+from gateway.config.site import fragment_of, open_root, site_of
 from gateway.errors import ConfigError, Problem
+from gateway.model import Link
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What a file is, what is in it in a few words, and all problems found."""
 
-    kind: str  # site, template or cloud
+    kind: str  # site, fragment, template or cloud; empty where that cannot be told
     summary: str
     problems: tuple[Problem, ...]
 
@@ -33,12 +35,22 @@ def check_file(path: Path) -> Checked:
         if "driver" in tree and "links" not in tree and "gateway" not in tree:
             tags = check_template(tree, path.stem, files)
             return Checked("template", f"{tags} tags", tuple(files.found()))
+        if not set(tree) - {"links", "include"} and tree:
+            links, warnings = fragment_of(tree, path, files), tuple(files.found())
+            return _planned("fragment", "an included file with ", links, warnings)
         site = site_of(tree, path, files, {})
+        return _planned("site", "", site.links, site.warnings)
     except ConfigError as error:
         return Checked("", "", error.problems)
-    _, planned = plan_links(site.links)
-    devices = sum(len(link.devices) for link in site.links)
-    tags = sum(len(table) for link in site.links for table in link.tables)
-    counts = ((len(site.links), "link"), (devices, "device"), (tags, "tag"))
-    summary = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
-    return Checked("site", summary, (*site.warnings, *planned))
+
+
+def _planned(kind: str, lead: str, links: Sequence[Link], warnings: tuple[Problem, ...]) -> Checked:
+    """Have the drivers plan, which finds what single addresses do not show."""
+    _, planned = plan_links(links)
+    counts = (
+        (len(links), "link"),
+        (sum(len(link.devices) for link in links), "device"),
+        (sum(len(table) for link in links for table in link.tables), "tag"),
+    )
+    summary = lead + ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)
+    return Checked(kind, summary, (*warnings, *planned))

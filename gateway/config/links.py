@@ -18,9 +18,9 @@ from gateway.config.files import Files
 from gateway.config.merge import HEADER, begin_from_template
 from gateway.config.messages import Piece, check, shown
 from gateway.config.models import STRUCTURE, TemplateOptions
-from gateway.config.tags import Level, Path, TagCompiler, check_name, wanted_keys, where
+from gateway.config.tags import Level, Path, TagCompiler, check_name, wanted_keys
 from gateway.contracts import DriverSpec
-from gateway.model import Device, Group, Link
+from gateway.model import Device, Group, Link, Where
 from gateway.names import driver_names, driver_spec
 from gateway.options import DeviceOptions, GroupOptions, LinkOptions
 
@@ -33,17 +33,17 @@ class Work:
     """What is known across the links of one site while they are compiled."""
 
     files: Files
-    devices: dict[str, Any] = field(default_factory=dict)  # name -> mark
-    endpoints: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)  # -> link, mark
+    devices: dict[str, Where] = field(default_factory=dict)
+    endpoints: dict[tuple[str, str], tuple[str, Where]] = field(default_factory=dict)  # -> link
 
 
 def compile_links(links: Tree, files: Files) -> tuple[Link, ...]:
     """Compile all links of a site; problems are in `files`."""
     work = Work(files)
-    return tuple(link for name in links if (link := _link(name, links[name], links.at[name], work)) is not None)
+    return tuple(link for name in links if (link := _link(name, links[name], links.at(name), work)) is not None)
 
 
-def _link(name: str, tree: Any, at: tuple[Any, Any], work: Work) -> Link | None:
+def _link(name: str, tree: Any, at: tuple[Where, Where], work: Work) -> Link | None:
     files, path = work.files, ("links", name)
     check_name(name, "link", at[0], path, files)
     if not isinstance(tree, Tree):
@@ -62,7 +62,7 @@ def _link(name: str, tree: Any, at: tuple[Any, Any], work: Work) -> Link | None:
         _endpoint_once(name, tree, options, at[0], path, work)
     devices = tree.get("devices")
     if not isinstance(devices, Tree) or not devices:
-        mark = tree.at["devices"][1] if "devices" in tree else at[0]
+        mark = tree.value_at("devices") if "devices" in tree else at[0]
         reason, hint = wanted_keys(devices, "devices by name") if devices else ("this link has no devices", "")
         files.report(
             mark, (*path, "devices") if "devices" in tree else path, reason, hint or "add devices: {NAME: {tags: ...}}"
@@ -73,26 +73,25 @@ def _link(name: str, tree: Any, at: tuple[Any, Any], work: Work) -> Link | None:
         for each in devices
         if (device := _device(each, devices, (*path, "devices", each), level, options, work)) is not None
     )
-    return None if options is None else Link(name, spec.name, options, compiled, where(at[0]))
+    return None if options is None else Link(name, spec.name, options, compiled, at[0])
 
 
 def _with_driver(tree: Tree, spec: DriverSpec) -> Tree:
-    whole = Tree(tree.mark)
+    whole = tree.new()
     for key in tree:
         whole.put(key, tree[key], tree)
-    whole["driver"] = spec.name
-    whole.at["driver"] = (tree.mark, tree.mark)
+    whole.put_here("driver", spec.name)
     return whole
 
 
-def _spec(tree: Tree, mark: Any, path: Path, files: Files) -> DriverSpec | None:
+def _spec(tree: Tree, mark: Where, path: Path, files: Files) -> DriverSpec | None:
     """Find the link's driver; where its name is misspelt, the one that was meant, so that checking can go on."""
     name = tree.get("driver")
     known = driver_names()
     if "driver" not in tree:
         files.report(mark, path, "the key driver is missing", f"drivers here: {', '.join(known)}")
         return None
-    value = tree.at["driver"][1]
+    value = tree.value_at("driver")
     if not isinstance(name, str):
         files.report(value, (*path, "driver"), f"expected the name of a driver, got {shown(name)}", ", ".join(known))
         return None
@@ -112,18 +111,18 @@ def _spec(tree: Tree, mark: Any, path: Path, files: Files) -> DriverSpec | None:
         return None
 
 
-def _endpoint_once(name: str, tree: Tree, options: LinkOptions, mark: Any, path: Path, work: Work) -> None:
+def _endpoint_once(name: str, tree: Tree, options: LinkOptions, mark: Where, path: Path, work: Work) -> None:
     """Warn of a second link to the same peer; a serial port cannot be opened twice at all."""
     if "://" not in options.url:
         return  # no peer: replay:generated
     if "url" in tree:
-        mark, path = tree.at["url"][1], (*path, "url")
+        mark, path = tree.value_at("url"), (*path, "url")
     key = (options.driver, options.url.strip().rstrip("/").lower().split("?")[0])
     if key in work.endpoints:
         other, first = work.endpoints[key]
         serial = "/dev/" in options.url or ":com" in options.url.lower()
         work.files.report(
-            mark, path, f"the link {other} has the same url (line {first.line + 1})",
+            mark, path, f"the link {other} has the same url (line {first.line})",
             "put the devices of one connection under one link", "error" if serial else "warning",
         )  # fmt: skip
     work.endpoints.setdefault(key, (name, mark))
@@ -137,14 +136,14 @@ def check_template(tree: Tree, name: str, files: Files) -> int:
     spec = _spec(tree, tree.mark, (), files)
     if spec is None:
         return 0
-    about, device = Tree(tree.mark), Tree(tree.mark)
+    about, device = tree.new(), tree.new()
     for key in tree:
         (about if key in HEADER else device).put(key, tree[key], tree)
     check(TemplateOptions, Piece(about, (), tree.mark), files)
     if "template" in tree:
         device.put("template", tree["template"], tree)
-    devices = Tree(tree.mark)
-    devices[name], devices.at[name] = device, (tree.mark, tree.mark)
+    devices = tree.new()
+    devices.put_here(name, device)
     compiled = _device(name, devices, (), Level.of(spec), None, Work(files))
     return 0 if compiled is None else sum(len(table) for group in compiled.groups for table in group.tables)
 
@@ -153,7 +152,7 @@ def check_template(tree: Tree, name: str, files: Files) -> int:
 
 
 def _device(name: str, devices: Tree, path: Path, level: Level, link: LinkOptions | None, work: Work) -> Device | None:
-    files, (mark, value_mark), tree = work.files, devices.at[name], devices[name]
+    files, (mark, value_mark), tree = work.files, devices.at(name), devices[name]
     check_name(name, "device", mark, path, files)
     if name in work.devices:
         first = work.devices[name]
@@ -161,7 +160,7 @@ def _device(name: str, devices: Tree, path: Path, level: Level, link: LinkOption
             mark,
             path,
             f"there is another device {name}",
-            f"first in {first.name}:{first.line + 1}; names are unique in the site",
+            f"first in {first.file}:{first.line}; names are unique in the site",
         )
     work.devices.setdefault(name, mark)
     if not isinstance(tree, Tree):
@@ -184,7 +183,7 @@ def _device(name: str, devices: Tree, path: Path, level: Level, link: LinkOption
     return Device(name, options, tuple(group for group in groups if group is not None))
 
 
-def _groups(tree: Tree, path: Path, mark: Any, files: Files) -> Sequence[str]:
+def _groups(tree: Tree, path: Path, mark: Where, files: Files) -> Sequence[str]:
     """Give the names of a device's groups that can be looked at."""
     if "tags" not in tree and "groups" not in tree:
         files.report(mark, path, "this device has no tags", "add tags: {NAME: ADDRESS}, groups:, or a template:")
@@ -193,18 +192,18 @@ def _groups(tree: Tree, path: Path, mark: Any, files: Files) -> Sequence[str]:
     if "groups" not in tree:
         return ()
     if not isinstance(groups, Tree) or not groups:
-        files.report(tree.at["groups"][1], (*path, "groups"), *wanted_keys(groups or None, "poll groups by name"))
+        files.report(tree.value_at("groups"), (*path, "groups"), *wanted_keys(groups or None, "poll groups by name"))
         return ()
     if DEFAULT_GROUP in groups and "tags" in tree:
         files.report(
-            groups.at[DEFAULT_GROUP][0], (*path, "groups", DEFAULT_GROUP),
+            groups.key_at(DEFAULT_GROUP), (*path, "groups", DEFAULT_GROUP),
             f"tags: and groups.{DEFAULT_GROUP} are the same group", "put all its tags in one of the two places",
         )  # fmt: skip
     return tuple(groups)
 
 
 def _group(name: str, groups: Tree, path: Path, device: DeviceOptions, compiler: TagCompiler) -> Group | None:
-    files, (mark, value_mark), tree = compiler.files, groups.at[name], groups[name]
+    files, (mark, value_mark), tree = compiler.files, groups.at(name), groups[name]
     check_name(name, "group", mark, path, files)
     if not isinstance(tree, Tree):
         files.report(value_mark, path, *wanted_keys(tree, "interval and tags"))

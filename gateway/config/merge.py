@@ -17,6 +17,7 @@ from gateway.config.document import Listing, Mapping
 from gateway.config.files import Files
 from gateway.config.references import Missing, written
 from gateway.config.shipped import shipped
+from gateway.model import Where
 
 HEADER: Final = ("driver", "source", "trust", "description", "template")
 """Keys of a template that are about the template and not of the device."""
@@ -31,7 +32,7 @@ def include(tree: Mapping, path: Path, links: Mapping, files: Files, inside: tup
     if not isinstance(names, Listing):
         return  # absent, or of a wrong type, which the model reports
     for index, name in enumerate(names):
-        mark, place = names.at[index], ("include", index)
+        mark, place = names.at(index), ("include", index)
         for found in _matches(name, path.parent, files, mark, place) if isinstance(name, str) else ():
             if found.resolve() in inside:
                 reason = f"{written(name)} leads back to {found.name} itself"
@@ -40,7 +41,7 @@ def include(tree: Mapping, path: Path, links: Mapping, files: Files, inside: tup
                 _add(found, links, files, mark, place, inside)
 
 
-def _matches(name: str, folder: Path, files: Files, mark: Any, place: tuple[str | int, ...]) -> list[Path]:
+def _matches(name: str, folder: Path, files: Files, mark: Where, place: tuple[str | int, ...]) -> list[Path]:
     if not any(sign in name for sign in _WILD):
         if (folder / name).is_file():
             return [folder / name]
@@ -55,7 +56,7 @@ def _matches(name: str, folder: Path, files: Files, mark: Any, place: tuple[str 
 
 
 def _add(
-    path: Path, links: Mapping, files: Files, mark: Any, place: tuple[str | int, ...], inside: tuple[Path, ...]
+    path: Path, links: Mapping, files: Files, mark: Where, place: tuple[str | int, ...], inside: tuple[Path, ...]
 ) -> None:
     """Read one fragment and take over its links."""
     try:
@@ -71,17 +72,17 @@ def _add(
     for key in fragment:
         if key not in ("links", "include"):
             hint = "an included file has only links and include"
-            files.report(fragment.at[key][0], (key,), f"unknown key {key}", hint)
+            files.report(fragment.key_at(key), (key,), f"unknown key {key}", hint)
     theirs = fragment.get("links", {})
     if not isinstance(theirs, Mapping):
         if "links" in fragment:
-            files.report(fragment.at["links"][1], ("links",), "expected links by name", example)
-        theirs = Mapping(fragment.mark)
+            files.report(fragment.value_at("links"), ("links",), "expected links by name", example)
+        theirs = fragment.new()
     for name in theirs:
         if name in links:
-            first = links.at[name][0]
-            hint = f"first in {first.name}:{first.line + 1}"
-            files.report(theirs.at[name][0], ("links", name), f"the link {name} is defined twice", hint)
+            first = links.key_at(name)
+            hint = f"first in {first.file}:{first.line}"
+            files.report(theirs.key_at(name), ("links", name), f"the link {name} is defined twice", hint)
         else:
             links.put(name, theirs[name], theirs)
     include(fragment, path, links, files, inside)
@@ -100,8 +101,8 @@ def begin_from_template(
     name = device.get("template")
     if not isinstance(name, str):
         return device
-    mark, place = device.at["template"][1], (*path, "template")
-    folder = Path(mark.name).parent
+    mark, place = device.value_at("template"), (*path, "template")
+    folder = Path(mark.file).parent
     found = find_template(name, folder, files.folder)
     if found is None:
         files.report(mark, place, f"there is no template {written(name)}", _nearest(name, folder, files.folder))
@@ -132,8 +133,8 @@ def begin_from_template(
 def _without(device: Mapping) -> Mapping:
     copy = device.copy()
     del copy["template"]
-    copy.setdefault("tags", Missing())  # so that their absence is not reported as well
-    copy.at.setdefault("tags", device.at["template"])
+    if "tags" not in copy:
+        copy.put("tags", Missing(), device, "template")  # so that their absence is not reported as well
     return copy
 
 
@@ -157,7 +158,7 @@ def _nearest(name: str, *folders: Path) -> str:
 
 def overlay(device: Mapping, template: Mapping) -> Mapping:
     """Lay a device's keys over its template's."""
-    merged = Mapping(device.mark)
+    merged = device.new()
     for key, value in template.items():
         if key not in HEADER:
             merged.put(key, value, template)
@@ -199,14 +200,14 @@ class _Tags:
                 self.merged.put("groups", groups, device)
             return
         if "groups" not in self.merged:
-            self.merged.put("groups", Mapping(groups.mark), device)
+            self.merged.put("groups", groups.new(), device)
         ours = self.merged["groups"]
         for name, group in groups.items():
             if not isinstance(group, Mapping) or not isinstance(ours.get(name, group), Mapping):
                 ours.put(name, group, groups)
                 continue
             if name not in ours:
-                ours.put(name, Mapping(group.mark), groups)
+                ours.put(name, group.new(), groups)
             for key, value in group.items():
                 if key != "tags":
                     ours[name].put(key, value, group)
@@ -219,7 +220,7 @@ class _Tags:
                 into.put(key, tags, source)
             return
         if key not in into:
-            into.put(key, Mapping(tags.mark), source)
+            into.put(key, tags.new(), source)
         for name, tag in tags.items():
             place = self.places.get(name)
             if place is None:
@@ -238,10 +239,9 @@ def _changed(place: Mapping, name: str, tag: Any) -> Any:
     old = place[name]
     if not isinstance(tag, Mapping) or "address" in tag or not isinstance(old, Mapping | str):
         return tag
-    changed = Mapping(tag.mark)
+    changed = tag.new()
     if isinstance(old, str):
-        changed["address"] = old
-        changed.at["address"] = (place.at[name][1], place.at[name][1])
+        changed.put("address", old, place, name)
     else:
         for key in old:
             changed.put(key, old[key], old)

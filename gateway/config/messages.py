@@ -23,6 +23,7 @@ from gateway.config.document import locate
 from gateway.config.files import Files
 from gateway.config.references import Missing, Referenced
 from gateway.config.syntax import look_alike
+from gateway.model import Where
 
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -83,7 +84,7 @@ class Piece:
 
     tree: Tree
     path: Path
-    mark: Any  # where the mapping is named: its own key
+    mark: Where  # where the mapping is named: its own key
     apart: Sequence[str] = ()  # keys that are checked on their own
     elsewhere: Mapping[str, str] | None = None  # keys of other levels, and whose they are
 
@@ -95,7 +96,7 @@ def check(model: type[Model], piece: Piece, files: Files) -> tuple[Model | None,
     that what depends on it can be checked all the same; None where too much is missing.
     """
     data = {key: value for key, value in piece.tree.items() if key not in piece.apart}
-    context = {"directory": os.path.dirname(piece.tree.mark.name)}
+    context = {"directory": os.path.dirname(piece.tree.mark.file)}
     faults = list(_numbers_not_booleans(model, data))
     if not faults:
         try:

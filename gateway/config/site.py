@@ -10,18 +10,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files, shown
 from gateway.config.links import compile_links
 from gateway.config.merge import include
 from gateway.config.messages import Piece, check
-from gateway.config.models import SiteOptions
+from gateway.config.models import FragmentOptions, SiteOptions
 from gateway.config.references import Missing, written
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
-from gateway.model import Link
+from gateway.model import Link, Where
 from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions, TlsOptions
 
 Path_ = tuple[str | int, ...]
@@ -60,7 +60,7 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
     publishers = _publishers(tree, files)
     options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
     if options is not None and "gateway" in tree:
-        check_name(options.gateway, "gateway", tree.at["gateway"][1], ("gateway",), files)
+        check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
     problems = files.found()
     if options is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
@@ -77,6 +77,16 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
     )
 
 
+def fragment_of(tree: Tree, path: Path, files: Files) -> tuple[Link, ...]:
+    """Check and compile the tree of a file that others include. Raises ConfigError with every problem."""
+    compiled = _links(tree, path, files, {})
+    check(FragmentOptions, Piece(tree, (), tree.mark, ("links",)), files)
+    problems = files.found()
+    if any(problem.severity == "error" for problem in problems):
+        raise ConfigError(problems)
+    return compiled
+
+
 def open_root(path: Path, files: Files, wanted: str) -> Tree:
     """Read the file that was named on the command line. Raises ConfigError where it has no keys."""
     try:
@@ -87,7 +97,7 @@ def open_root(path: Path, files: Files, wanted: str) -> Tree:
         return tree
     if not files.problems:
         mark = getattr(tree, "mark", None)
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        line, column = (mark.line, mark.column) if mark is not None else (1, 1)
         reason = (
             "the file is empty" if tree is None else f"expected keys and values, got {'a list' if mark else 'text'}"
         )
@@ -99,19 +109,21 @@ def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tup
     """Compile the links of the site file and of all included files."""
     links = tree.get("links")
     if "links" in tree and not isinstance(links, Tree):
-        files.report(tree.at["links"][1], ("links",), *wanted_keys(links, "links by name"))
+        files.report(tree.value_at("links"), ("links",), *wanted_keys(links, "links by name"))
     if not isinstance(links, Tree):
-        links = Tree(tree.mark)
+        links = tree.new()
     include(tree, path, links, files)
     if not links and "links" not in tree and not files.problems:
         files.report(tree.mark, (), "this site has no links", "add links: {NAME: {driver: ..., devices: ...}}")
     elif not links and isinstance(tree.get("links"), Tree):
-        files.report(tree.at["links"][1], ("links",), *wanted_keys(links, "links by name"))
+        files.report(tree.value_at("links"), ("links",), *wanted_keys(links, "links by name"))
     for name, url in urls.items():
         link = links.get(name)
         if isinstance(link, Tree):
-            link["url"] = url
-            link.at.setdefault("url", links.at[name])
+            if "url" in link:
+                link["url"] = url
+            else:
+                link.put_here("url", url)
         elif name not in links:
             files.report(tree.mark, ("links",), f"there is no link {name} to give another url")
     return compile_links(links, files)
@@ -124,11 +136,11 @@ def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
         files.report(tree.mark, (), "this site publishes nothing", hint, "warning")
         return {}
     if not isinstance(publish, Tree) or not publish:
-        files.report(tree.at["publish"][1], ("publish",), *wanted_keys(publish, "publishers by name"))
+        files.report(tree.value_at("publish"), ("publish",), *wanted_keys(publish, "publishers by name"))
         return {}
     publishers = {}
     for name in publish:
-        (mark, value_mark), place = publish.at[name], ("publish", name)
+        (mark, value_mark), place = publish.at(name), ("publish", name)
         check_name(name, "publisher", mark, place, files)
         each = publish[name]
         if not isinstance(each, Tree):
@@ -141,7 +153,7 @@ def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
                 _certificates(options.tls, each["tls"], (*place, "tls"), files)
         topic, form = each.get("topic"), each.get("format", "columns")
         if isinstance(topic, str) and not isinstance(topic, Missing) and form in _PLACEHOLDERS:
-            _topic(topic, _PLACEHOLDERS[form], each.at["topic"][1], (*place, "topic"), files)
+            _topic(topic, _PLACEHOLDERS[form], each.value_at("topic"), (*place, "topic"), files)
     return publishers
 
 
@@ -151,10 +163,10 @@ def _certificates(tls: TlsOptions, tree: Tree, path: Path_, files: Files) -> Non
         file = getattr(tls, key)
         if file is not None and key in tree and not Path(file).is_file():
             hint = "relative to this file's folder"
-            files.report(tree.at[key][1], (*path, key), f"there is no file {written(tree[key])}", hint, "warning")
+            files.report(tree.value_at(key), (*path, key), f"there is no file {written(tree[key])}", hint, "warning")
 
 
-def _topic(topic: str, known: tuple[str, ...], mark: Any, path: tuple[str, ...], files: Files) -> None:
+def _topic(topic: str, known: tuple[str, ...], mark: Where, path: tuple[str, ...], files: Files) -> None:
     """A topic template must have known placeholders only, and none of MQTT's wildcards."""
     names = ", ".join(f"{{{name}}}" for name in known)
     for name in _PLACEHOLDER.findall(topic):

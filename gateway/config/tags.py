@@ -54,11 +54,6 @@ class Level:
         return cls(spec, elsewhere)
 
 
-def where(mark: Any) -> Where:
-    """Give a place as the model holds it."""
-    return Where(mark.name, mark.line + 1, mark.column + 1)
-
-
 def wanted_keys(value: Any, keys: str) -> tuple[str, str]:
     """Give reason and hint where keys were expected and something else is there."""
     if value is None or value in ({}, []):
@@ -69,7 +64,7 @@ def wanted_keys(value: Any, keys: str) -> tuple[str, str]:
     return f"expected {keys}, got {shown(value)}", hint
 
 
-def check_name(name: str, what: str, mark: Any, path: Path, files: Files, *, blanks: bool = False) -> None:
+def check_name(name: str, what: str, mark: Where, path: Path, files: Files, *, blanks: bool = False) -> None:
     """A name must fit into topics and full names such as DEVICE/TAG."""
     wrong = _IN_TOPIC.search(name)
     if wrong:
@@ -115,7 +110,7 @@ class TagCompiler:
         if isinstance(trees, Missing):
             return None
         if not isinstance(trees, Tree) or not trees:
-            self.files.report(tree.at["tags"][1], path, *wanted_keys(trees, "tags by name"))
+            self.files.report(tree.value_at("tags"), path, *wanted_keys(trees, "tags by name"))
             return None
         given = "deadband" in options.model_fields_set
         self.deadband = self.usable_deadband(options, tree, path[:-1]) if given else self.device_deadband
@@ -129,19 +124,19 @@ class TagCompiler:
         """Give a device's or group's deadband for its tags; report one that suits none."""
         wrong = deadband_fault(options.deadband)
         if wrong and "deadband" in tree:
-            self.files.report(tree.at["deadband"][1], (*path, "deadband"), *wrong)
+            self.files.report(tree.value_at("deadband"), (*path, "deadband"), *wrong)
         return None if wrong else options.deadband
 
     def _timing(self, interval: int, phase: int, tree: Tree, path: Path) -> None:
         if interval < FASTEST and "interval" in tree:
             reason = "the interval must be 1 ms or longer"
-            self.files.report(tree.at["interval"][1], (*path, "interval"), reason, "is the unit right?")
+            self.files.report(tree.value_at("interval"), (*path, "interval"), reason, "is the unit right?")
         elif phase >= interval and "phase" in tree:
             reason = "the phase must be shorter than the interval"
-            self.files.report(tree.at["phase"][1], (*path, "phase"), reason)
+            self.files.report(tree.value_at("phase"), (*path, "phase"), reason)
 
     def _tag(self, name: str, trees: Tree, path: Path, tags: list[Tag]) -> None:
-        tree, (mark, value_mark) = trees[name], trees.at[name]
+        tree, (mark, value_mark) = trees[name], trees.at(name)
         if _IN_TOPIC.search(name) or not name or name != name.strip() or len(name) > 128:
             check_name(name, "tag", mark, path, self.files, blanks=True)
         if tree is None or tree == "":
@@ -155,19 +150,18 @@ class TagCompiler:
         if options is None:
             return
         rules = Rules(options, tree if isinstance(tree, Tree) else None, path, value_mark, self)
-        place = where(mark)
         for resolved in self._resolve(options, trees, name, path):
-            tag = rules.tag(name + resolved.suffix, resolved, place)
+            tag = rules.tag(name + resolved.suffix, resolved, mark)
             if tag.name in self.names:
                 first = self.names[tag.name]
-                hint = f"first in {first.name}:{first.line + 1}; tag names are unique in a device"
+                hint = f"first in {first.file}:{first.line}; tag names are unique in a device"
                 self.files.report(mark, path, f"there is another tag {tag.name} in this device", hint)
             self.names.setdefault(tag.name, mark)
             tags.append(tag)
 
     def _options(self, name: str, trees: Tree, path: Path) -> TagOptions | None:
         """Validate one tag's keys; most are right, and told so in one call."""
-        tree, mark, model = trees[name], trees.at[name][0], self.level.spec.tag
+        tree, mark, model = trees[name], trees.key_at(name), self.level.spec.tag
         if not isinstance(tree, Tree):
             try:
                 return model.model_validate(tree)
@@ -180,9 +174,9 @@ class TagCompiler:
         try:
             return self.level.spec.resolve(options, self.options, self.link)
         except ValueError as error:
-            address, mark = trees[name], trees.at[name][1]
+            address, mark = trees[name], trees.value_at(name)
             if isinstance(address, Tree) and "address" in address:
-                address, mark, path = address["address"], address.at["address"][1], (*path, "address")
+                address, mark, path = address["address"], address.value_at("address"), (*path, "address")
             if isinstance(address, Missing):
                 return ()
             reason = str(error)
@@ -198,10 +192,8 @@ class TagCompiler:
 
 def _long_form(name: str, trees: Tree) -> Tree:
     """Give the long form of a tag that is written as its address alone."""
-    mark = trees.at[name][1]
-    tree = Tree(mark)
-    tree["address"] = trees[name]
-    tree.at["address"] = (mark, mark)
+    tree = Tree(trees.key_at(name).file, trees.start)
+    tree.put("address", trees[name], trees, name)
     return tree
 
 
@@ -221,7 +213,7 @@ class Rules:
     options: TagOptions
     tree: Tree | None  # None for the short form
     path: Path
-    mark: Any
+    mark: Where
     of: TagCompiler
 
     def tag(self, name: str, resolved: Resolved, place: Where) -> Tag:
@@ -256,7 +248,7 @@ class Rules:
     def _wrong(self, key: str, reason: str, hint: str = "") -> None:
         mark, path = self.mark, self.path
         if self.tree is not None and key in self.tree:
-            mark, path = self.tree.at[key][1], (*path, key)
+            mark, path = self.tree.value_at(key), (*path, key)
         self.of.files.report(mark, path, reason, hint)
 
     def _fit_together(self, kind: Kind) -> None:

@@ -176,6 +176,12 @@ def test_a_file_that_is_not_there_is_a_problem_and_no_traceback(tmp_path: Path) 
 def test_cloud_files_and_templates_are_checked_as_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "cloud.yaml").write_text("broker: {url: mqtt://h}\n")
     (tmp_path / "press.yaml").write_text("driver: modbus\ntags: {a: holding:1, b: 'holding:2 int16[4]'}\n")
+    (tmp_path / "line.yaml").write_text(
+        "links: {l: {driver: modbus, url: 'tcp://h', devices: {d: {tags: {a: coil:1}}}}}\n"
+    )
+    assert run(check, tmp_path / "line.yaml").stdout.endswith(
+        "line.yaml: an included file with 1 link, 1 device, 1 tag: no problems\n"
+    )
     assert run(check, tmp_path / "cloud.yaml").stdout.endswith("cloud.yaml: store duckdb: no problems\n")
     assert run(check, tmp_path / "press.yaml").stdout.endswith("press.yaml: 5 tags: no problems\n")
 
