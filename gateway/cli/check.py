@@ -22,6 +22,9 @@ _WIDEST: Final = 160
 
 def check(
     file: Annotated[Path, typer.Argument(help="A site file, a device template or a cloud file.", metavar="FILE.yaml")],
+    secrets: Annotated[
+        bool, typer.Option(help="Whether ${env:...} and ${file:...} must be there; without, they are warnings.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Find every problem of a configuration without connecting to anything.
@@ -33,7 +36,7 @@ def check(
     """
     from gateway.config.kinds import check_file
 
-    checked = check_file(file)
+    checked = check_file(file, secrets=secrets)
     errors = sum(problem.severity == "error" for problem in checked.problems)
     if json:
         import dataclasses

@@ -33,7 +33,7 @@ def plan(
     from gateway.config.plans import plan_links
     from gateway.errors import ConfigError
 
-    plans, problems = plan_links(load_site(site).links)
+    plans, problems = plan_links(load_site(site, secrets=False).links)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise ConfigError(errors)

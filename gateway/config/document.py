@@ -184,9 +184,9 @@ class _Reader:
         self.words: dict[str, str] = {}  # a key that occurs ten thousand times is one object
         self.size = 0
 
-    def problem(self, place: int, path: str, reason: str, hint: str = "") -> None:
+    def problem(self, place: int, path: str, reason: str, hint: str = "", severity: str = "error") -> None:
         at = _where(self.file, place)
-        self.problems.append(Problem(at.file, at.line, at.column, path, reason, hint))
+        self.problems.append(Problem(at.file, at.line, at.column, path, reason, hint, severity))
 
     def path(self) -> str:
         """Where in the document the reader is."""
@@ -244,7 +244,7 @@ class _Reader:
         if "${" in text:
             resolved, faults = self.references.resolve(text, self.file)
             for reason, hint in faults:
-                self.problem(_pack(event.start_mark), self.path(), reason, hint)
+                self.problem(_pack(event.start_mark), self.path(), reason, hint, self.references.severity)
             return resolved
         return text
 

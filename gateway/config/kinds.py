@@ -10,6 +10,7 @@ from gateway.config.cloud import cloud_of
 from gateway.config.files import Files
 from gateway.config.links import check_template
 from gateway.config.plans import plan_links
+from gateway.config.references import References
 from gateway.config.site import fragment_of, open_root, site_of
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link
@@ -24,9 +25,12 @@ class Checked:
     problems: tuple[Problem, ...]
 
 
-def check_file(path: Path) -> Checked:
-    """Check a file of any kind as thoroughly as can be done without connecting to anything."""
-    files = Files(path.parent)
+def check_file(path: Path, *, secrets: bool = True) -> Checked:
+    """Check a file of any kind as thoroughly as can be done without connecting to anything.
+
+    With secrets=False, references that cannot be resolved here are warnings.
+    """
+    files = Files(path.parent, References(needed=secrets))
     try:
         tree = open_root(path, files, "a site file has the keys gateway, links and publish")
         if ("broker" in tree or "store" in tree) and "links" not in tree and "gateway" not in tree:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,10 +44,13 @@ Fault = tuple[str, str]
 
 
 class References:
-    """Resolves references for one loading of a configuration, and remembers what must not be shown."""
+    """Resolves references for one loading of a configuration, and remembers what must not be shown.
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self.environment = os.environ if environment is None else environment
+    Where the secrets are not needed (planning, simulating, a build server) those that are not there are warnings.
+    """
+
+    def __init__(self, *, needed: bool = True) -> None:
+        self.severity = "error" if needed else "warning"
         self.secrets: dict[str, str] = {}  # what a reference stands for -> the reference
         self.files: list[Path] = []
 
@@ -72,12 +74,12 @@ class References:
     def _one(self, match: re.Match[str], file: str) -> tuple[str, Fault | None]:
         if match["env"] is not None:
             name = match["env"].strip()
-            if name not in self.environment:
+            if name not in os.environ:
                 return "", (
                     f"the environment variable {name} is not set",
                     f"set it, or write ${{file:PATH}}: {match[0]}",
                 )
-            return self.environment[name], None
+            return os.environ[name], None
         if match["file"] is None:
             return "", (f"{match[0]} is not a reference", "write ${env:NAME} or ${file:PATH}")
         inner, faults = self.resolve(match["file"].strip(), file)

@@ -18,7 +18,7 @@ from gateway.config.links import compile_links
 from gateway.config.merge import include
 from gateway.config.messages import Piece, check
 from gateway.config.models import FragmentOptions, SiteOptions
-from gateway.config.references import Missing, written
+from gateway.config.references import Missing, References, written
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link, Where
@@ -44,12 +44,13 @@ class Site:
     warnings: tuple[Problem, ...]
 
 
-def load_site(path: Path, *, links: Mapping[str, str] | None = None) -> Site:
+def load_site(path: Path, *, links: Mapping[str, str] | None = None, secrets: bool = True) -> Site:
     """Read, check and compile a site file. Raises ConfigError with every problem.
 
-    `links` gives links other URLs, by name: those of simulators.
+    `links` gives links other URLs, by name: those of simulators. With secrets=False, references that cannot be
+    resolved here are warnings, and what needs them is left out: publishers, or links.
     """
-    files = Files(path.parent)
+    files = Files(path.parent, References(needed=secrets))
     tree = open_root(path, files, "a site file has the keys gateway, links and publish")
     return site_of(tree, path, files, links or {})
 

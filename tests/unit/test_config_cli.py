@@ -186,6 +186,21 @@ def test_cloud_files_and_templates_are_checked_as_what_they_are(tmp_path: Path) 
     assert run(check, tmp_path / "press.yaml").stdout.endswith("press.yaml: 5 tags: no problems\n")
 
 
+def test_secrets_that_are_elsewhere_do_not_stop_a_build_server_or_a_plan(tmp_path: Path) -> None:
+    """Who reviews or simulates a site has no passwords of the plant."""
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "gateway: g\nlinks: {l: {driver: modbus, url: 'tcp://h', devices: {d: {tags: {a: coil:1}}}}}\n"
+        "publish:\n  a: {url: mqtt://h, password: '${env:PLANTBRIDGE_NOT_SET}'}\n"
+        "  b: {url: '${env:PLANTBRIDGE_NOT_SET}'}\n"
+    )
+    assert run(check, file).exit_code == 2
+    result = run(check, file, "--no-secrets")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("1 link, 1 device, 1 tag: 2 warnings\n")
+    assert run(plan, file).exit_code == 0
+
+
 @pytest.mark.usefixtures("toy")
 def test_what_a_driver_finds_while_planning_is_a_problem_of_the_tag(tmp_path: Path) -> None:
     result = run(check, toy_site(tmp_path, tags="{a: x, b: impossible}"))
