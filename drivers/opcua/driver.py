@@ -79,6 +79,7 @@ class OpcuaDriver:
             for group in device.groups
         }
         self._fields = any(tag.source.field for table in link.tables for tag in table.tags)
+        self._watcher: Watcher | None = None  # kept across sessions: the server may keep its subscriptions too
         self._session: Session | None = None
         self._namespaces: list[str] = []
         self._limits = names.Limits()
@@ -156,7 +157,13 @@ class OpcuaDriver:
         for each in plans:
             assert isinstance(each, OpcuaPlan)
             watched.append(await self._watched(session, each))
-        async for batch in Watcher(session, self._limits, watched).run():
+        watcher, resumed = self._watcher, None
+        if watcher is not None and watcher.fits(watched):
+            resumed = await watcher.resume(session)
+        if watcher is None or resumed is None:
+            watcher = Watcher(session, self._limits, watched)
+        self._watcher = watcher
+        async for batch in watcher.run(resumed):
             yield batch
 
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
@@ -189,7 +196,7 @@ class OpcuaDriver:
         session, self._session = self._session, None
         self._prepared.clear()
         if session is not None:
-            await session.close()
+            await session.close(keep=self._watcher is not None)
 
     async def _prepare(self, session: Session, plan: OpcuaPlan) -> _Prepared:
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)

@@ -103,6 +103,7 @@ class Session:
         self._token = b""
         self._heard = 0.0
         self._lost: DeviceError | None = None
+        self._silent = False
 
     @property
     def client(self) -> Client:
@@ -167,6 +168,7 @@ class Session:
             async with asyncio.timeout(timeout):
                 await future
         except Exception as error:
+            self._silent = isinstance(error, TimeoutError)
             raise self._lost or translate(error, "waiting for an answer", self.url) from error
         return self.taken(future, answer_id)
 
@@ -276,10 +278,14 @@ class Session:
         if protocol is not None and protocol.transport is not None:
             protocol.transport.abort()
 
-    async def close(self) -> None:
-        """End the session; the server is told where the socket still lives. Never raises."""
+    async def close(self, *, keep: bool = False) -> None:
+        """End the session; the server is told where the socket still lives. Never raises.
+
+        With `keep` a session that has failed to answer is left to the server, with its subscriptions: they are fetched
+        from the next one.
+        """
         keeper, self._keeper = self._keeper, None
-        client, alive = self._client, self.alive
+        client, alive = self._client, self.alive and not (keep and self._silent)
         try:
             if keeper is not None:
                 keeper.cancel()

@@ -9,6 +9,7 @@ What can go wrong, and what happens:
 - the server forgets the subscription (BadSubscriptionIdInvalid, BadNoSubscription, a StatusChange): it is made again,
   in full, in the same session.
 - a notification is missing (sequence numbers): Republish; where the server has it no more, all nodes are read again.
+- the session was lost: in the next one TransferSubscriptions and Republish fetch what was missed, marked as backfill.
 - neither data nor keep-alive within one and a half keep-alive periods and a timeout: NotConnected.
 - a subscription that is alive but empty: nodes that were silent for `freshness` are read; one whose value differs twice
   from what the subscription last said shows that it lies: what was read is given, and the subscription made again.
@@ -176,17 +177,69 @@ class Watcher:
 
     # ---------------------------------------------------------------------------------------------- running
 
-    async def run(self) -> AsyncIterator[Batch]:
-        """Give batches until the session ends. Raises NotConnected, Refused, ProtocolError."""
+    async def run(self, resumed: list[Batch] | None = None) -> AsyncIterator[Batch]:
+        """Give batches until the session ends, after those that `resume` gave. Raises as the session does."""
         while True:
             try:
-                for batch in await self._begin():
+                for batch in await self._begin() if resumed is None else resumed:
                     yield batch
+                resumed = None
                 while True:
                     for batch in await self._next():
                         yield batch
             except _Forgotten:
                 await self._drop()
+
+    def fits(self, watched: Sequence[Watched]) -> bool:
+        """Say whether the same nodes are wanted, under the same node ids, as this one watches."""
+        return len(watched) == len(self._watched) and all(
+            new.plan is old.plan and new.ids == old.ids for new, old in zip(watched, self._watched, strict=True)
+        )
+
+    async def resume(self, session: Session) -> list[Batch] | None:
+        """Take the subscriptions of a session that was lost over into a new one.
+
+        Gives what was missed meanwhile, marked as backfill, then one row per tag as of now; None where the server does
+        not have the subscriptions any more. Raises as the session does.
+        """
+        self._session = session
+        self._generation += 1
+        self._outstanding.clear()
+        self._acknowledge.clear()
+        request = ua.TransferSubscriptionsRequest()
+        request.Parameters.SubscriptionIds = list(self._subscriptions)
+        request.Parameters.SendInitialValues = False
+        try:
+            answer = await session.service(request, ua.TransferSubscriptionsResponse, "taking subscriptions over")
+            results = answer.Parameters.Results
+            if not results or not all(result.StatusCode.is_good() for result in results):
+                await self._drop()
+                return None
+            batches: list[Batch] = []
+            for subscription, result in zip(list(self._subscriptions.values()), results, strict=True):
+                batches += await self._missed(subscription, result.AvailableSequenceNumbers or [])
+        except (Refused, _Forgotten):
+            return None
+        now = time.monotonic()
+        self._known.heard[:] = now
+        self._retry_at, self._look_at = now + RETRY, now + 1.0
+        good = [handle for handle, item in enumerate(self._items) if not item.refused]
+        batches += (await self._read(np.array(good, dtype=np.intp)))[1]
+        batches += self._bad([handle for handle, item in enumerate(self._items) if item.refused])
+        self._fill()
+        return batches
+
+    async def _missed(self, subscription: _Subscription, available: Sequence[int]) -> list[Batch]:
+        """Fetch the notifications that the server sent, or would have sent, while there was no session."""
+        batches: list[Batch] = []
+        for sequence in available:
+            if (sequence - subscription.expected) % 2**32 < 2**31:
+                found = await self._again(subscription, sequence, backfill=True)
+                if found is not None:
+                    batches += found
+                    subscription.expected = sequence % (2**32 - 1) + 1
+        subscription.heard = time.monotonic()
+        return batches
 
     async def _begin(self) -> list[Batch]:
         """Make all subscriptions and items; give Bad rows for those that are refused."""
@@ -407,23 +460,33 @@ class Watcher:
         """Fetch the notifications that are missing before `until`; read all nodes where they are gone for good."""
         batches: list[Batch] = []
         while subscription.expected != until:
-            request = wire.REPUBLISH_REQUEST, wire.REPUBLISH_RESPONSE
-            tail = struct.pack("<II", subscription.id, subscription.expected)
-            try:
-                body, at = await self._session.exchange(*request, tail, self._session.options.timeout)
-                batches += self._message(body, at)
-            except Refused as error:
-                if error.status in _FORGOTTEN:
-                    raise _Forgotten from error
+            found = await self._again(subscription, subscription.expected)
+            if found is None:
                 members = [
                     handle
                     for handle, item in enumerate(self._items)
                     if item.owner.wish.publishing == subscription.wish.publishing and not item.refused
                 ]
                 return batches + (await self._read(np.array(members, dtype=np.intp)))[1]
-            self._acknowledge.append((subscription.id, subscription.expected))
+            batches += found
             subscription.expected = subscription.expected % (2**32 - 1) + 1
         return batches
+
+    async def _again(self, subscription: _Subscription, sequence: int, backfill: bool = False) -> list[Batch] | None:
+        """Ask for a notification once more; None where the server has it no more. Raises _Forgotten."""
+        tail = struct.pack("<II", subscription.id, sequence)
+        try:
+            body, at = await self._session.exchange(
+                wire.REPUBLISH_REQUEST, wire.REPUBLISH_RESPONSE, tail, self._session.options.timeout
+            )
+        except Refused as error:
+            if error.status in _FORGOTTEN:
+                raise _Forgotten from error
+            return None
+        if wire.uint32(body, at) != sequence:
+            return None  # some servers give an empty message instead of BadMessageNotAvailable
+        self._acknowledge.append((subscription.id, sequence))
+        return self._message(body, at, backfill)
 
     async def _retry(self) -> None:
         """Ask again for items that were refused."""

@@ -11,7 +11,8 @@ import pytest_asyncio
 from asyncua import ua
 from opcua_server import NAMESPACE, Plant, Proxy, driver, plant, rows
 
-from drivers.opcua import subscribe
+from drivers.opcua import subscribe, wire
+from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.contracts import Subscribing
 from gateway.errors import NotConnected
@@ -54,6 +55,12 @@ class Listener:
                     self.task.result()
                 self._news.clear()
                 await self._news.wait()
+
+    async def until_true(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that no batch announces."""
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.01)
 
     def last(self) -> dict[str, tuple[Any, int, int]]:
         return rows(self.batches)
@@ -224,3 +231,69 @@ async def test_a_quiet_tag_is_read_after_its_max_silence(served: Plant) -> None:
             assert times == sorted(set(times))
     finally:
         await opened.close()
+
+
+async def test_a_notification_that_did_not_arrive_is_fetched_again(served: Plant) -> None:
+    """Republish: what the server sent and we never saw is not lost."""
+    async with driver(served.url, numbers(0), device={**OPTIONS, "queue_size": 100}) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            session, real, dropped = opened._session, opened._session.taken, []
+
+            def lossy(future: Any, answer: bytes) -> Any:
+                body, at = real(future, answer)
+                if answer == wire.PUBLISH_RESPONSE and b"\x01\x00\x2b\x03" in body and len(dropped) < 2:
+                    dropped.append(body)
+                    raise Refused("dropped", status=q.BAD_TIMEOUT)
+                return body, at
+
+            session.taken = lossy
+            for value in (1.0, 2.0, 3.0):
+                seen = len(dropped)
+                await served.change("N0", value)
+                await listener.until_true(lambda seen=seen: len(dropped) > seen or listener.last()["t0"][0] == 3.0)
+            await listener.until(lambda: listener.last()["t0"][0] == 3.0)
+            assert len(dropped) == 2
+            assert listener.values("t0") == [0.0, 1.0, 2.0, 3.0]
+            await served.change("N0", 0.0)
+
+
+async def test_after_a_short_cut_what_was_missed_is_fetched(served: Plant) -> None:
+    """The server keeps a subscription for a while; a new session takes it over."""
+    options = {**OPTIONS, "queue_size": 100}
+    async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=options) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 5)
+            proxy.cut()
+            with pytest.raises(NotConnected):
+                await listener.until(lambda: False)
+        await opened.close()
+        known = set(served.server.iserver.subscription_service.subscriptions)
+        for value in (101.0, 102.0, 103.0):
+            await served.change("N1", value)
+        await opened.connect()
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 5)
+            await served.change("N1", 104.0)
+            await listener.until(lambda: listener.last()["t1"][0] == 104.0)
+            assert sorted(set(listener.values("t1"))) == [101.0, 102.0, 103.0, 104.0]
+            assert set(served.server.iserver.subscription_service.subscriptions) == known  # taken over, not made anew
+        await served.change("N1", 1.0)
+
+
+async def test_after_a_long_cut_the_subscription_is_made_anew(served: Plant) -> None:
+    async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 5)
+            proxy.cut()
+            with pytest.raises(NotConnected):
+                await listener.until(lambda: False)
+        await opened.close()
+        service = served.server.iserver.subscription_service
+        await service.delete_subscriptions(list(service.subscriptions))
+        await opened.connect()
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 5)
+            await served.change("N1", 7.0)
+            await listener.until(lambda: listener.last()["t1"][0] == 7.0)
+        await served.change("N1", 1.0)
