@@ -58,7 +58,7 @@ NASTY = [
     "", " ", "\t", "\n", ":", ": ", "- ", ",", "{", "}", "[", "]", '"', "'", "#", "&a ", "*a", "*line", "!x ",
     "<<: *line",
     "|", ">", "%", "@", "`", "?", "? ", "---\n", "...", "null", "~", "true", "yes", "0", "-1", "1e999", ".nan", ".inf",
-    "0x", "9" * 400, "1e9999999", "1/0", "${env:NO}", "${file:/etc/passwd}", "${file:.}", "${file:\x01}", "${", "$",
+    "0x", "9" * 400, "1e9999999", "1/0", "${env:NO}", "${file:secret}", "${file:.}", "${file:\x01}", "${", "$",
     "：", "，", "\u00a0", "\u3000", "\ufeff", "\U0001f600", "\u0085", "\u2028", "\x07",
     "press-1", "line", "tags", "template: press",
     "address: holding:1", "{a: 1}", "[1, 2]", "interval: 1 s", "holding:1 text 300", "2 %", "999999999999 d", "0 s",
@@ -71,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "templates").mkdir()
     (folder / "templates" / "press.yaml").write_text(TEMPLATE)
+    (folder / "secret").write_text("hunter2: swordfish\nsecond line: of it\n")
     (folder / "site.yaml").write_text(SITE)
     assert load_site(folder / "site.yaml").gateway == "demo"  # the seed is right, so that mutations matter
     return folder
@@ -118,6 +119,8 @@ def test_a_mutated_site_file_is_either_loaded_or_refused_with_places(folder: Pat
         load_site(file)
     for problem in check_file(file).problems:
         assert problem.reason
+        assert "hunter2" not in str(problem)
+        assert "swordfish" not in str(problem)
         assert "Input should" not in problem.reason, "pydantic's words are not a plant engineer's"
         lines = Path(problem.file).read_text(encoding="utf-8", errors="replace").split("\n")
         assert 1 <= problem.line <= len(lines) + 1
