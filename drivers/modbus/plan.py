@@ -148,6 +148,10 @@ def make_plan(tables: Sequence[TagTable], device: ModbusDevice, link: ModbusLink
     limits = Limits.of(device, link)
     tags = [tag for table in tables for tag in table.tags]
     _check(tags, limits)
+    if device.unit_id == 0 and link.endpoint.paced and tags:
+        where = tags[0].where
+        reason = "unit_id 0 is the broadcast of a serial line, which nobody answers: expected 1 to 247"
+        raise ConfigError([Problem(where.file, where.line, where.column, tables[0].device, reason)])
     spans = sorted({span for tag in tags for span in spans_of(tag.source)})
     blocks: list[Block] = []
     places = [0] * len(spans)

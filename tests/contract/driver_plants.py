@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +27,7 @@ from gateway.model import TagTable
 from gateway.names import driver_spec
 from simulators.modbus import ModbusServer
 from tests.modbus_links import link_to, tables_of
-from tests.servers import need
+from tests.servers import certificates, need
 
 Action = Callable[[], Awaitable[None]]
 
@@ -86,16 +87,38 @@ async def modbus_ascii_over_tcp() -> AsyncIterator[Plant]:
 
 
 @asynccontextmanager
-async def modbus_rtu() -> AsyncIterator[Plant]:
-    """A serial line: a pair of pseudo terminals joined by socat; behind one end the simulated device."""
-    async with ModbusServer(link_to("rtu:///dev/null", MODBUS_TAGS)) as server:
+async def modbus_tls() -> AsyncIterator[Plant]:
+    async with ModbusServer(link_to("tls://127.0.0.1:1", MODBUS_TAGS)) as server:
         with tempfile.TemporaryDirectory() as folder:
-            port = await server.listen(framing="rtu")
+            made = certificates(Path(folder))
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=made.ca)
+            context.load_cert_chain(made.certificate, made.key)
+            context.verify_mode = ssl.CERT_REQUIRED  # Modbus/TCP Security: both sides show who they are
+            port = await server.listen(tls=context)
+            tls = {"ca": made.ca, "certificate": made.client_certificate, "key": made.client_key}
+            url = f"tls://127.0.0.1:{port}"
+            yield _modbus(server, url, server.close, lambda: server.listen(port=port, tls=context), tls=tls)
+
+
+@asynccontextmanager
+async def _serial(framing: str) -> AsyncIterator[Plant]:
+    """A serial line: a pair of pseudo terminals joined by socat; behind one end the simulated device."""
+    async with ModbusServer(link_to(f"{framing}:///dev/null", MODBUS_TAGS)) as server:
+        with tempfile.TemporaryDirectory() as folder:
+            port = await server.listen(framing=framing)
             wire = await _Wire(Path(folder) / "line", port).start()
             try:
-                yield _modbus(server, f"rtu://{wire.path}?baud=115200&parity=E", wire.stop, wire.start)
+                yield _modbus(server, f"{framing}://{wire.path}?baud=115200&parity=E", wire.stop, wire.start)
             finally:
                 await wire.stop()
+
+
+def modbus_rtu() -> AbstractAsyncContextManager[Plant]:
+    return _serial("rtu")
+
+
+def modbus_ascii() -> AbstractAsyncContextManager[Plant]:
+    return _serial("ascii")
 
 
 class _Wire:
@@ -122,8 +145,8 @@ class _Wire:
             self.path.unlink()
 
 
-def _modbus(server: ModbusServer, url: str, cut: Action, heal: Callable[[], Awaitable[Any]]) -> Plant:
-    link = link_to(url, MODBUS_TAGS, max_registers=8, timeout="1 s")  # several requests a scan
+def _modbus(server: ModbusServer, url: str, cut: Action, heal: Callable[[], Awaitable[Any]], **keys: Any) -> Plant:
+    link = link_to(url, MODBUS_TAGS, max_registers=8, timeout="1 s", link=keys)  # several requests a scan
     server.faults[1].refused = {("holding", 103)}
 
     async def silence() -> None:
@@ -207,7 +230,9 @@ REPLAY_SERIES: Final = {"pressure": 4.5, "parts": 2**64 - 1, "balance": -(2**63)
 PLANTS: Final[dict[str, Callable[[], AbstractAsyncContextManager[Plant]]]] = {
     "modbus tcp": modbus_tcp,
     "modbus udp": modbus_udp,
+    "modbus tls": modbus_tls,
     "modbus rtu": modbus_rtu,
+    "modbus ascii": modbus_ascii,
     "modbus rtu over tcp": modbus_rtu_over_tcp,
     "modbus ascii over tcp": modbus_ascii_over_tcp,
     "opcua": opcua,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from drivers.modbus.scan import PROBE_EVERY
 from gateway import quality as q
 from gateway.errors import NoAnswer, NotConnected, ProtocolError
 from gateway.model import Link
+from simulators.modbus import ModbusServer
 from tests.modbus_links import link_of, link_to, rows, tables_of
 from tests.modbus_rogue import Asked, Rogue, crc
+from tests.servers import certificates
 
 TAGS = {f"t{address}": f"holding:{address}" for address in range(40)}
 SHORT = "250 ms"  # for peers that do not answer; those that do have 2 s
@@ -476,3 +480,90 @@ async def test_each_answer_has_the_time_of_its_own_arrival() -> None:
             (batch,) = await driver.read(driver.plan(tables_of(link)))
             assert batch.time[39] - batch.time[0] >= 45_000_000
             assert (batch.time[:20] == batch.time[0]).all()
+
+
+# ------------------------------------------------------------------------------------------ other transports
+
+
+async def test_ipv6_is_an_address_like_any_other() -> None:
+    async with ModbusServer(link_to("tcp://[::1]:1", TAGS)) as server:
+        port = await server.listen(host="::1")
+        link = link_to(f"tcp://[::1]:{port}", TAGS)
+        async with opened(link) as driver:
+            found = await read(driver, driver.plan(tables_of(link)))
+            assert {quality for _, quality in found.values()} == {q.GOOD}
+
+
+async def test_a_certificate_of_somebody_else_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """An encrypted line to nobody knows whom is no protection; verify: false has to be asked for."""
+    made, other = certificates(tmp_path / "a"), certificates(tmp_path / "b")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.certificate, made.key)
+    async with ModbusServer(link_to("tcp://h", TAGS)) as server:
+        port = await server.listen(tls=context)
+        for tls, good in (
+            ({"ca": made.ca}, True),
+            ({"ca": other.ca}, False),
+            ({"ca": made.ca, "server_name": "plc.example"}, False),
+            ({"ca": other.ca, "verify": False}, True),
+            ({"ca": str(tmp_path / "none.pem")}, False),
+        ):
+            link = link_to(f"tls://127.0.0.1:{port}", TAGS, link={"tls": tls})
+            if good:
+                async with opened(link) as driver:
+                    found = await read(driver, driver.plan(tables_of(link)))
+                    assert {quality for _, quality in found.values()} == {q.GOOD}
+            else:
+                with pytest.raises(NotConnected, match=r"cannot connect to 127\.0\.0\.1"):
+                    await ModbusDriver(link).connect()
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    """A device that answers each datagram with several."""
+
+    def __init__(self, answers: Callable[[bytes], list[bytes]]) -> None:
+        self.answers = answers
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        for answer in self.answers(data):
+            self.transport.sendto(answer, addr)
+
+
+async def test_datagrams_that_do_not_answer_are_dropped_one_by_one() -> None:
+    def answers(request: bytes) -> list[bytes]:
+        start, count = int.from_bytes(request[8:10], "big"), int.from_bytes(request[10:12], "big")
+        data = b"".join(address.to_bytes(2, "big") for address in range(start, start + count))
+        right = request[:4] + (3 + len(data)).to_bytes(2, "big") + request[6:8] + bytes((len(data),)) + data
+        late = bytes((request[0] ^ 0x55,)) + right[1:9] + bytes(len(data))
+        other = right[:6] + b"\x09" + right[7:9] + bytes(len(data))
+        return [b"", b"\xff" * 300, late, other, right[:-1], right[:9] + bytes(len(data) - 1), right, right]
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: Datagrams(answers), local_addr=("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    link = link_to(f"udp://127.0.0.1:{port}", TAGS, max_registers=10)
+    async with opened(link) as driver:
+        plan = driver.plan(tables_of(link))
+        for _ in range(3):
+            assert check(await read(driver, plan)) == set(TAGS)
+    transport.close()
+
+
+async def test_a_serial_port_that_is_not_there_says_so() -> None:
+    link = link_to("rtu:///dev/ttyNOBODY?baud=9600", TAGS)
+    with pytest.raises(NotConnected, match="/dev/ttyNOBODY 9600 8N1"):
+        await ModbusDriver(link).connect()
+
+
+async def test_a_serial_port_is_opened_by_one_gateway_only() -> None:
+    """Two masters on one line destroy each other's frames."""
+    async with ModbusServer(link_to("rtu:///dev/null", TAGS)) as server:
+        link = link_to(f"rtu://{server.listen_terminal()}?baud=115200", TAGS)
+        async with opened(link) as driver:
+            with pytest.raises(NotConnected, match="lock"):
+                await ModbusDriver(link).connect()
+            found = await read(driver, driver.plan(tables_of(link)))
+            assert {quality for _, quality in found.values()} == {q.GOOD}

@@ -85,6 +85,12 @@ def test_a_value_that_would_be_torn_is_a_configuration_error(
         plan_of("tcp://h", {"t": tag}, **settings_)
 
 
+def test_the_broadcast_of_a_serial_line_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match="broadcast"):
+        plan_of(SERIAL, {"t": "holding:0"}, unit_id=0)
+    assert plan_of("tcp://h", {"t": "holding:0"}, unit_id=0).pace.unit == 0
+
+
 def test_ten_thousand_tags_need_no_more_requests_than_their_registers_do() -> None:
     tags = {f"t{number}": f"holding:{2 * number} float32" for number in range(10_000)}
     plan = plan_of("tcp://h", tags)
