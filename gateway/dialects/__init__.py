@@ -14,7 +14,7 @@ A platform that takes one connection per device id ends the older one when a sec
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ import orjson
 
 from gateway.commands import Result, Value
 from gateway.model import Gap, Message
+from gateway.quality import BAD, UNCERTAIN, name
 
 SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000
@@ -36,7 +37,9 @@ class Limits:
     octets: float = math.inf  # bytes per second on this connection
     readings: int = 0  # readings in one message; 0: any number
     devices: int = 0  # sub-devices in one message; 0: any number
+    repeats: bool = True  # whether a device's tag may occur twice in one message
     qos: int = 1  # of what we publish
+    qos_0: tuple[str, ...] = ()  # beginnings of topics that go with QoS 0 all the same
     retain: bool = True  # whether it keeps retained messages
     will: bool = True
     keep_alive: tuple[int, int] = (1, 65535)  # seconds; outside it the connection is refused
@@ -102,12 +105,13 @@ class Refused:
 class Heard:
     """What follows from one incoming message.
 
-    send: to be published now. commands: to be carried out and answered. refused: to be audited. troubles: sentences
-    about readings or requests of ours that the peer refused, to be logged and counted. leave: end this session (after
-    `send`) and make another, with the next broker where there are several; the reason why.
+    send: to be published now. subscribe: to be subscribed to now. commands: to be carried out and answered. refused: to
+    be audited. troubles: sentences about readings or requests of ours that the peer refused, to be logged and counted.
+    leave: why to end this session (after `send`) and make another, with the next broker where there are several.
     """
 
     send: tuple[Message, ...] = ()
+    subscribe: tuple[Subscription, ...] = ()
     commands: tuple[Command, ...] = ()
     refused: tuple[Refused, ...] = ()
     troubles: tuple[str, ...] = ()
@@ -121,8 +125,8 @@ NOTHING: Final = Heard()
 class Section:
     """Readings of one device at one millisecond, as JSON texts ready to be put together.
 
-    `names[i]` is ',"pressure":', with its comma, and `values[i]` '4.21'. `doubts` are (name, StatusCode) of rows that
-    are not Good; a Bad row is among the doubts only, for it has no value. A name occurs once.
+    `names[i]` is ',"pressure":', with its comma, and `values[i]` '4.21'. `statuses` are the rows' StatusCodes, () where
+    all are Good; the value of a Bad row is not one. A name occurs once.
     """
 
     device: str
@@ -130,12 +134,12 @@ class Section:
     time: int  # ms since 1970 UTC
     names: Sequence[bytes]
     values: Sequence[bytes]
-    doubts: tuple[tuple[bytes, int], ...] = ()
+    statuses: Sequence[int] = ()
     backfill: bool = False
-    size: int = 0  # bytes of names, values and doubts' names
+    size: int = 0  # bytes of names and values
 
     def __len__(self) -> int:
-        return len(self.names) + len(self.doubts)
+        return len(self.names)
 
 
 class Dialect(Protocol):
@@ -146,15 +150,19 @@ class Dialect(Protocol):
 
     @property
     def quality(self) -> bool:
-        """Whether `report` has a place for the doubts of a section."""
+        """Whether `report` has a place for the statuses of a section; if not, it gets no Bad rows and no statuses."""
         ...
 
-    def credentials(self, now: int) -> Credentials:
-        """Derive client id, user name and password."""
+    def credentials(self, now: int) -> Credentials | None:
+        """Derive client id, user name and password; None where the publisher's own options say them."""
         ...
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         """Give the topics to subscribe to in each session, before `begin`."""
+        ...
+
+    def knows(self, device: str) -> bool:
+        """Whether the platform has this device, as far as the configuration says."""
         ...
 
     def name_problem(self, name: str) -> str:
@@ -189,6 +197,10 @@ class Dialect(Protocol):
         """Give topic and payload of a declared gap; None where the platform has no place for it."""
         ...
 
+    def tick(self, now: int) -> Heard:
+        """Say what is overdue; called about once a second."""
+        ...
+
     def received(self, topic: str, payload: bytes, now: int) -> Heard:
         """Read an incoming message. Never raises: nonsense is refused or a trouble."""
         ...
@@ -211,11 +223,23 @@ def note(topic: str, payload: bytes, retain: bool = False) -> Message:
 
 
 def members(section: Section, after: bytes = b"") -> bytes:
-    """Give a section's values as members of a JSON object, without its braces; `after` follows each value."""
-    parts = [b""] * (2 * len(section.names))
-    parts[0::2] = section.names
-    parts[1::2] = [value + after for value in section.values] if after else section.values
+    """Give a section's values as members of a JSON object, without its braces; `after` follows each value.
+
+    Bad rows are left out.
+    """
+    names, values = section.names, section.values
+    if section.statuses:
+        keep = [row for row, status in enumerate(section.statuses) if status < BAD]
+        names, values = [names[row] for row in keep], [values[row] for row in keep]
+    parts = [b""] * (2 * len(names))
+    parts[0::2] = names
+    parts[1::2] = [value + after for value in values] if after else values
     return b"".join(parts)[1:]
+
+
+def doubts(section: Section) -> list[tuple[bytes, int]]:
+    """Give name and StatusCode of the rows that are not plainly Good; the name as in `names`."""
+    return [(name, status) for name, status in zip(section.names, section.statuses, strict=False) if status]
 
 
 def text(value: object) -> bytes:
@@ -242,9 +266,9 @@ def wanted(values: object) -> tuple[tuple[str, Value], ...]:
     """Read {tag: value}. Raises Unreadable for anything but plain values by name."""
     if not isinstance(values, Mapping) or not values:
         raise Unreadable("expected values by tag name")
-    for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, str | bool | int | float):
-            raise Unreadable(f"the value of {name!r} is not a number, a truth value or a text")
+    for tag, value in values.items():
+        if not isinstance(tag, str) or not isinstance(value, str | bool | int | float):
+            raise Unreadable(f"the value of {tag!r} is not a number, a truth value or a text")
     return tuple(values.items())
 
 
@@ -257,11 +281,43 @@ def member(body: Mapping[str, Any], name: str, kind: type[str] | type[dict[str, 
     return value
 
 
-def failures(results: Iterable[Result]) -> str:
-    """Give the reasons of the results that failed, as one text; empty where all went well."""
-    return "; ".join(result.reason or "refused" for result in results if not achieved(result))
+def told(command: Command, results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """Give what became of each value, for replies that have room for it."""
+    return {
+        tag: {"before": result.before, "after": result.after, "quality": name(result.quality), "reason": result.reason}
+        for (tag, _), result in zip(command.values, results, strict=True)
+    }
+
+
+def failures(command: Command, results: Sequence[Result]) -> str:
+    """Give the reasons of the values that were not set, as one text; empty where all were."""
+    pairs = zip(command.values, results, strict=True)
+    return "; ".join(
+        f"{tag}: {result.reason or name(result.quality)}" for (tag, _), result in pairs if not achieved(result)
+    )
 
 
 def achieved(result: Result) -> bool:
     """Whether the value was set."""
-    return result.quality < 0x40000000
+    return result.quality < UNCERTAIN
+
+
+def chunks(devices: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Cut a list into parts of at most `size`."""
+    for start in range(0, len(devices), size):
+        yield devices[start : start + size]
+
+
+def by_device(sections: Sequence[Section]) -> dict[str, list[Section]]:
+    """Gather sections by device, in order."""
+    gathered: dict[str, list[Section]] = {}
+    for section in sections:
+        gathered.setdefault(section.device, []).append(section)
+    return gathered
+
+
+def gap_fields(gap: Gap) -> dict[str, Any]:
+    """Give a gap as JSON; start and end in ms."""
+    start, end = gap.start // MILLISECOND, gap.end // MILLISECOND
+    what = {"device": gap.device, "group": gap.group, "start": start, "end": end, "reason": gap.reason}
+    return {**what, "readings": gap.readings, "scans": gap.scans}

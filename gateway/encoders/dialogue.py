@@ -91,23 +91,3 @@ class Dialogue(Protocol):
     def tick(self) -> Heard: ...
 
     def end(self) -> list[Message]: ...
-
-
-def covering(sequences: Sequence[int], last_message: Sequence[int], messages: int) -> list[int]:
-    """Give `covers` for each of `messages` messages.
-
-    `last_message[i]` is the index of the last message with a part of record `sequences[i]`, -1 where none has. A
-    message covers a record when this and all records before it are wholly in messages up to and including it. The last
-    message covers all records.
-    """
-    covers = [0] * messages
-    reached = -1
-    for sequence, last in zip(sequences, last_message, strict=True):
-        reached = max(reached, last)
-        if messages:
-            covers[max(reached, 0)] = sequence
-    if messages and sequences:
-        covers[-1] = sequences[-1]
-    for index in range(1, messages):
-        covers[index] = covers[index] or covers[index - 1]
-    return covers

@@ -49,7 +49,8 @@ from gateway.dialects import (
     note,
 )
 from gateway.encoders.current import Current, is_loss
-from gateway.encoders.dialogue import Memory, covering
+from gateway.encoders.dialogue import Memory
+from gateway.encoders.outbox import Outbox
 from gateway.encoders.sparkplug_births import (
     BDSEQ,
     GAP,
@@ -99,29 +100,6 @@ class _Draft:
     latest: int = 0  # ms of the last live metric
     oldest: int = 0  # ns
     records: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Outbox:
-    """The messages of one `encode`, and which records are in which."""
-
-    records: Sequence[Record]
-    messages: list[Message] = field(default_factory=list)
-    last: list[int] = field(default_factory=list)  # per record the last message with a part of it
-
-    def add(self, topic: str, content: bytes, records: Sequence[int], readings: int = 0, oldest: int = 0) -> None:
-        for record in records:
-            self.last[record] = len(self.messages)
-        first = self.records[records[0]].sequence if records else 0
-        last = self.records[records[-1]].sequence if records else 0
-        self.messages.append(Message(topic, content, first, last, 0, readings, oldest=oldest))
-
-    def finish(self) -> list[Message]:
-        covers = covering([record.sequence for record in self.records], self.last, len(self.messages))
-        return [
-            Message(each.topic, each.payload, each.first, each.last, cover, each.readings, oldest=each.oldest)
-            for each, cover in zip(self.messages, covers, strict=True)
-        ]
 
 
 class EdgeNode:
@@ -274,7 +252,7 @@ class EdgeNode:
         if self._stage is not Stage.BORN:
             self._held.extend(records)
             return []
-        outbox = _Outbox(records, last=[-1] * len(records))
+        outbox = Outbox(records)
         for index, record in enumerate(records):
             if isinstance(record.content, Gap):
                 self._gap(outbox, index, record.content)
@@ -285,13 +263,13 @@ class EdgeNode:
         self._drafts.clear()
         return outbox.finish()
 
-    def _gap(self, outbox: _Outbox, index: int, gap: Gap) -> None:
+    def _gap(self, outbox: Outbox, index: int, gap: Gap) -> None:
         what = {name: getattr(gap, name) for name in ("device", "group", "start", "end", "reason", "readings", "scans")}
         metric = Metric(None, GAP_ALIAS, milliseconds(gap.end), None, orjson.dumps(what).decode())
         content = payload(self._now_ms(), self._next(), metric_field(metric, DataType.STRING))
         outbox.add(self._topic("NDATA"), content, [index])
 
-    def _batch(self, outbox: _Outbox, index: int, batch: Batch, old: bool) -> None:
+    def _batch(self, outbox: Outbox, index: int, batch: Batch, old: bool) -> None:
         device = self._catalogue.devices.get(batch.table.device)
         shape = self._catalogue.shape(batch.table)
         if not shape.published:
@@ -316,7 +294,7 @@ class EdgeNode:
             self._close(outbox, device.name)
             outbox.add(self._topic("DDEATH", device.name), self._ddeath(device), [index])
 
-    def _data(self, outbox: _Outbox, index: int, device: Device, shape: Shape, batch: Batch, old: bool) -> None:
+    def _data(self, outbox: Outbox, index: int, device: Device, shape: Shape, batch: Batch, old: bool) -> None:
         """Put a batch into the device's message, into further ones where it does not fit or would go back in time."""
         draft = self._draft(device)
         if not old:
@@ -350,7 +328,7 @@ class EdgeNode:
     def _draft(self, device: Device) -> _Draft:
         return self._drafts.setdefault(device.name, _Draft(device))
 
-    def _close(self, outbox: _Outbox, name: str) -> _Draft:
+    def _close(self, outbox: Outbox, name: str) -> _Draft:
         """Make a message of the device's draft, where there is anything in it, and begin another."""
         device = self._catalogue.devices[name]
         draft = self._drafts.pop(name, None)
