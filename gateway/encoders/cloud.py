@@ -40,7 +40,7 @@ from gateway.dialects import (
 )
 from gateway.encoders.current import Current, is_loss
 from gateway.encoders.outbox import Outbox
-from gateway.encoders.texts import Texts
+from gateway.encoders.texts import Texts, once
 from gateway.model import Batch, Gap, Message, TagTable
 
 _Part = tuple[int, list[bytes], list[bytes], Sequence[int]]  # ms, names, values, StatusCodes
@@ -293,7 +293,7 @@ class Cloud:
         statuses = batch.quality.tolist() if batch.quality.any() else None
         cuts = [0, *(np.flatnonzero(stamp[1:] != stamp[:-1]) + 1).tolist(), len(batch)]
         for start, stop in pairwise(cuts):
-            for rows in (slice(start, stop),) if whole else _once(tags, start, stop):
+            for rows in (slice(start, stop),) if whole else once(tags, start, stop):
                 doubts = statuses[rows] if statuses is not None and any(statuses[rows]) else ()
                 part = (int(stamp[rows.start]), names[rows], values[rows], doubts)
                 section = self._section(batch.table, part, old)
@@ -333,14 +333,3 @@ class Cloud:
     def answer(self, command: Command, results: Sequence[Result]) -> list[Message]:
         """Reply to a command."""
         return self._dialect.answer(command, results, self._clock())
-
-
-def _once(tags: list[int], start: int, stop: int) -> Iterator[slice]:
-    """Cut rows start..stop so that no tag occurs twice in a part."""
-    seen: set[int] = set()
-    for row in range(start, stop):
-        if tags[row] in seen:
-            yield slice(start, row)
-            start, seen = row, set()
-        seen.add(tags[row])
-    yield slice(start, stop)

@@ -9,6 +9,7 @@ digits, booleans are true and false. A NaN is null.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final
 
@@ -75,6 +76,17 @@ class Texts:
                 texts[rows] = write(batch.value[rows])
         listed: list[bytes] = texts.tolist()
         return listed
+
+
+def once(tags: list[int], start: int, stop: int) -> Iterator[slice]:
+    """Cut rows start..stop so that no tag occurs twice in a part."""
+    seen: set[int] = set()
+    for row in range(start, stop):
+        if tags[row] in seen:
+            yield slice(start, row)
+            start, seen = row, set()
+        seen.add(tags[row])
+    yield slice(start, stop)
 
 
 def numbers(column: NDArray[Any]) -> list[bytes]:
