@@ -122,7 +122,7 @@ _GAP_FIELDS: Final = {
     "device": str, "group": str, "start": int, "end": int, "reason": str, "readings": int, "scans": int,
 }  # fmt: skip
 
-_Columns = tuple[NDArray[np.uint32], NDArray[Any], NDArray[np.uint32], NDArray[np.int64]]
+_Columns = tuple[NDArray[np.uint32] | None, NDArray[Any], NDArray[np.uint32], NDArray[np.int64]]
 
 
 def _decompress(payload: bytes) -> bytes:
@@ -155,19 +155,22 @@ def _origin(body: dict[str, Any]) -> tuple[str, str]:
 
 def _columns(stream: Stream) -> tuple[Kind, _Columns]:
     types = {field.name: field.type for field in stream.fields}
-    _expect(list(types) == list(_TYPES), f"columns {list(types)} where {list(_TYPES)} are expected")
-    for name, allowed in _TYPES.items():
-        _expect(types[name] in allowed, f"column {name} of type {types[name]}")
+    whole = "tag" not in types  # every record is a whole scan
+    expected = list(_TYPES)[whole:]
+    _expect(list(types) == expected, f"columns {list(types)} where {expected} are expected")
+    for name, type_ in types.items():
+        _expect(type_ in _TYPES[name], f"column {name} of type {type_}")
     kind, dtype = _KINDS[types["value"]]
     batches = [batch for batch in stream.batches if batch[0].length]
     _expect(bool(batches), "no rows")
-    _expect(not any(column.nulls for batch in batches for column in (batch[0], *batch[2:])), "nulls where none may be")
-    time = _joined(batch[3].items(1, np.int64, batch[3].length) for batch in batches)
+    nulls = any(column.nulls for batch in batches for name, column in zip(types, batch, strict=True) if name != "value")
+    _expect(not nulls, "nulls where none may be")
+    time = _joined(batch[-1].items(1, np.int64, batch[-1].length) for batch in batches)
     _expect(int(time.min()) > -_LARGEST and int(time.max()) < _LARGEST, "a time out of range")
     return kind, (
-        _joined(batch[0].items(1, np.uint32, batch[0].length) for batch in batches),
-        _joined(_values(batch[1], kind, dtype) for batch in batches),
-        _joined(batch[2].items(1, np.uint32, batch[2].length) for batch in batches),
+        None if whole else _joined(batch[0].items(1, np.uint32, batch[0].length) for batch in batches),
+        _joined(_values(batch[-3], kind, dtype) for batch in batches),
+        _joined(batch[-2].items(1, np.uint32, batch[-2].length) for batch in batches),
         time,
     )
 
@@ -206,14 +209,17 @@ def _split(gateway: str, journal: str, header: dict[str, Any], kind: Kind, colum
         if table is None:
             raise UnknownTable(gateway, journal, number)
         end = start + size
-        _expect(end <= len(tag), "records that are longer than the columns")
+        _expect(end <= len(value), "records that are longer than the columns")
         _expect(table.kind is kind, f"values of kind {kind} for table {number}, which holds {table.kind}")
-        _expect(not size or int(tag[start:end].max()) < len(table), f"a tag that table {number} has not")
         rows = slice(start, end)
-        batches.append(Batch(table, tag[rows], value[rows], quality[rows], time[rows], backfill))
+        if tag is None:
+            _expect(size == len(table), f"{size} rows for the whole of table {number}, which has {len(table)} tags")
+        else:
+            _expect(not size or int(tag[rows].max()) < len(table), f"a tag that table {number} has not")
+        batches.append(Batch(table, table.every if tag is None else tag[rows], value[rows], quality[rows], time[rows], backfill))
         sequences.append(sequence)
         start = end
-    _expect(start == len(tag), "columns that are longer than the records")
+    _expect(start == len(value), "columns that are longer than the records")
     return Block(gateway, journal, tuple(sequences), tuple(batches))
 
 
