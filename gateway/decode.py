@@ -216,7 +216,9 @@ def _split(gateway: str, journal: str, header: dict[str, Any], kind: Kind, colum
             _expect(size == len(table), f"{size} rows for the whole of table {number}, which has {len(table)} tags")
         else:
             _expect(not size or int(tag[rows].max()) < len(table), f"a tag that table {number} has not")
-        batches.append(Batch(table, table.every if tag is None else tag[rows], value[rows], quality[rows], time[rows], backfill))
+        batches.append(
+            Batch(table, table.every if tag is None else tag[rows], value[rows], quality[rows], time[rows], backfill)
+        )
         sequences.append(sequence)
         start = end
     _expect(start == len(value), "columns that are longer than the records")
