@@ -180,11 +180,10 @@ class Rtu:
 
     def find(self, buffer: bytearray, unit: int, transaction: int, pdu: bytes) -> tuple[bytes | None, str]:
         note = ""
-        for start in range(len(buffer) - 3):
-            if buffer[start] != unit:
-                if start == 0 and buffer[1] & 0x7F == pdu[0]:
-                    note = f"an answer from unit {buffer[0]} instead of {unit} was dropped"
-                continue
+        if len(buffer) > 3 and buffer[0] != unit and buffer[1] & 0x7F == pdu[0]:
+            note = f"an answer from unit {buffer[0]} instead of {unit} was dropped"
+        start = -1
+        while 0 <= (start := buffer.find(unit, start + 1)) < len(buffer) - 3:
             if buffer[start + 1] & 0x7F != pdu[0]:
                 continue
             length = answer_length(pdu, buffer[start + 1 :])

@@ -138,10 +138,6 @@ class ModbusPlan:
         text += f"..{request.end - 1}" if request.count > 1 else ""
         return PlannedRequest(text, wanted, request.count, self.limits.seconds(request.function, request.count))
 
-    def find(self, source: ModbusSource) -> int:
-        """Give the index of a source's span."""
-        return self.spans.index(Span.of(source))
-
 
 def make_plan(tables: Sequence[TagTable], device: ModbusDevice, link: ModbusLink) -> ModbusPlan:
     """Compile the tables of one poll group. Raises ConfigError where a value cannot be read as the limits want it."""

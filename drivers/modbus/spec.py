@@ -80,8 +80,8 @@ class ModbusLink(LinkOptions):
     pause_between_requests: Duration = 0.0
     """Least pause between an answer and the next request. A serial line keeps its 3.5 characters in any case."""
     close_after_idle: Duration | None = None
-    """Close the connection when the next request is further away than this, so that others can use a device that
-    takes one client only; it is opened again for the next scan."""
+    """Close the connection after this long without a request, so that others can use a device that takes one client
+    only; it is opened again for the next scan."""
     max_registers: int = Field(default=125, ge=1, le=125)
     """Most registers one request may ask for."""
     max_bits: int = Field(default=2000, ge=1, le=2000)
