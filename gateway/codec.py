@@ -33,6 +33,7 @@ import orjson
 import zstandard
 from numpy.typing import NDArray
 
+from gateway.floats import single_if_exact
 from gateway.model import Batch, Gap, Kind, TagTable
 
 VERSION: Final = 1
@@ -163,14 +164,6 @@ def _pack_floats(value: _Column) -> tuple[int, tuple[bytes, ...]]:
     if single is not None:
         return 0, (single.tobytes(),)
     return 1, (value.astype("<f8", copy=False).tobytes(),)
-
-
-def single_if_exact(value: NDArray[np.float64]) -> NDArray[np.float32] | None:
-    """Give the column as float32 where that loses no bit (of NaNs either), else None."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        single: NDArray[np.float32] = value.astype("<f4")
-    exact = np.array_equal(single.astype("<f8").view("<i8"), value.view("<i8"))
-    return single if exact else None
 
 
 def _pack_integers(value: _Column) -> tuple[int, tuple[bytes, ...]]:

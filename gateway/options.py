@@ -308,6 +308,11 @@ class PublisherOptions(MqttOptions):
     ack_timeout: Duration = 20.0
     """A message not acknowledged in this time ends the session, and is sent again in the next."""
 
+    def prefix(self, gateway: str) -> str:
+        """Give the topic prefix of the native format, under which every publisher tells its status too."""
+        template = self.topic if self.format == "columns" and self.topic else "plantbridge/{gateway}"
+        return template.replace("{gateway}", gateway).rstrip("/")
+
 
 class SparkplugOptions(Options):
     """Sparkplug B 3.0: this gateway as an edge node, its devices as Sparkplug devices."""

@@ -1,0 +1,32 @@
+"""Where messages go, one module per kind of peer, and the table of their names."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from gateway.contracts import Sink
+from gateway.options import PublisherOptions
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A sink that notices the end of its session while nothing is being sent."""
+
+    async def ended(self) -> str:
+        """Return, with the reason, when the session has ended."""
+        ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A sink that knows why the peer refused the last message that it refused."""
+
+    @property
+    def refusal(self) -> str: ...
+
+
+def sink_for(name: str, options: PublisherOptions, gateway: str) -> Sink:
+    """Make the sink of the publisher of this name. Raises ValueError for a URL that is none."""
+    from gateway.sinks.mqtt import MqttSink  # the one kind so far; imported here because it brings its library along
+
+    return MqttSink(name, options, gateway)

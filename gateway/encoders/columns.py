@@ -1,0 +1,232 @@
+"""The native format: readings as Arrow columns, many journal records to a message, compressed as a whole.
+
+    {prefix}/tables/{journal}/{table}   the table's definition, JSON (gateway.model.TagTable.definition); retained;
+                                        sent in each session before its first use
+    {prefix}/columns                    a zstd frame around one Arrow IPC stream with one record batch
+    {prefix}/gaps                       {"v": 1, "gateway", "journal", "gaps": [{"sequence", fields of Gap}, ...]}
+
+    prefix    the publisher's `topic`, default plantbridge/{gateway}
+    columns   tag uint32 (index into the table), value, quality uint32 (OPC UA StatusCode), time timestamp[ns, UTC];
+              none has nulls. value is float32 where that is exact, else float64; int64, uint64, bool or utf8: one
+              type per message. The value of a Bad row means nothing.
+    metadata  the schema's key "plantbridge": {"v": 1, "gateway", "journal", "records": [[sequence, table, rows], ...],
+              "backfill"}: rows follow each other in the order of `records`. A record too large for one message is
+              spread over several, with its sequence in each. "backfill" marks data that is late on purpose.
+
+docs/guide/columns.md tells it to strangers, with ten lines that read it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import nanoarrow as na
+import numpy as np
+import orjson
+import zstandard
+from nanoarrow.ipc import StreamWriter
+from numpy.typing import NDArray
+
+from gateway.contracts import Record
+from gateway.floats import single_if_exact
+from gateway.model import Batch, Gap, Kind, Message, TagTable
+
+VERSION: Final = 1
+_LEVEL: Final = 3  # of zstd: 4 to 15 ns a reading; higher levels win little on fresh values
+_TYPES: Final = {
+    "float32": na.float32(nullable=False),
+    "float64": na.float64(nullable=False),
+    "int64": na.int64(nullable=False),
+    "uint64": na.uint64(nullable=False),
+    "bool": na.bool_(nullable=False),
+    "text": na.string(nullable=False),
+}
+_RATIO: Final = 0.5  # bytes of a message to bytes of its columns, before anything is known
+
+_Part = tuple[int, Batch]  # a record's sequence and some or all of its rows
+_Sort = tuple[str, bool]  # what messages are made of: value type, backfill
+
+
+class Columns:
+    """Encodes journal records in the native format. `know` tells the tables' numbers before records that use them."""
+
+    def __init__(self, gateway: str, journal: str, prefix: str, max_message: int) -> None:
+        self.max_message = max_message
+        self._gateway = gateway
+        self._journal = journal
+        self._prefix = prefix
+        self._numbers: dict[bytes, int] = {}
+        self._told: set[int] = set()
+        self._zstd = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+        self._ratios: dict[_Sort, float] = {}
+
+    def know(self, number: int, table: TagTable) -> None:
+        """Take note that the journal calls this table by this number."""
+        self._numbers[table.fingerprint] = number
+
+    def reset(self) -> None:
+        """Send definitions again before their next use."""
+        self._told.clear()
+
+    def encode(self, records: Sequence[Record]) -> list[Message]:
+        """Give the messages: definitions, gaps, then readings by type of value."""
+        if not records:
+            return []
+        before = records[0].sequence - 1
+        gaps = [(record.sequence, record.content) for record in records if isinstance(record.content, Gap)]
+        batches = [(record.sequence, record.content) for record in records if isinstance(record.content, Batch)]
+        messages = [*self._tables(batches, before), *self._gaps(gaps, before)]
+        sorts: dict[_Sort, list[_Part]] = {}
+        for sequence, batch in batches:
+            sorts.setdefault((_type(batch), batch.backfill), []).append((sequence, batch))
+        for sort, parts in sorts.items():
+            for few in self._portions(sort, parts):
+                messages += self._columns(sort, few, before)
+        last = messages[-1]
+        covers = records[-1].sequence
+        messages[-1] = Message(
+            last.topic, last.payload, last.first, last.last, covers, last.readings, last.retain, {}, last.oldest
+        )
+        return messages
+
+    def _tables(self, batches: list[_Part], before: int) -> Iterator[Message]:
+        for sequence, batch in batches:
+            number = self._numbers[batch.table.fingerprint]
+            if number not in self._told:
+                self._told.add(number)
+                topic = f"{self._prefix}/tables/{self._journal}/{number}"
+                yield Message(topic, batch.table.definition, sequence, sequence, before, 0, retain=True)
+
+    def _gaps(self, gaps: list[tuple[int, Gap]], before: int) -> list[Message]:
+        if not gaps:
+            return []
+        entries = [
+            {
+                "sequence": sequence,
+                "device": gap.device,
+                "group": gap.group,
+                "start": gap.start,
+                "end": gap.end,
+                "reason": gap.reason,
+                "readings": gap.readings,
+                "scans": gap.scans,
+            }
+            for sequence, gap in gaps
+        ]
+        body = {"v": VERSION, "gateway": self._gateway, "journal": self._journal, "gaps": entries}
+        payload = orjson.dumps(body)
+        if len(payload) > self.max_message and len(gaps) > 1:
+            half = len(gaps) // 2
+            return [*self._gaps(gaps[:half], before), *self._gaps(gaps[half:], before)]
+        return [Message(f"{self._prefix}/gaps", payload, gaps[0][0], gaps[-1][0], before, 0)]
+
+    def _portions(self, sort: _Sort, parts: list[_Part]) -> Iterator[list[_Part]]:
+        """Put as many records together as are likely to fit into a message."""
+        most = self.max_message / self._ratios.get(sort, _RATIO)
+        size, gathered = 0, list[_Part]()
+        for sequence, batch in parts:
+            coming = _size(batch)
+            if gathered and size + coming > most:
+                yield gathered
+                size, gathered = 0, []
+            gathered.append((sequence, batch))
+            size += coming
+        yield gathered
+
+    def _columns(self, sort: _Sort, parts: list[_Part], before: int) -> list[Message]:
+        payload = self._zstd.compress(self._stream(sort, parts))
+        self._ratios[sort] = max(0.01, 1.05 * len(payload) / sum(_size(batch) for _, batch in parts))
+        rows = sum(len(batch) for _, batch in parts)
+        if len(payload) > self.max_message and rows > 1:
+            one, other = _halves(parts)
+            return [*self._columns(sort, one, before), *self._columns(sort, other, before)]
+        oldest = min(int(batch.time.min()) for _, batch in parts)
+        topic = f"{self._prefix}/columns"
+        return [Message(topic, payload, parts[0][0], parts[-1][0], before, rows, oldest=oldest)]
+
+    def _stream(self, sort: _Sort, parts: list[_Part]) -> bytes:
+        kind, backfill = sort
+        batches = [batch for _, batch in parts]
+        tag, quality, time = (
+            _joined([getattr(batch, name) for batch in batches]) for name in ("tag", "quality", "time")
+        )
+        rows = len(tag)
+        header = {
+            "v": VERSION,
+            "gateway": self._gateway,
+            "journal": self._journal,
+            "records": [[sequence, self._numbers[batch.table.fingerprint], len(batch)] for sequence, batch in parts],
+            "backfill": backfill,
+        }
+        schema = _SCHEMAS[kind].modify(metadata={"plantbridge": orjson.dumps(header)})
+        fields = [
+            _array(na.uint32(nullable=False), rows, tag),
+            _values(kind, _joined([batch.value for batch in batches])),
+            _array(na.uint32(nullable=False), rows, quality),
+            _array(_TIME, rows, time),
+        ]
+        out = io.BytesIO()
+        with StreamWriter.from_writable(out) as writer:
+            writer.write_array(na.c_array_from_buffers(schema, rows, [None], children=fields, null_count=0))
+        return out.getvalue()
+
+
+_TIME: Final = na.timestamp("ns", "UTC", nullable=False)
+_SCHEMAS: Final = {
+    name: na.c_schema(
+        na.struct(
+            {
+                "tag": na.uint32(nullable=False),
+                "value": value,
+                "quality": na.uint32(nullable=False),
+                "time": _TIME,
+            }
+        )
+    )
+    for name, value in _TYPES.items()
+}
+
+
+def _type(batch: Batch) -> str:
+    """Give the type of the value column that this batch needs."""
+    if batch.table.kind is not Kind.FLOAT:
+        return batch.table.kind.value
+    return "float64" if single_if_exact(batch.value) is None else "float32"
+
+
+def _size(batch: Batch) -> int:
+    """Give the bytes of a batch's columns; of texts, roughly."""
+    return 16 * len(batch) + (8 if batch.table.kind is not Kind.TEXT else 16) * len(batch)
+
+
+def _halves(parts: list[_Part]) -> tuple[list[_Part], list[_Part]]:
+    """Cut in two: between records, or one record's rows."""
+    if len(parts) > 1:
+        half = len(parts) // 2
+        return parts[:half], parts[half:]
+    sequence, batch = parts[0]
+    half = len(batch) // 2
+    rows = np.arange(len(batch))
+    return [(sequence, batch.take(rows[:half]))], [(sequence, batch.take(rows[half:]))]
+
+
+def _joined(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    return np.ascontiguousarray(columns[0]) if len(columns) == 1 else np.concatenate(columns)
+
+
+def _array(of: Any, rows: int, *buffers: Any) -> Any:
+    return na.c_array_from_buffers(of, rows, [None, *buffers], null_count=0)
+
+
+def _values(kind: str, column: NDArray[Any]) -> Any:
+    rows = len(column)
+    if kind == "bool":
+        return _array(_TYPES[kind], rows, np.packbits(column, bitorder="little"))
+    if kind == "text":
+        texts = [str(text).encode(errors="replace") for text in column]
+        ends = np.zeros(rows + 1, dtype=np.int32)
+        np.cumsum(np.fromiter(map(len, texts), np.int32, rows), out=ends[1:])
+        return _array(_TYPES[kind], rows, ends, b"".join(texts))
+    return _array(_TYPES[kind], rows, column.astype(kind, copy=False))

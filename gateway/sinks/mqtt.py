@@ -1,0 +1,95 @@
+"""Messages to an MQTT broker at QoS 1, with a status that tells others whether the gateway is there.
+
+    {prefix}/status    retained: {"online": true, "version": "1.0", "since": "2026-11-20T08:15:00Z"}; the will, and a
+                       shutdown in order, set online false
+
+Each session starts clean: what was not acknowledged is sent again from the journal, not by the broker or the library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from typing import Any, Final
+
+import orjson
+
+from gateway import __version__
+from gateway.contracts import Delivery
+from gateway.errors import SinkUnavailable
+from gateway.model import Message
+from gateway.mqtt import QUOTA_EXCEEDED, Answer, Connection, Will
+from gateway.options import PublisherOptions
+
+_FAREWELL: Final = 2.0  # seconds for the last word before DISCONNECT
+
+
+class MqttSink:
+    """One broker. A connection lives for one session."""
+
+    def __init__(self, name: str, options: PublisherOptions, gateway: str) -> None:
+        """Prepare; no I/O. Raises ValueError for a URL that is none."""
+        self.refusal = ""
+        self._options = options
+        self._client_id = f"plantbridge-{gateway}-{name}"
+        self._status = f"{options.prefix(gateway)}/status"
+        self._since = ""
+        self._connection = self._make()
+
+    async def connect(self) -> None:
+        """Make the session and tell that we are there. Raises SinkUnavailable."""
+        self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._connection = self._make()
+        await self._connection.open()
+        try:
+            await self._tell(online=True, timeout=self._options.ack_timeout)
+        except BaseException:
+            await self._connection.close()
+            raise
+
+    async def send(self, message: Message) -> Delivery:
+        """Publish and wait for the PUBACK. Raises SinkUnavailable.
+
+        A reason code from 0x80 on is a refusal of this message (`refusal` says why), but for "quota exceeded", which
+        says that the broker cannot take anything now.
+        """
+        try:
+            answer = await self._connection.publish(
+                message.topic,
+                message.payload,
+                timeout=self._options.ack_timeout,
+                retain=message.retain,
+                properties=message.properties,
+            )
+        except ValueError as error:
+            answer = Answer(0x90, f"topic {message.topic!r}: {error}")
+        if answer.code == QUOTA_EXCEEDED:
+            raise SinkUnavailable(f"{self._connection.endpoint} takes no more now: {answer.name}")
+        if answer.refused:
+            self.refusal = f"{self._connection.endpoint} refused a message for {message.topic}: {answer.name}"
+            return Delivery.REJECTED
+        return Delivery.ACCEPTED
+
+    async def ended(self) -> str:
+        """Return, with the reason, when the session has ended."""
+        await self._connection.lost.wait()
+        return self._connection.reason
+
+    async def close(self) -> None:
+        """Tell that we go, and disconnect. Idempotent; never raises."""
+        if self._connection.connected:
+            with contextlib.suppress(SinkUnavailable):
+                await self._tell(online=False, timeout=_FAREWELL)
+        await self._connection.close()
+
+    def _make(self) -> Connection:
+        will = Will(self._status, self._body(online=False))
+        return Connection(self._options, client_id=self._client_id, will=will)
+
+    async def _tell(self, *, online: bool, timeout: float) -> None:
+        """Publish the status. Where the broker does not allow it, data still flows: that is not held up."""
+        await self._connection.publish(self._status, self._body(online=online), timeout=timeout, retain=True)
+
+    def _body(self, *, online: bool) -> bytes:
+        body: dict[str, Any] = {"online": online, "version": __version__}
+        return orjson.dumps({**body, "since": self._since} if online else body)
