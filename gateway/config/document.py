@@ -5,8 +5,9 @@ merging files keeps the places and a message can point at the very character. Bu
 recursion: libyaml's own composer dies on a file of a hundred thousand brackets.
 
 Plain words are read as in YAML 1.2, which is what editors check: `on`, `off`, `yes`, `no`, 1:30 and dates are text,
-0x1F is a number. Keys are always text. Every fault becomes a Problem, and reading goes on after it where it can; only
-a syntax error ends the file. References such as ${env:NAME} are resolved here (gateway.config.references).
+0x1F is a number. A number with a leading zero is text: 00101 is a Modbus reference. Keys are always text. Every fault
+becomes a Problem, and reading goes on after it where it can; only a syntax error ends the file. References such as
+${env:NAME} are resolved here (gateway.config.references).
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ LARGEST: Final = 3_000_000
 _NULL: Final = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NUMBER_STARTS: Final = frozenset("+-.0123456789")
-_INTEGER: Final = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}")
-_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,299})|0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}")
+_FLOAT: Final = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 
 
 class Mapping(dict[str, Any]):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Site, load_cloud, load_site
-from gateway.config.document import Mapping
+from gateway.config.document import Mapping, plain
 from gateway.config.shipped import shipped
 from gateway.errors import ConfigError
 from gateway.model import Kind, Tag
@@ -148,6 +148,28 @@ def test_yaml_words_that_elsewhere_are_booleans_stay_words(tmp_path: Path) -> No
     assert tags["on"].states == ((0, "off"), (1, "on"))
     assert tags["on"].description == "1:30"
     assert "no" in tags
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1), ("-5", -5), ("+3", 3), ("0", 0), ("0x1F", 31), ("0o17", 15), ("1.5", 1.5), (".5", 0.5), ("2.", 2.0),
+        ("1e3", 1000.0), ("-1.5E-2", -0.015), (".inf", math.inf), ("-.inf", -math.inf), ("null", None), ("~", None),
+        ("", None), ("true", True), ("False", False), ("yes", "yes"), ("off", "off"), ("00101", "00101"),
+        ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("1_000", "1_000"), ("1 s", "1 s"), ("-", "-"), ("e", "e"),
+        ("9" * 400, "9" * 400), ("0b1", "0b1"), ("+0x1", "+0x1"),
+    ],
+)  # fmt: skip
+def test_plain_words_are_read_as_editors_read_them(text: str, value: object) -> None:
+    read = plain(text)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_modbus_reference_keeps_its_leading_zeros(tmp_path: Path) -> None:
+    """00101 is coil 101 of the manual; the number 101 would be ambiguous."""
+    tags = tags_of(site(tmp_path, "a: 00101\nb: 40001"))
+    assert (tags["a"].source.area, tags["a"].source.address) == ("coil", 100)
+    assert (tags["b"].source.area, tags["b"].source.address) == ("holding", 0)
 
 
 def test_limits_states_and_patterns_arrive_in_the_tag(tmp_path: Path) -> None:
