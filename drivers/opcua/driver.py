@@ -62,7 +62,7 @@ def wish_of(options: Any, group: Group) -> Wish | None:
     kind, size = ("none", 0.0) if band is None else ("percent", band[0]) if band[1] else ("absolute", band[0])
     return Wish(
         publishing, sampling, queue, options.discard == "oldest", size, kind, options.trigger, options.freshness,
-        options.time,
+        options.time, options.fill_gaps,
     )  # fmt: skip
 
 
@@ -161,7 +161,10 @@ class OpcuaDriver:
         if watcher is not None and watcher.fits(watched):
             resumed = await watcher.resume(session)
         if watcher is None or resumed is None:
-            watcher = Watcher(session, self._limits, watched)
+            before, watcher = watcher, Watcher(session, self._limits, watched)
+            if before is not None and before.follows(watched):
+                for batch in await watcher.fill(before):
+                    yield batch
         self._watcher = watcher
         async for batch in watcher.run(resumed):
             yield batch

@@ -126,6 +126,9 @@ class OpcuaDevice(DeviceOptions):
     freshness: Duration = 60.0
     """subscribe: a value that was not reported for so long is read, to see whether the subscription still works."""
 
+    fill_gaps: bool = False
+    """subscribe: after an interruption fetch what was missed from the server's history, where it keeps one."""
+
 
 class OpcuaTag(TagOptions):
     """A node's value, or a part of it."""

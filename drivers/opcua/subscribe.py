@@ -10,6 +10,7 @@ What can go wrong, and what happens:
   in full, in the same session.
 - a notification is missing (sequence numbers): Republish; where the server has it no more, all nodes are read again.
 - the session was lost: in the next one TransferSubscriptions and Republish fetch what was missed, marked as backfill.
+- it was lost for longer than the server keeps subscriptions: with `fill_gaps`, the raw history of the time between.
 - neither data nor keep-alive within one and a half keep-alive periods and a timeout: NotConnected.
 - a subscription that is alive but empty: nodes that were silent for `freshness` are read; one whose value differs twice
   from what the subscription last said shows that it lies: what was read is given, and the subscription made again.
@@ -29,7 +30,7 @@ import numpy as np
 from asyncua import ua
 from numpy.typing import NDArray
 
-from drivers.opcua import rows, wire
+from drivers.opcua import history, rows, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.names import Limits
 from drivers.opcua.plan import OpcuaPlan, Part
@@ -41,6 +42,7 @@ from gateway.model import Batch
 RETRY: Final = 30.0  # s; refused items are asked for again this often
 KEEP_ALIVE: Final = 5.0  # s; a subscription without changes is heard of about this often
 LIFETIME: Final = 60.0  # s; how long the server keeps a subscription that nobody asks for
+HISTORY_NODES: Final = 100  # whose history is asked for at once
 _CREATE_ITEMS: Final = (b"\x01\x00\xef\x02", b"\x01\x00\xf2\x02")  # i=751, i=754
 _DATA_CHANGE: Final = 811
 _STATUS_CHANGE: Final = 820
@@ -69,6 +71,7 @@ class Wish:
     trigger: str = "value"
     freshness: float = 60.0
     clock: str = "source"
+    fill_gaps: bool = False
 
     def filter(self) -> bytes:
         """Encode the DataChangeFilter, or none where the server's default does."""
@@ -123,9 +126,11 @@ class _Known:
     number: NDArray[np.float64]
     bits: NDArray[np.int64]
     status: NDArray[np.uint32]
+    time: NDArray[np.int64] = field(init=False)  # the latest source time, ns
     suspect: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.time = np.zeros(len(self.heard), dtype=np.int64)
         self.suspect = np.zeros(len(self.heard), dtype=bool)
 
 
@@ -195,6 +200,44 @@ class Watcher:
         return len(watched) == len(self._watched) and all(
             new.plan is old.plan and new.ids == old.ids for new, old in zip(watched, self._watched, strict=True)
         )
+
+    def follows(self, watched: Sequence[Watched]) -> bool:
+        """Say whether the same groups are wanted, whatever their nodes are called today."""
+        return [each.plan for each in watched] == [each.plan for each in self._watched]
+
+    async def fill(self, before: Watcher) -> list[Batch]:
+        """Give the history of what `before` did not hear any more, marked as backfill; nothing where there is none.
+
+        What is current stays out: the subscription's first notification brings it.
+        """
+        wanted = [
+            handle
+            for handle, item in enumerate(self._items)
+            if item.owner.wish.fill_gaps and item.owner.ids[item.node] is not None and before._known.time[handle] > 0
+        ]
+        if not wanted:
+            return []
+        handles = np.array(wanted, dtype=np.intp)
+        present, _ = await self._read(handles, given=np.zeros(len(wanted), dtype=bool))
+        batches: list[Batch] = []
+        now = time.time_ns()
+        for first in range(0, len(wanted), HISTORY_NODES):
+            some = handles[first : first + HISTORY_NODES]
+            since = before._known.time[some]
+            ids = [self._items[handle].owner.ids[self._items[handle].node] or b"" for handle in some.tolist()]
+            try:
+                found = await history.fetch(self._session, ids, int(since.min()), now)
+            except Refused:
+                return batches  # this server keeps no history
+            for place, handle in enumerate(some.tolist()):
+                until = present.source[first + place] or now
+                for columns in found[place]:
+                    inside = (columns.source > since[place]) & (columns.source < until)
+                    picked = _rows_of(columns, np.flatnonzero(inside))
+                    if len(picked):
+                        every = np.full(len(picked), handle, dtype=np.intp)
+                        batches += self._batches(picked, every, now, backfill=True)
+        return batches
 
     async def resume(self, session: Session) -> list[Batch] | None:
         """Take the subscriptions of a session that was lost over into a new one.
@@ -427,11 +470,12 @@ class Watcher:
         known.number[handles] = columns.number
         known.bits[handles] = columns.bits
         known.status[handles] = columns.status
+        np.maximum.at(known.time, handles, columns.source)
 
     def _batches(
         self, columns: Columns, handles: NDArray[np.intp], arrival: int, clock: str = "", backfill: bool = False
     ) -> list[Batch]:
-        """Give the batches of rows whose client handles are these; a tag at most once in each."""
+        """Give the batches of rows whose client handles are these; a tag at most once in each, but for backfill."""
         count = self._count[handles]
         row = np.repeat(np.arange(len(handles)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
@@ -443,7 +487,7 @@ class Watcher:
             mine = np.flatnonzero(part_of == number)
             whole = rows.batch(part, columns, row[mine], tags[mine], arrival, clock or own_clock)
             whole.backfill = backfill
-            batches += rows.once_each(whole)
+            batches += [whole] if backfill else rows.once_each(whole)
         return batches
 
     def _bad(self, handles: Sequence[int]) -> list[Batch]:
