@@ -31,7 +31,7 @@ import nanoarrow as na
 import orjson
 from nanoarrow.ipc import InputStream, StreamWriter
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import GatewayError, StoreUnavailable
 
 LONGEST_QUESTION: Final = 1 << 20
 FRAME: Final = 1 << 20
@@ -41,7 +41,7 @@ MOST: Final = 4  # questions answered at once
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
-class Refused(Exception):
+class Refused(GatewayError):
     """The question is wrong, or asks for more than reading. Its text is for the person who asked."""
 
 

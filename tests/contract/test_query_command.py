@@ -1,0 +1,215 @@
+"""`plantbridge query` against a real file, whether another process holds it or not."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from gateway.cli.query import query
+from gateway.errors import GatewayError
+from gateway.model import Kind
+from gateway.stores.duckdb import DuckdbStore
+from tests.native import BAD, SECOND, T0, block, scan, table
+
+FIRST = "2023-11-15 06:13:20.123456789+08:00"
+
+
+@pytest.fixture(autouse=True)
+def _in_china(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    monkeypatch.setenv("COLUMNS", "200")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+async def fill(store: DuckdbStore) -> None:
+    states = ((0, "停"), (1, "运行"))
+    await store.open()
+    for number in range(3):
+        now = T0 + number * SECOND
+        await store.write(
+            [
+                block(
+                    scan(table(size=2, unit="bar"), now, [20.0 + number, 0.5]),
+                    scan(table(Kind.BOOL, size=1, states=states), now, [number % 2 == 1]),
+                    scan(table(Kind.UINT, size=2, device="meter-1", unit="W.h"), now, [2**64 - 1, 7 + number]),
+                    scan(table(Kind.TEXT, size=1, device="压机"), now, [f"批次 {number}"], [BAD if number == 2 else 0]),
+                    first=1 + number * 4,
+                )
+            ]
+        )
+
+
+@pytest.fixture(params=["open in another process", "closed"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file with readings: held by a store on a loop of its own, as ingest does, or by nobody."""
+    path = tmp_path / "plant.duckdb"
+    store = DuckdbStore(path)
+    with asyncio.Runner() as runner:
+        runner.run(fill(store))
+        if request.param == "closed":
+            runner.run(store.close())
+        yield path
+        runner.run(store.close())
+
+
+def ask(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(query)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, GatewayError):
+        raise result.exception
+    return result
+
+
+def lines(*arguments: object) -> list[list[str]]:
+    """Give the CSV that comes out, as rows."""
+    result = ask(*arguments, "--format", "csv")
+    assert result.exit_code == 0, result.output
+    return list(csv.reader(io.StringIO(result.stdout)))
+
+
+def test_the_newest_value_of_every_tag_is_shown_without_being_asked_for(database: Path) -> None:
+    now = "2023-11-15 06:13:22.123456789+08:00"
+    assert lines(database) == [
+        ["time", "gateway", "device", "tag", "value", "text", "unit", "quality", "status"],
+        [now, "demo", "meter-1", "uint64-0", "18446744073709551615", "", "W.h", "0", "Good"],
+        [now, "demo", "meter-1", "uint64-1", "9", "", "W.h", "0", "Good"],
+        [now, "demo", "press-1", "bool-0", "false", "停", "", "0", "Good"],
+        [now, "demo", "press-1", "float64-0", "22", "", "bar", "0", "Good"],
+        [now, "demo", "press-1", "float64-1", "0.5", "", "bar", "0", "Good"],
+        [now, "demo", "压机", "text-0", "", "", "", str(BAD), "BadNotConnected"],
+    ]  # fmt: skip
+
+
+def test_a_table_has_unit_state_and_quality_beside_the_value(database: Path) -> None:
+    result = ask(database, "press-1/*", "--last")
+    assert result.exit_code == 0
+    head, state, first, second = result.stdout.splitlines()
+    assert head.split() == ["time", "tag", "value", "unit", "quality"]
+    assert state.split() == ["2023-11-15", "06:13:22.123456789+08:00", "press-1/bool-0", "false", "停", "Good"]
+    assert first.split()[2:] == ["press-1/float64-0", "22", "bar", "Good"]
+    assert second.split()[2:] == ["press-1/float64-1", "0.5", "bar", "Good"]
+
+
+def test_a_range_begins_at_its_begin_and_ends_before_its_end(database: Path) -> None:
+    found = lines(database, "meter-1/uint64-1", "--from", "2023-11-15T06:13:20", "--to", "2023-11-15T06:13:22")
+    assert [row[0] for row in found[1:]] == [FIRST, "2023-11-15 06:13:21.123456789+08:00"]
+    assert [row[4] for row in found[1:]] == ["7", "8"]
+    elsewhere = lines(database, "meter-1/uint64-1", "--from", "2023-11-14T22:13:22+00:00")
+    assert [row[4] for row in elsewhere[1:]] == ["9"]
+    assert lines(database, "--since", "1 h") == found[:1]
+
+
+def test_a_table_shows_the_newest_rows_and_says_that_there_are_more(database: Path) -> None:
+    result = ask(database, "press-1/float64-0", "--from", "2020-01-01", "--limit", "2")
+    assert [line.split()[3] for line in result.stdout.splitlines()[1:]] == ["21", "22"]
+
+
+def test_parquet_is_read_by_others(database: Path, tmp_path: Path) -> None:
+    file = tmp_path / "it's.parquet"
+    assert ask(database, "--from", "2020-01-01", "--format", "parquet", "--output", file).exit_code == 0
+    read = pyarrow.parquet.read_table(file)
+    assert read.num_rows == 18
+    assert str(read.schema.field("time").type) == "timestamp[ns]"
+    assert read.column("time").cast("int64").to_pylist()[0] == T0
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_csv_goes_to_a_file(database: Path, tmp_path: Path) -> None:
+    ask(database, "--format", "csv", "--output", tmp_path / "all.csv")
+    assert (tmp_path / "all.csv").read_text(encoding="utf-8").count("\n") == 7
+
+
+def test_sql_of_ones_own_is_answered_in_every_form(database: Path, tmp_path: Path) -> None:
+    sql = "SELECT device, count(*) AS n, max(time) AS newest FROM readings GROUP BY device ORDER BY device"
+    assert lines(database, "--sql", sql)[1] == ["meter-1", "6", "2023-11-14 22:13:22.123456789"]
+    assert "press-1" in ask(database, "--sql", sql).stdout
+    ask(database, "--sql", sql, "--format", "parquet", "--output", tmp_path / "a.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").num_rows == 3
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM floats",
+        "SELECT 1; DELETE FROM floats",
+        "CREATE TABLE x (a INT)",
+        "CREATE TEMP TABLE x (a INT)",
+        "COPY floats TO '/tmp/x.csv'",
+        "ATTACH '/tmp/x.duckdb'",
+        "SET threads = 1",
+        "INSTALL httpfs",
+        "PRAGMA database_list",
+        "CHECKPOINT",
+    ],
+)
+def test_nothing_but_reading_is_allowed(database: Path, sql: str) -> None:
+    with pytest.raises(GatewayError, match="SELECT"):
+        ask(database, "--sql", sql)
+    assert lines(database, "--sql", "SELECT count(*) FROM floats")[1] == ["6"]
+
+
+def test_a_wrong_question_is_answered_with_the_reason(database: Path) -> None:
+    with pytest.raises(GatewayError, match="nowhere"):
+        ask(database, "--sql", "SELECT * FROM nowhere")
+
+
+def test_a_misspelt_tag_is_named_with_its_neighbours(database: Path) -> None:
+    with pytest.raises(GatewayError, match="no tag is named press-1/flot64-0; did you mean press-1/float64-"):
+        ask(database, "press-1/flot64-0")
+    with pytest.raises(GatewayError, match="of gateway nobody"):
+        ask(database, "--gateway", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "parquet"], "--output"),
+        (["--last", "--since", "1 h"], "--last"),
+        (["--sql", "SELECT 1", "--since", "1 h"], "--sql"),
+        (["--since", "1 parsec"], "duration"),
+        (["--from", "yesterday"], "2026-11-20"),
+        (["--since", "1 h", "--from", "2026-01-01"], "one of them"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
+    result = ask(tmp_path / "x.duckdb", *arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_the_cloud_file_says_where_the_database_is(tmp_path: Path) -> None:
+    store = DuckdbStore(tmp_path / "data" / "db.duckdb")
+
+    async def made() -> None:
+        await fill(store)
+        await store.close()
+
+    asyncio.run(made())
+    cloud = tmp_path / "cloud.yaml"
+    broker = "broker: {url: mqtt://127.0.0.1:1883}\n"
+    cloud.write_text(f"data: ./data\n{broker}store: {{type: duckdb, path: db.duckdb}}\n")
+    assert len(lines(cloud)) == 7
+    cloud.write_text(f"{broker}store: {{type: influxdb, url: 'http://127.0.0.1:1', bucket: b}}\n")
+    with pytest.raises(GatewayError, match="stores to influxdb"):
+        ask(cloud)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match="there is no database at"):
+        ask(tmp_path / "nothing.duckdb")
+    (tmp_path / "rubbish.duckdb").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(GatewayError, match="rubbish"):
+        ask(tmp_path / "rubbish.duckdb")
