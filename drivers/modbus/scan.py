@@ -96,7 +96,8 @@ class Scan:
         if self._changed:
             self._map_rows()
         troubled = bool(self.refused) or bool(self.status[: len(self.requests)].any())
-        batches = [self._batch(number, troubled) for number in range(len(self.plan.tables))]
+        with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN, 1e300 x 10^22: values like any other
+            batches = [self._batch(number, troubled) for number in range(len(self.plan.tables))]
         if self._to_join:
             self._join()
         return batches

@@ -238,3 +238,31 @@ def test_64_bit_counters_are_exact_above_2_to_the_53() -> None:
     tags = {"u": "holding:0 uint64", "i": "holding:4 int64 CDAB"}
     memory = (2**64 - 3).to_bytes(8, "big") + arrange((-(2**62) - 1).to_bytes(8, "big", signed=True), "GHEFCDAB")
     assert scan_of(link_to("tcp://h", tags), memory) == {"u": (2**64 - 3, q.GOOD), "i": (-(2**62) - 1, q.GOOD)}
+
+
+EVERYTHING: dict[str, Any] = {
+    **{f"{kind} {order}": f"holding:{4 * number} {kind} {order}" for number, (kind, order) in enumerate(CASES)},
+    "scaled": {"address": "holding:400 float64", "scale_power": "holding:404"},
+    "absent": {"address": "holding:400 uint64", "absent": "sunspec"},
+    "flags": {"address": "holding:401", "flags": {0: "a"}},
+    **{words: f"holding:{410 + 10 * number} {words}" for number, words in enumerate((
+        "text 20", "text 20 gbk BA", "text 10 utf-8 low", "iec-time", "unix32", "bcd-time", "int8", "bits 3..9", "bit 2",
+    ))},
+}  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), fill=st.sampled_from([None, 0x00, 0x7F, 0x80, 0xFF]))
+def test_arbitrary_registers_become_rows_without_raising_or_warning(seed: int, fill: int | None) -> None:
+    """A device may hold anything; a defect here would take a whole link down at every scan."""
+    memory = np.random.default_rng(seed).bytes(1200) if fill is None else bytes((fill,)) * 1200
+    found = scan_of(link_to("tcp://h", EVERYTHING), memory)
+    assert set(found) == set(EVERYTHING)
+
+
+def test_signalling_nans_and_overflowing_factors_are_values_like_any_other() -> None:
+    tags = {"nan": "holding:0 float32", "big": {"address": "holding:2 float64", "scale_power": "holding:6"}}
+    memory = bytes.fromhex("7f800001") + struct.pack(">d", 1e300) + struct.pack(">h", 22)
+    found = scan_of(link_to("tcp://h", tags), memory)
+    assert math.isnan(found["nan"][0])
+    assert math.isinf(found["big"][0])
