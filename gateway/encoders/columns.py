@@ -8,7 +8,8 @@
     prefix    the publisher's `topic`, default plantbridge/{gateway}
     columns   tag uint32 (index into the table), value, quality uint32 (OPC UA StatusCode), time timestamp[ns, UTC];
               none has nulls. value is float32 where that is exact, else float64; int64, uint64, bool or utf8: one
-              type per message. The value of a Bad row means nothing.
+              type per message. The value of a Bad row means nothing. There is no column tag where every record has
+              all tags of its table in order: it is half of a message's bytes, and says nothing there.
     metadata  the schema's key "plantbridge": {"v": 1, "gateway", "journal", "records": [[sequence, table, rows], ...],
               "backfill"}: rows follow each other in the order of `records`. A record too large for one message is
               spread over several, with its sequence in each. "backfill" marks data that is late on purpose.
@@ -46,7 +47,7 @@ _TYPES: Final = {
 _RATIO: Final = 0.5  # bytes of a message to bytes of its columns, before anything is known
 
 _Part = tuple[int, Batch]  # a record's sequence and some or all of its rows
-_Sort = tuple[str, bool]  # what messages are made of: value type, backfill
+_Sort = tuple[str, bool, bool]  # what messages are made of: value type, backfill, whole scans
 
 
 class Columns:
@@ -80,7 +81,7 @@ class Columns:
         messages = [*self._tables(batches, before), *self._gaps(gaps, before)]
         sorts: dict[_Sort, list[_Part]] = {}
         for sequence, batch in batches:
-            sorts.setdefault((_type(batch), batch.backfill), []).append((sequence, batch))
+            sorts.setdefault((_type(batch), batch.backfill, _whole(batch)), []).append((sequence, batch))
         for sort, parts in sorts.items():
             for few in self._portions(sort, parts):
                 messages += self._columns(sort, few, before)
@@ -141,18 +142,19 @@ class Columns:
         rows = sum(len(batch) for _, batch in parts)
         if len(payload) > self.max_message and rows > 1:
             one, other = _halves(parts)
+            sort = (*sort[:2], sort[2] and len(parts) > 1)
             return [*self._columns(sort, one, before), *self._columns(sort, other, before)]
         oldest = min(int(batch.time.min()) for _, batch in parts)
         topic = f"{self._prefix}/columns"
         return [Message(topic, payload, parts[0][0], parts[-1][0], before, rows, oldest=oldest)]
 
     def _stream(self, sort: _Sort, parts: list[_Part]) -> bytes:
-        kind, backfill = sort
+        kind, backfill, whole = sort
         batches = [batch for _, batch in parts]
         tag, quality, time = (
             _joined([getattr(batch, name) for batch in batches]) for name in ("tag", "quality", "time")
         )
-        rows = len(tag)
+        rows = len(time)
         header = {
             "v": VERSION,
             "gateway": self._gateway,
@@ -160,9 +162,9 @@ class Columns:
             "records": [[sequence, self._numbers[batch.table.fingerprint], len(batch)] for sequence, batch in parts],
             "backfill": backfill,
         }
-        schema = _SCHEMAS[kind].modify(metadata={"plantbridge": orjson.dumps(header)})
+        schema = _SCHEMAS[kind, whole].modify(metadata={"plantbridge": orjson.dumps(header)})
         fields = [
-            _array(na.uint32(nullable=False), rows, tag),
+            *([] if whole else [_array(na.uint32(nullable=False), rows, tag)]),
             _values(kind, _joined([batch.value for batch in batches])),
             _array(na.uint32(nullable=False), rows, quality),
             _array(_TIME, rows, time),
@@ -174,18 +176,12 @@ class Columns:
 
 
 _TIME: Final = na.timestamp("ns", "UTC", nullable=False)
+_TAG: Final = {"tag": na.uint32(nullable=False)}
+_REST: Final = {"quality": na.uint32(nullable=False), "time": _TIME}
 _SCHEMAS: Final = {
-    name: na.c_schema(
-        na.struct(
-            {
-                "tag": na.uint32(nullable=False),
-                "value": value,
-                "quality": na.uint32(nullable=False),
-                "time": _TIME,
-            }
-        )
-    )
+    (name, whole): na.c_schema(na.struct({**({} if whole else _TAG), "value": value, **_REST}))
     for name, value in _TYPES.items()
+    for whole in (False, True)
 }
 
 
@@ -194,6 +190,12 @@ def _type(batch: Batch) -> str:
     if batch.table.kind is not Kind.FLOAT:
         return batch.table.kind.value
     return "float64" if single_if_exact(batch.value) is None else "float32"
+
+
+def _whole(batch: Batch) -> bool:
+    """Say whether a batch has a row for every tag of its table, in order."""
+    every = batch.table.every
+    return batch.tag is every or (len(batch) == len(every) and np.array_equal(batch.tag, every))
 
 
 def _size(batch: Batch) -> int:
