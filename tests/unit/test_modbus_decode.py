@@ -246,7 +246,8 @@ EVERYTHING: dict[str, Any] = {
     "absent": {"address": "holding:400 uint64", "absent": "sunspec"},
     "flags": {"address": "holding:401", "flags": {0: "a"}},
     **{words: f"holding:{410 + 10 * number} {words}" for number, words in enumerate((
-        "text 20", "text 20 gbk BA", "text 10 utf-8 low", "iec-time", "unix32", "bcd-time", "int8", "bits 3..9", "bit 2",
+        "text 20", "text 20 gbk BA", "text 10 utf-8 low", "iec-time", "unix32", "bcd-time", "int8",
+        "bits 3..9", "bit 2",
     ))},
 }  # fmt: skip
 
