@@ -60,14 +60,27 @@ def link_of(name: str, port: int, tags: int) -> Link:
     return Link(name, "modbus", options, (Device(name, keys, (group,)),))
 
 
-async def _cpu(work: Callable[[], Awaitable[object]], seconds: float = 2.0) -> tuple[float, float]:
-    """Give the CPU and the wall seconds of one call."""
+async def _cpu(work: Callable[[], Awaitable[object]], rounds: int = 8) -> tuple[float, float]:
+    """Give the CPU and the wall seconds of one call: the best of some rounds, since the machine is shared."""
     await work()
-    calls, cpu, wall = 0, time.process_time(), time.perf_counter()
+    best = [float("inf"), float("inf")]
+    for _ in range(rounds):
+        calls, cpu, wall = 0, time.process_time(), time.perf_counter()
+        while time.perf_counter() - wall < 0.3:
+            await work()
+            calls += 1
+        best[0] = min(best[0], (time.process_time() - cpu) / calls)
+        best[1] = min(best[1], (time.perf_counter() - wall) / calls)
+    return best[0], best[1]
+
+
+async def _sustained(work: Callable[[], Awaitable[object]], seconds: float) -> float:
+    """Give the wall seconds of one call over a while, with everything that comes in between."""
+    calls, wall = 0, time.perf_counter()
     while time.perf_counter() - wall < seconds:
         await work()
         calls += 1
-    return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
+    return (time.perf_counter() - wall) / calls
 
 
 async def _one_link() -> list[dict[str, Any]]:
@@ -113,7 +126,7 @@ async def _simulated() -> dict[str, Any]:
         driver = ModbusDriver(link)
         plan = driver.plan(link.tables)
         await driver.connect()
-        _, wall = await _cpu(lambda: driver.read(plan), 3.0)
+        wall = await _sustained(lambda: driver.read(plan), 3.0)
         await driver.close()
     return {"name": "from the simulator, sustained", "value": TAGS / wall, "unit": "readings/s", "goal": "100,000"}
 

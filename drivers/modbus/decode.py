@@ -7,7 +7,7 @@ bits, times, text) starts from the same gathered bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -156,7 +156,11 @@ def make_decoder(table: TagTable, place: Callable[[ModbusSource], int]) -> Decod
 
 def _columns(rows: list[int], sources: Sequence[ModbusSource], place: Callable[[ModbusSource], int]) -> Columns:
     first = sources[rows[0]]
-    gather = np.array([positions(sources[row], place(sources[row])) for row in rows], np.intp)
+    patterns: dict[tuple[str, str], int] = {}  # a few byte orders and halves serve all rows
+    which = [patterns.setdefault((sources[row].order, sources[row].half), len(patterns)) for row in rows]
+    orders = [positions(replace(first, order=order, half=half), 0) for order, half in patterns]
+    places = np.array([place(sources[row]) for row in rows], np.intp)
+    gather = places[:, None] + np.array(orders, np.intp)[which]
     flat = gather.reshape(-1)
     straight = slice(int(flat[0]), int(flat[-1]) + 1) if (np.diff(flat) == 1).all() else None
     absent = has_absent = None
