@@ -22,6 +22,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ LONGEST_QUESTION: Final = 1 << 20
 FRAME: Final = 1 << 20
 PATIENCE: Final = 30.0  # s that either side waits for the other to take or give the next bytes
 MOST: Final = 4  # questions answered at once
+ENDING: Final = 10.0  # s that questions have to end when the desk is closed
 
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
@@ -70,8 +72,9 @@ class Desk:
         self._connection = connection
         self._path = socket_path(database)
         self._free = threading.BoundedSemaphore(MOST)
-        self._open: set[socket.socket] = set()
-        self._closing = False
+        self._answers: dict[socket.socket, threading.Thread] = {}
+        self._cursors: set[duckdb.DuckDBPyConnection] = set()
+        self._closing = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             os.fchmod(self._socket.fileno(), 0o600)  # before bind, so that the file never has another mode
@@ -82,35 +85,46 @@ class Desk:
         except OSError:
             self._socket.close()
             raise
-        threading.Thread(target=self._accept, name="desk", daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, name="desk", daemon=True)
+        self._acceptor.start()
 
     def close(self) -> None:
-        """Take no more questions, and cut those that are being answered."""
-        self._closing = True
+        """Take no more questions, cut those that are being answered, and wait for their threads: one that were still
+        inside DuckDB when the interpreter ends would take the process down."""
+        self._closing.set()
         self._path.unlink(missing_ok=True)
-        for peer in (self._socket, *tuple(self._open)):
-            with contextlib.suppress(OSError):
-                peer.shutdown(socket.SHUT_RDWR)
+        _cut(self._socket)
         self._socket.close()
-        self._connection.interrupt()
+        deadline = time.monotonic() + ENDING
+        while time.monotonic() < deadline and any(thread.is_alive() for thread in tuple(self._answers.values())):
+            for cursor in tuple(self._cursors):
+                cursor.interrupt()
+            for peer, thread in tuple(self._answers.items()):
+                _cut(peer)
+                thread.join(0.05)
+        self._acceptor.join(ENDING)
 
     def _accept(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             try:
                 peer, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            self._free.acquire()
-            self._open.add(peer)
-            threading.Thread(target=self._serve, args=(peer,), name="answer", daemon=True).start()
+            while not self._free.acquire(timeout=1.0):
+                if self._closing.is_set():
+                    peer.close()
+                    return
+            self._answers[peer] = threading.Thread(target=self._serve, args=(peer,), name="answer", daemon=True)
+            self._answers[peer].start()
 
     def _serve(self, peer: socket.socket) -> None:
         try:
-            with peer, contextlib.suppress(OSError):  # who asked may go away at any time
+            with contextlib.suppress(OSError):  # who asked may go away at any time
                 peer.settimeout(PATIENCE)
                 self._answer(peer)
         finally:
-            self._open.discard(peer)
+            self._answers.pop(peer, None)
+            peer.close()
             self._free.release()
 
     def _answer(self, peer: socket.socket) -> None:
@@ -118,17 +132,24 @@ class Desk:
         try:
             sql, parameters = _question(_receive(peer, LONGEST_QUESTION))
             cursor = self._connection.cursor()
+            self._cursors.add(cursor)
             try:
                 out = io.BufferedWriter(_Frames(peer), FRAME)
                 with StreamWriter.from_writable(out) as writer:
                     writer.write_stream(_select(cursor, sql, parameters))
                 out.flush()
             finally:
+                self._cursors.discard(cursor)
                 cursor.close()
         except (Refused, duckdb.Error, RuntimeError, EOFError) as error:  # RuntimeError: nanoarrow's, met half-way
             end["error"] = str(error)
         peer.sendall(struct.pack(">I", 0))
         _send(peer, orjson.dumps(end))
+
+
+def _cut(peer: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 def _question(frame: bytes) -> tuple[str, dict[str, Any]]:

@@ -320,7 +320,7 @@ async def test_closing_does_not_wait_for_a_question_that_takes_for_ever(tmp_path
 
     asker = threading.Thread(target=ask)
     asker.start()
-    while not store._desk._open:  # type: ignore[union-attr]
+    while not store._desk._cursors:  # type: ignore[union-attr]
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     begin = time.monotonic()
