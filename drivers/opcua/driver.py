@@ -26,7 +26,7 @@ from drivers.opcua import names, rows, wire
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
-from drivers.opcua.session import TOO_MUCH, Refused, Session
+from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaLink
 from drivers.opcua.subscribe import Watched, Watcher, Wish
 from drivers.opcua.write import write
@@ -81,6 +81,8 @@ class OpcuaDriver:
         self._fields = any(tag.source.field for table in link.tables for tag in table.tags)
         self._watcher: Watcher | None = None  # kept across sessions: the server may keep its subscriptions too
         self._session: Session | None = None
+        self._url = link.options.url  # of the server that served last
+        self._learnt: dict[str, tuple[list[str], names.Limits]] = {}
         self._namespaces: list[str] = []
         self._limits = names.Limits()
         self._chunk = CHUNK
@@ -95,26 +97,67 @@ class OpcuaDriver:
         return plan(tables)
 
     async def connect(self) -> None:
-        """Make the session, learn the server's namespaces and limits. Raises NotConnected."""
+        """Make the session, learn the server's namespaces and limits. Raises NotConnected.
+
+        Of a redundant set the first healthy server is taken, beginning with the one that served last; where none is
+        healthy, the one with the highest ServiceLevel.
+        """
         await self.close()
-        session = self._session = Session(self._options)
+        urls = sorted((self._options.url, *self._options.redundant), key=lambda url: url != self._url)
         try:
-            async with asyncio.timeout(self._options.connect_timeout):
-                await session.open()
-                self._namespaces = await names.read_namespaces(session)
-                self._limits = await names.read_limits(session)
-                if self._fields:
-                    await names.read_structures(session, self._options.connect_timeout)
-        except TimeoutError as error:
-            await self.close()
-            raise NotConnected(f"{session.url}: not connected in time", status=q.BAD_TIMEOUT) from error
-        except Refused as error:
-            await self.close()
-            raise NotConnected(str(error), status=error.status) from error
+            best = await self._choose(urls)
         except BaseException:
             await self.close()
             raise
+        assert self._session is not None
+        if len(urls) > 1:
+            self._session.floor = min(best, HEALTHY)
+        self._url = self._session.url
+        self._namespaces, self._limits = self._learnt[self._url]
         self._chunk = self._limits.read
+
+    async def _choose(self, urls: Sequence[str]) -> int:
+        """Make a session with the best of these servers; give its ServiceLevel. Raises NotConnected."""
+        failure = NotConnected(f"{self._options.url}: no session")
+        best = -1
+        for url in urls:
+            session = Session(self._options, url)
+            try:
+                level = await self._open(session, ask=len(urls) > 1)
+            except BaseException as error:
+                await session.close()
+                if not isinstance(error, NotConnected):
+                    raise
+                failure = error
+                continue
+            if level <= best:
+                await session.close()
+                continue
+            if self._session is not None:
+                await self._session.close()
+            self._session, best = session, level
+            if level >= HEALTHY:
+                break
+        if self._session is None:
+            raise failure
+        return best
+
+    async def _open(self, session: Session, *, ask: bool) -> int:
+        """Make one session and learn what it needs to be used; give its ServiceLevel. Raises NotConnected."""
+        try:
+            async with asyncio.timeout(self._options.connect_timeout):
+                await session.open()
+                level = await session.service_level() if ask else 255
+                namespaces = await names.read_namespaces(session)
+                limits = await names.read_limits(session)
+                if self._fields:
+                    await names.read_structures(session, self._options.connect_timeout)
+        except TimeoutError as error:
+            raise NotConnected(f"{session.url}: not connected in time", status=q.BAD_TIMEOUT) from error
+        except Refused as error:
+            raise NotConnected(str(error), status=error.status) from error
+        self._learnt[session.url] = namespaces, limits
+        return level
 
     async def read(self, plan: Plan) -> list[Batch]:
         """Read a poll group: one batch per table. Raises NoAnswer, NotConnected, ProtocolError."""

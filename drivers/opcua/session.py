@@ -31,6 +31,7 @@ from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_from_binary
 
 from drivers.opcua import security, wire
+from drivers.opcua.decode import Columns, decode
 from drivers.opcua.spec import OpcuaLink
 from gateway import quality as q
 from gateway.errors import DeviceError, NoAnswer, NotConnected, ProtocolError
@@ -40,6 +41,11 @@ T = TypeVar("T")
 CLOSE_TIMEOUT: Final = 1.0
 PORT: Final = 4840
 _STATE: Final = nodeid_to_binary(ua.NodeId(ua.ObjectIds.Server_ServerStatus_State))
+_LEVEL: Final = nodeid_to_binary(ua.NodeId(ua.ObjectIds.Server_ServiceLevel))
+HEALTHY: Final = (
+    200  # ServiceLevel (Part 4, 6.6.2.4.2): 200 to 255 healthy, 2 to 199 degraded, 1 no data, 0 maintenance
+)
+LOOK_AT_LEVEL: Final = 5.0  # s; a server that has substitutes is asked this often how it feels
 _LOST: Final = {
     ua.StatusCodes.BadSessionIdInvalid, ua.StatusCodes.BadSessionClosed, ua.StatusCodes.BadSessionNotActivated,
     ua.StatusCodes.BadSecureChannelIdInvalid, ua.StatusCodes.BadSecureChannelClosed, ua.StatusCodes.BadShutdown,
@@ -104,6 +110,7 @@ class Session:
         self._heard = 0.0
         self._lost: DeviceError | None = None
         self._silent = False
+        self.floor = 0  # a ServiceLevel below this ends the session: another server may do better
 
     @property
     def client(self) -> Client:
@@ -238,10 +245,22 @@ class Session:
         protocol = self._client.uaclient.protocol if self._client is not None else None
         return protocol if protocol is not None and protocol.transport is not None else None
 
+    async def service_level(self) -> int:
+        """Ask how well the server feels: 0 to 255; 255 where it does not say. Raises Refused, NotConnected."""
+        body, at = await self.exchange(
+            wire.READ_REQUEST, wire.READ_RESPONSE, wire.read_tail([_LEVEL]), self.options.timeout
+        )
+        columns = Columns.empty(1)
+        try:
+            decode(body, at + 4, columns, 0, 1)
+        except wire.Malformed as error:
+            raise ProtocolError(f"{self.url}: an answer that makes no sense: {error}") from error
+        return int(columns.number[0]) if columns.type[0] == wire.BYTE and columns.status[0] < q.BAD else 255
+
     async def _keep(self) -> None:
         """Renew the channel in time, and let an idle session be heard of three times within its timeout."""
         client = self.client
-        started = time.monotonic()
+        started = looked = time.monotonic()
         probe = wire.read_tail([_STATE])
         while True:
             now = time.monotonic()
@@ -249,10 +268,17 @@ class Session:
             life = client.secure_channel_timeout / 1000 * 0.75
             renew_in = started + life - now
             idle_in = self._heard + idle - now
-            if min(renew_in, idle_in) > 0:
-                await asyncio.sleep(min(renew_in, idle_in))
+            look_in = looked + LOOK_AT_LEVEL - now if self.floor else idle_in
+            if min(renew_in, idle_in, look_in) > 0:
+                await asyncio.sleep(min(renew_in, idle_in, look_in, LOOK_AT_LEVEL))  # the floor may be set meanwhile
                 continue
             try:
+                if self.floor and look_in <= 0:
+                    looked = now
+                    level = await self.service_level()
+                    if level < self.floor:
+                        raise NotConnected(f"{self.url}: its ServiceLevel fell to {level}")
+                    continue
                 if renew_in <= 0:
                     await self.call(client.open_secure_channel(renew=True), "renewing the secure channel")
                     started = time.monotonic()

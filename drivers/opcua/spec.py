@@ -44,6 +44,8 @@ class OpcuaLink(LinkOptions):
 
     url: str
     """The server's endpoint: opc.tcp://192.168.1.30:4840, with its path where it has one."""
+    redundant: tuple[str, ...] = ()
+    """Endpoints of the other servers of a redundant set: the one with the best ServiceLevel is used."""
     timeout: Duration = 4.0
     """How long one request may take."""
     connect_timeout: Duration = 10.0
@@ -90,6 +92,11 @@ class OpcuaLink(LinkOptions):
         if self.password is not None and self.user is None:
             raise ValueError("a password without a user")
         return self
+
+    @field_validator("redundant")
+    @classmethod
+    def _are_opc_tcp(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._is_opc_tcp(url) for url in urls)
 
     @field_validator("url")
     @classmethod
