@@ -230,8 +230,8 @@ class JournalFile:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._connection.executemany("INSERT INTO definitions VALUES (?, ?, ?)", work.definitions)
+            losses = self._drop_damaged(state, work.damaged)  # first: acknowledging them does not make them delivered
             trimming = self._trim(state, work.delivered)
-            losses = self._drop_damaged(state, work.damaged)
             losses += self._drop_old(state, work)
             losses += self._drop_to_fit(state, work, full)
             self._insert(state, work.entries)

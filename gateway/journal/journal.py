@@ -49,10 +49,11 @@ _PENDING: Final = 16 << 20  # bytes that may wait for a disk that takes nothing;
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Records read in order. `through` is how far they speak for: what is missing up to there is not in the journal."""
+    """Records `first`..`through` read in order: what is missing in `records` is not in the journal."""
 
-    records: list[tuple[int, bytes]]
+    first: int
     through: int
+    records: list[tuple[int, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +250,20 @@ class Journal:
         except sqlite3.Error as error:
             raise self._broken(error) from error
         if damaged:
-            if not self._told_damage:
-                self._told_damage = True
-                log.error("Records of the journal are damaged; their readings are lost.", sequences=damaged[:10])
-            with self._shared:
-                self._damaged.update(damaged)
-                self._shared.notify()
+            self.give_up(damaged, "the checksum is wrong")
         return chunk
+
+    def give_up(self, sequences: Iterable[int], reason: str) -> None:
+        """Remove records that nobody can read; a gap record declares the loss."""
+        lost = list(sequences)
+        if not self._told_damage:
+            self._told_damage = True
+            log.error(
+                "Records of the journal are damaged: their readings are lost.", sequences=lost[:10], reason=reason
+            )
+        with self._shared:
+            self._damaged.update(lost)
+            self._shared.notify()
 
     def _read(self, first: int, last: int, max_bytes: int) -> tuple[Chunk, list[int]]:
         records: list[tuple[int, bytes]] = []
@@ -268,10 +276,10 @@ class Journal:
                     damaged.append(sequence)
                     continue
                 if records and size + len(record) > max_bytes:
-                    return Chunk(records, sequence - 1), damaged
+                    return Chunk(first, sequence - 1, records), damaged
                 records.append((sequence, record))
                 size += len(record)
-        return Chunk(records, last), damaged
+        return Chunk(first, last, records), damaged
 
     # ------------------------------------------------------------------------------------------------ acknowledging
 

@@ -1,0 +1,371 @@
+"""One task per publisher: from the journal to a sink, in order, until the peer has taken responsibility.
+
+    connect ──▶ live lane:    what is committed, as it is ──┐           ┌─ ACCEPTED: acknowledged in the journal
+       ▲        backlog lane: what was left behind ─────────┴─▶ window ─┴─ REJECTED: dead letter, counted, goes on
+       │                                                           │
+       └── back-off with jitter ◀──────────────────────────── SinkUnavailable: sent again from the journal
+
+- The journal is the only queue. Sequences are acknowledged by chunks: when every message made of a chunk is settled.
+- What is live goes first. Where more is waiting than goes out in about a second, the live lane leaves it to the backlog
+  lane, which marks it `backfill`. The backlog lane never has the whole window, nor more bytes under way than come back
+  acknowledged in half a second (gateway.pace): a backlog does not make new data late, on a modem neither.
+- A peer that ends session after session at the first message gets smaller messages: it may be their size.
+- A record that cannot be read is given up and declared by a gap record. Transitions are logged, the rest is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import structlog
+
+from gateway.codec import unpack
+from gateway.contracts import Delivery, Encoder, Record, Sink
+from gateway.deadletters import DeadLetters
+from gateway.encoders import Numbering, Sized
+from gateway.errors import SinkUnavailable
+from gateway.health import Health
+from gateway.journal import Chunk, Journal
+from gateway.journal.ranges import Range
+from gateway.metrics import Metrics
+from gateway.model import Batch, Message, TagTable
+from gateway.options import PublisherOptions
+from gateway.pace import Pace
+from gateway.schedule import Backoff
+from gateway.sinks import Explaining, Watched
+
+log = structlog.get_logger()
+
+_SECONDS_WORTH: Final = 1 << 20  # bytes in the journal beyond which a backlog is left to its own lane
+_BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller
+_SMALLEST: Final = 4096
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """Records first..last of the journal, on their way out as one or more messages."""
+
+    first: int
+    last: int
+    left: int  # messages not settled yet
+    readings: int = 0  # in messages that were accepted
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """What lives as long as one connection."""
+
+    window: asyncio.Semaphore
+    behind: asyncio.Semaphore  # the backlog's share of the window
+    over: asyncio.Future[None]  # never has a result, only the reason of the end
+    began: float
+    live: deque[Range]  # what the live lane has to send before what is committed from now on
+    next: int  # and where that begins
+    backlog: deque[Range] = field(default_factory=deque)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    sent: int = 0  # messages
+    settled: int = 0  # messages that the peer took or refused
+    bytes: int = 0  # in flight
+    moved: asyncio.Event = field(default_factory=asyncio.Event)  # replaced and set when any of this has changed
+
+    def changed(self) -> None:
+        moved, self.moved = self.moved, asyncio.Event()
+        moved.set()
+
+
+class Publisher:
+    """Sends what is in the journal to one sink. Run it as a task; JournalError comes out of it."""
+
+    def __init__(
+        self,
+        name: str,
+        options: PublisherOptions,
+        gateway: str,
+        journal: Journal,
+        sink: Sink,
+        encoder: Encoder,
+        metrics: Metrics,
+        health: Health,
+        dead_letters: Path,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.name = name
+        self._options = options
+        self._journal = journal
+        self._sink = sink
+        self._encoder = encoder
+        self._health = health
+        self._clock = clock
+        self._log = log.bind(publisher=name, gateway=gateway)
+        self._backoff = Backoff(options.retry_first, options.retry_longest)
+        self._largest = options.max_message
+        self._pace = Pace(16 << 10, options.window * options.max_message)
+        self._tables: dict[int, TagTable] = {}
+        self._barren = 0
+        self._was_up: bool | None = None
+        self._session: _Session | None = None
+        self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
+        self._letters = DeadLetters(dead_letters / name, metrics)
+        self._published = metrics.published.labels(name)
+        self._published_bytes = metrics.published_bytes.labels(name)
+        self._acknowledged = metrics.acknowledged.labels(name)
+        self._rejected = metrics.rejected.labels(name)
+        self._up = metrics.publisher_up.labels(name)
+        self._latency = metrics.latency.labels(name)
+
+    async def run(self) -> None:
+        """Publish until cancelled. Raises JournalError."""
+        self._health.publisher(self.name, up=False, reason="not connected yet")
+        while True:
+            reason = await self._attempt()
+            self._up.set(0)
+            self._health.publisher(self.name, up=False, reason=reason)
+            if self._was_up is not False:
+                self._log.warning("The peer is not there; the journal keeps what is to be sent.", reason=reason)
+            self._was_up = False
+            self._news.set()
+            await asyncio.sleep(self._backoff.pause())
+
+    async def drain(self, deadline: float) -> None:
+        """Wait until all that is committed was taken or refused, `deadline` seconds at most; not if the peer is away.
+
+        Cancel `run` afterwards: that ends the session in order.
+        """
+        try:
+            async with asyncio.timeout(deadline):
+                while self._journal.pending(self.name) and (self._session is not None or self._was_up is not False):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            self._log.info("Stopped before all was sent; the journal keeps the rest.")
+
+    # ------------------------------------------------------------------------------------------------ sessions
+
+    async def _attempt(self) -> str:
+        """Connect, and publish until the session ends; give the reason."""
+        session = None
+        try:
+            await self._sink.connect()
+            session = self._session = self._begin()
+            self._up.set(1)
+            self._health.publisher(self.name, up=True)
+            if self._was_up is not True:
+                self._log.info("Connected.")
+            self._was_up = True
+            await self._publish(session)
+        except SinkUnavailable as error:
+            if session is not None:
+                self._learn(session)
+            return str(error)
+        finally:
+            self._session = None
+            await self._sink.close()
+
+    def _begin(self) -> _Session:
+        self._encoder.reset()
+        window, loop = self._options.window, asyncio.get_running_loop()
+        pending = self._journal.pending(self.name)
+        return _Session(
+            asyncio.Semaphore(window),
+            asyncio.Semaphore(max(1, window - max(1, window // 4))),
+            over=loop.create_future(),
+            began=loop.time(),
+            live=deque(pending),
+            next=self._journal.committed + 1,
+        )
+
+    def _learn(self, session: _Session) -> None:
+        """Draw conclusions from a session's end: when to try again, and with how large messages."""
+        if asyncio.get_running_loop().time() - session.began > self._options.retry_longest:
+            self._backoff.reset()
+        if session.settled or not session.sent:
+            return
+        self._barren += 1
+        if self._barren % _BARREN == 0 and self._largest > _SMALLEST:
+            self._largest = max(_SMALLEST, self._largest // 2)
+            if isinstance(self._encoder, Sized):
+                self._encoder.max_message = self._largest
+            self._log.warning(
+                "The peer ends each session at the first message: trying smaller ones. Set max_message if that helps.",
+                max_message=self._largest,
+            )
+
+    async def _publish(self, session: _Session) -> NoReturn:
+        """Run both lanes until the session ends. Raises SinkUnavailable, JournalError."""
+        self._spawn(session, self._live_lane(session), "live")
+        self._spawn(session, self._backlog_lane(session), "backlog")
+        if isinstance(self._sink, Watched):
+            self._spawn(session, _end_with(self._sink), "watch")
+        try:
+            await session.over
+        finally:
+            for task in session.tasks:
+                task.cancel()
+            await asyncio.gather(*session.tasks, return_exceptions=True)
+        raise AssertionError("a session ends by an exception only")
+
+    def _spawn(self, session: _Session, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"{self.name} {name}")
+        session.tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            session.tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None and not session.over.done():
+                session.over.set_exception(error)
+
+        task.add_done_callback(done)
+
+    # ------------------------------------------------------------------------------------------------ lanes
+
+    async def _live_lane(self, session: _Session) -> None:
+        """Send what is committed, as it comes; leave what is too much to the backlog lane."""
+        while True:
+            self._leave_behind(session)
+            if session.live:
+                chunk = await self._journal.read(*session.live[0], self._largest)
+                _advance(session.live, chunk.through)
+            else:
+                last = await self._journal.wait_committed(session.next - 1)
+                chunk = await self._journal.read(session.next, last, self._largest)
+                session.next = chunk.through + 1
+            await self._dispatch(session, chunk, backlog=False)
+
+    async def _backlog_lane(self, session: _Session) -> None:
+        """Send what was left behind, in order."""
+        while True:
+            while not session.backlog:
+                await session.moved.wait()
+            size = min(self._largest, self._pace.message)
+            chunk = await self._journal.read(*session.backlog[0], size)
+            _advance(session.backlog, chunk.through)
+            await self._dispatch(session, chunk, backlog=True)
+
+    def _leave_behind(self, session: _Session) -> None:
+        """Where more waits than goes out in about a second, let the newest go first."""
+        ahead = [*session.live]
+        if session.next <= self._journal.committed:
+            ahead.append((session.next, self._journal.committed))
+        if self._weight(ahead) > min(_SECONDS_WORTH, 4 * self._pace.allowance):
+            session.backlog.extend(ahead)
+            session.live.clear()
+            session.next = self._journal.committed + 1
+            session.changed()
+
+    def _weight(self, ranges: Sequence[Range]) -> float:
+        """Guess the bytes of these records."""
+        totals = self._journal.totals()
+        mean = totals.bytes / totals.records if totals.records else 0.0
+        return mean * sum(last - first + 1 for first, last in ranges)
+
+    async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
+        """Encode what was read, and send it as soon as the window and the pace allow."""
+        records = self._records(read, backlog=backlog)
+        messages = self._encode(records)
+        first = read.first
+        if not messages:
+            self._journal.acknowledge(self.name, first, read.through, 0)
+            self._news.set()
+            return
+        chunk = _Chunk(first, read.through, len(messages))
+        for message in messages:
+            if backlog:
+                await session.behind.acquire()
+            await session.window.acquire()
+            share = 1.0 if backlog else 2.0
+            while session.bytes and session.bytes + len(message.payload) > share * self._pace.allowance:
+                await session.moved.wait()
+            session.bytes += len(message.payload)
+            session.sent += 1
+            self._spawn(session, self._send(session, chunk, message, backlog=backlog), message.topic)
+
+    async def _send(self, session: _Session, chunk: _Chunk, message: Message, *, backlog: bool) -> None:
+        size, loop = len(message.payload), asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            delivery = await self._sink.send(message)
+        finally:
+            session.bytes -= size
+            session.window.release()
+            if backlog:
+                session.behind.release()
+            session.changed()
+        self._pace.acknowledged(size, began, loop.time())
+        if not session.settled:
+            self._backoff.reset()
+            self._barren = 0
+        session.settled += 1
+        self._published.inc()
+        self._published_bytes.inc(size)
+        if delivery is Delivery.ACCEPTED:
+            chunk.readings += message.readings
+            self._acknowledged.inc(message.readings)
+            if message.oldest and not backlog:
+                self._latency.observe(max(0, self._clock() - message.oldest) / 1e9)
+        else:
+            self._reject(message)
+        chunk.left -= 1
+        if not chunk.left:
+            self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
+            self._news.set()
+
+    def _reject(self, message: Message) -> None:
+        self._rejected.inc()
+        reason = self._sink.refusal if isinstance(self._sink, Explaining) else "refused by the peer"
+        self._letters.put(message.topic, message.payload, reason)
+
+    # ------------------------------------------------------------------------------------------------ records
+
+    def _records(self, read: Chunk, *, backlog: bool) -> list[Record]:
+        """Unpack; what cannot be is given up."""
+        records: list[Record] = []
+        for sequence, packed in read.records:
+            try:
+                content = unpack(packed, self._table)
+            except ValueError as error:
+                self._journal.give_up([sequence], str(error))
+                continue
+            if backlog and isinstance(content, Batch):
+                content.backfill = True
+            records.append(Record(sequence, content))
+        return records
+
+    def _encode(self, records: list[Record]) -> list[Message]:
+        """Encode; a record at which the encoder fails is given up, so that it does not stop all that follows."""
+        try:
+            return self._encoder.encode(records)
+        except Exception:  # noqa: BLE001  a defect in a format must not cost more than the record
+            if len(records) == 1:
+                self._log.exception("A record cannot be encoded.", sequence=records[0].sequence)
+                self._journal.give_up([records[0].sequence], "it cannot be encoded")
+                return []
+            return [message for record in records for message in self._encode([record])]
+
+    def _table(self, number: int) -> TagTable:
+        """Give the table that the journal calls by this number. Raises LookupError, ValueError."""
+        table = self._tables.get(number)
+        if table is None:
+            definition = self._journal.definition(number)
+            table = TagTable.from_definition(definition)
+            # what was journalled is what is published and compared, down to the byte
+            table.__dict__["definition"] = definition
+            self._tables[number] = table
+            if isinstance(self._encoder, Numbering):
+                self._encoder.know(number, table)
+        return table
+
+
+def _advance(ranges: deque[Range], through: int) -> None:
+    """Take what is up to `through` away from the first range."""
+    _, last = ranges.popleft()
+    if through < last:
+        ranges.appendleft((through + 1, last))
+
+
+async def _end_with(sink: Watched) -> None:
+    raise SinkUnavailable(await sink.ended())
