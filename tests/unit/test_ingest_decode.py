@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import decode
+from gateway.contracts import Record
 from gateway.decode import UnknownTable, decode_columns, decode_gaps, decode_table, parse_table_topic
+from gateway.encoders.columns import Columns
 from gateway.model import Batch, Gap, Kind, TagTable
 from tests.native import (
     BAD,
@@ -147,6 +149,90 @@ def test_a_table_definition_comes_back() -> None:
 def test_topics_of_tables_are_read(topic: str, expected: tuple[str, str, int] | None) -> None:
     found = parse_table_topic(topic)
     assert (None if found is None else (found.prefix, found.journal, found.table)) == expected
+
+
+# ---------------------------------------------------------------- what our own encoder writes
+
+values = {
+    Kind.FLOAT: st.floats(width=32) | st.floats(),
+    Kind.INT: st.integers(-(2**63), 2**63 - 1),
+    Kind.UINT: st.integers(0, 2**64 - 1),
+    Kind.BOOL: st.booleans(),
+    Kind.TEXT: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+}
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    kind = draw(st.sampled_from(list(Kind)))
+    of = table(kind, size=draw(st.integers(1, 6)), device=draw(st.sampled_from(["press-1", "压机"])))
+    tags = draw(st.just(of.every) | st.lists(st.integers(0, len(of) - 1), min_size=1, max_size=12))
+    size = len(tags)
+    return Batch(
+        of,
+        np.array(tags, dtype=np.uint32),
+        column(kind, draw(st.lists(values[kind], min_size=size, max_size=size))),
+        np.array(draw(st.lists(st.integers(0, 2**32 - 1), min_size=size, max_size=size)), dtype=np.uint32),
+        np.array(draw(st.lists(st.integers(-(2**62), 2**62), min_size=size, max_size=size)), dtype=np.int64),
+        draw(st.booleans()),
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(batches(), min_size=1, max_size=8), st.sampled_from([400, 5_000, 256_000]))
+def test_what_the_encoder_writes_comes_back(sent: list[Batch], max_message: int) -> None:
+    encoder = Columns("demo", "j1", "plantbridge/demo", max_message)
+    for number, batch in enumerate(sent):
+        encoder.know(number, batch.table)
+    records = [Record(number + 1, batch) for number, batch in enumerate(sent)]
+    tables: dict[tuple[str, int], TagTable] = {}
+    came: dict[int, list[Batch]] = {}
+    for message in encoder.encode(records):
+        place = parse_table_topic(message.topic)
+        if place is not None:
+            tables[place.journal, place.table] = decode_table(message.payload)
+            continue
+        got = decode_columns(message.payload, lambda gateway, journal, number: tables.get((journal, number)))
+        assert (got.gateway, got.journal) == ("demo", "j1")
+        for sequence, batch in zip(got.sequences, got.contents, strict=True):
+            assert isinstance(batch, Batch)
+            came.setdefault(sequence, []).append(batch)
+    assert sorted(came) == [record.sequence for record in records]
+    for record, batch in zip(records, sent, strict=True):
+        assert same(joined(came[record.sequence]), batch)
+        assert {part.backfill for part in came[record.sequence]} == {batch.backfill}
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """Put the parts of a record that was spread over several messages together."""
+    columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("tag", "value", "quality", "time"))
+    return Batch(parts[0].table, *columns, parts[0].backfill)
+
+
+def test_the_gaps_of_the_encoder_come_back() -> None:
+    gaps = [Gap("press-1", "", T0, T0 + number, "满", number, 1) for number in range(50)]
+    encoder = Columns("demo", "j1", "plantbridge/demo", 700)
+    found = [
+        (sequence, gap)
+        for message in encoder.encode([Record(number + 1, gap) for number, gap in enumerate(gaps)])
+        for sequence, gap in zip(*decoded(message.payload), strict=True)
+    ]
+    assert found == list(enumerate(gaps, 1))
+
+
+def decoded(payload: bytes) -> tuple[tuple[int, ...], tuple[Batch | Gap, ...]]:
+    got = decode_gaps(payload)
+    return got.sequences, got.contents
+
+
+def test_rows_without_tags_must_be_whole_scans() -> None:
+    encoder = Columns("demo", "j1", "plantbridge/demo", 256_000)
+    of = table(size=4)
+    encoder.know(0, of)
+    *_, message = encoder.encode([Record(1, scan(of, T0))])
+    assert len(decode_columns(message.payload, known(of)).contents) == 1
+    with pytest.raises(ValueError, match="4 rows for the whole of table 0, which has 5 tags"):
+        decode_columns(message.payload, known(table(size=5)))
 
 
 # ---------------------------------------------------------------- whatever arrives
