@@ -58,6 +58,7 @@ def demo(
     else:
         _print_account(running, account)
     if not account.clean:
+        print(*running.errors(), sep="\n", file=sys.stderr)
         raise typer.Exit(1)
 
 

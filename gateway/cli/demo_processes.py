@@ -147,6 +147,16 @@ class Demo:
             if name in self.processes:
                 self.processes[name].end()
 
+    def errors(self) -> list[str]:
+        """Give what the daemons logged as errors: the first of each."""
+        found = []
+        for process in self.processes.values():
+            lines = process.log.read_text(errors="replace").splitlines()
+            wrong = [line for line in lines if '"level": "error"' in line or '"level":"error"' in line]
+            if wrong:
+                found.append(f"{process.name}: {wrong[0]} ({len(wrong)} such lines in {process.log})")
+        return found
+
     def kill(self) -> None:
         """End everything at once."""
         for process in self.processes.values():
