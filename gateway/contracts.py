@@ -69,8 +69,10 @@ class Subscribing(Protocol):
         """Say whether this poll group is reported by the peer and not polled. Pure."""
         ...
 
-    def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch]:
+    def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch | Gap]:
         """Give batches as they arrive, for all subscribed groups of the link: first one row per tag.
+
+        A Gap, naming device and group, declares what was missed and cannot be fetched any more.
 
         Raises as `read` does, and ends only by raising. It is the one call that may be under way while `read` serves
         the link's polled groups.

@@ -27,7 +27,7 @@ from gateway.contracts import Driver, Plan, Subscribing
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
-from gateway.model import Batch, Device, Group, Link
+from gateway.model import Batch, Device, Gap, Group, Link
 from gateway.pipeline import Pipeline
 from gateway.schedule import Backoff, missed, next_instant
 
@@ -119,7 +119,9 @@ class Poller:
             for group in peer.device.groups:
                 plan = driver.plan(group.tables)
                 timeout = peer.device.options.timeout or options.timeout
-                guard = 5.0 + 2.0 * (timeout + 0.1) * max(1, len(plan.requests()))
+                requests = plan.requests()
+                line = sum(request.seconds for request in requests)
+                guard = 10.0 + 2.0 * line + 4.0 * timeout * max(1, len(requests))
                 turn = _Turn(
                     peer,
                     group,
@@ -175,6 +177,9 @@ class Poller:
         turns = {id(table): turn for turn in self._subscribed for table in turn.group.tables}
         try:
             async for batch in self._driver.changes([turn.plan for turn in self._subscribed]):
+                if isinstance(batch, Gap):
+                    self._missed(batch)
+                    continue
                 turn = turns[id(batch.table)]
                 if not turn.peer.up:
                     self._answers(turn, self._clock())
@@ -184,6 +189,11 @@ class Poller:
         except NoAnswer as error:
             raise NotConnected(str(error), status=error.status) from error
         raise NotConnected("the peer ended the subscription")
+
+    def _missed(self, gap: Gap) -> None:
+        for turn in self._subscribed:
+            if gap.device in ("", turn.group.device) and gap.group in ("", turn.group.name):
+                turn.pipeline.gap(gap.start, gap.end, gap.reason, gap.scans, gap.readings)
 
     async def _poll(self, turns: list[_Turn]) -> None:
         while True:

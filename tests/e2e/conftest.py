@@ -20,9 +20,9 @@ def prove(plant: Plant, tolerance: float = 2.0) -> proof.Evidence:
     """Shut the plant down in order and hold the store against the simulator and the clock."""
     plant.down()
     evidence = proof.read(plant.database)
-    totals = plant.journal()
-    print(f"readings stored: {evidence.count}, gaps: {len(evidence.holes)}, journal: {totals}")
-    assert evidence.count > 0
+    account = plant.account()
+    print(f"stored {evidence.count}, gaps {len(evidence.holes)}, journal: {account}")
+    assert evidence.count == account.appended - account.dropped > 0
     assert proof.duplicates(evidence) == 0
     assert proof.undeclared(evidence, plant.site) == {}
     assert proof.wrong(evidence, plant.site, tolerance) == []

@@ -7,7 +7,6 @@ connections between them; the proof afterwards is in tests/e2e/proof.py and know
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from gateway.journal import Survey, survey
 from tests.servers import Mosquitto, free_port
 
 PLANTBRIDGE = [sys.executable, "-m", "gateway"]
@@ -233,14 +233,12 @@ class Plant:
             CLOUD.format(data="./cloud", broker_port=self.broker.port, store=self.store), encoding="utf-8"
         )
 
-    def journal(self) -> dict[str, Any]:
-        """Give what `plantbridge journal --json` says."""
-        done = subprocess.run(
-            [*PLANTBRIDGE, "journal", str(self.site), "--json"],
-            capture_output=True, cwd=self.directory, env=environment(), timeout=60, check=True,
-        )  # fmt: skip
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+    def pending(self) -> int:
+        """Give how many records of the journal the broker has not acknowledged."""
+        return sum(publisher.pending_records for publisher in self.account().publishers)
+
+    def account(self) -> Survey:
+        return survey(self.directory / "edge" / "journal")
 
     def down(self) -> None:
         """End in order: no more readings, all of them delivered, all of them stored."""
@@ -252,10 +250,10 @@ class Plant:
     def settle(self) -> None:
         """Make sure that the journal was delivered: where a stop left some behind, let the edge run once more."""
         for _ in range(5):
-            if self.journal()["pending"] == 0:
+            if self.pending() == 0:
                 return
             self.edge.start()
-            wait_until(lambda: self.journal()["pending"] < 50, "the backlog to be sent", within=120.0)
+            wait_until(lambda: self.pending() < 50, "the backlog to be sent", within=120.0)
             assert self.edge.stop() == 0
         raise AssertionError("the journal was never delivered in full")
 

@@ -8,7 +8,9 @@ and that every scan instant is accounted for.
 from __future__ import annotations
 
 import random
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,44 @@ def test_a_link_that_breaks_again_and_again_costs_nothing(tmp_path: Path) -> Non
             made.proxy.do(moments.choice(["cut", "reset"]))
         rows_flow(made, 5.0)
         prove(made)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, where root may make one."""
+    place = tmp_path / "edge"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True)
+    if made.returncode:
+        pytest.skip("a small file system cannot be mounted here (root may)")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room there is."""
+    filler = disk / "somebody-elses-file"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    return filler
+
+
+def test_a_full_disk_is_declared_as_a_loss_and_the_daemon_goes_on(tmp_path: Path, small_disk: Path) -> None:
+    """Others may fill the disk too. What could not be kept is a gap in the store, not a silence."""
+    with plant(tmp_path) as made:
+        rows_flow(made)
+        made.broker.stop()
+        rows_flow(made, 2.0)
+        filler = fill(small_disk)
+        rows_flow(made, 12.0)
+        filler.unlink()
+        made.broker.start()
+        rows_flow(made, 6.0)
+        evidence = prove(made)
+    print([hole.reason for hole in evidence.holes])
