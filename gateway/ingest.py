@@ -43,6 +43,7 @@ from gateway.stores import open_store
 MOST_READINGS: Final = 250_000  # of one write
 MANY: Final = 16  # messages in hand after which a pause of the broker means that its window is full
 PAUSE: Final = 0.01  # s
+OPENING: Final = 5.0  # s that the store may refuse to open at the start
 ASK_AGAIN: Final = 5.0  # s after which unknown tables are asked for once more
 PATIENCE: Final = 180.0  # s after which a message whose table is unknown is set aside
 
@@ -56,7 +57,7 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
     store = open_store(cloud.store, cloud.data, dead_letters.put)
     end_http = serve(cloud.metrics.listen, metrics, health) if cloud.metrics.listen else lambda: None
     try:
-        await store.open()
+        await _open(store)
         async with asyncio.TaskGroup() as group:
             beat = group.create_task(heartbeat(health))
             await Ingest(cloud.broker, store, metrics, health, dead_letters).run(stop)
@@ -65,6 +66,19 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
         notify("STOPPING=1")
         await store.close()
         end_http()
+
+
+async def _open(store: Store) -> None:
+    """Open the store; somebody may be reading the file just now. Raises StoreUnavailable."""
+    backoff = Backoff(0.1, 1.0)
+    deadline = asyncio.get_running_loop().time() + OPENING
+    while True:
+        try:
+            return await store.open()
+        except StoreUnavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(backoff.pause())
 
 
 @dataclass(slots=True)

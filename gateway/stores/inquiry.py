@@ -38,6 +38,7 @@ LONGEST_QUESTION: Final = 1 << 20
 FRAME: Final = 1 << 20
 PATIENCE: Final = 30.0  # s that either side waits for the other to take or give the next bytes
 MOST: Final = 4  # questions answered at once
+STARTING: Final = 2.0  # s that a process which holds the file may take to open its desk
 ENDING: Final = 10.0  # s that questions have to end when the desk is closed
 
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -247,11 +248,19 @@ def read(database: Path, sql: str, parameters: Mapping[str, Any] | None = None) 
 
     Raises StoreUnavailable where there is no such file or it cannot be read, Refused where the question is wrong.
     """
+    deadline = time.monotonic() + STARTING
     with contextlib.ExitStack() as stack:
-        try:
-            answer = stack.enter_context(ask(database, sql, parameters or {}))
-        except (FileNotFoundError, ConnectionRefusedError):
-            answer = _direct(stack, database, sql, parameters or {})
+        while True:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                answer = stack.enter_context(ask(database, sql, parameters or {}))
+                break
+            try:
+                answer = _direct(stack, database, sql, parameters or {})
+                break
+            except StoreUnavailable:
+                if time.monotonic() > deadline or not database.exists():
+                    raise
+            time.sleep(0.05)  # the process that holds it may be about to open its desk, or to end
         yield answer
 
 
