@@ -84,7 +84,8 @@ def _watch(running: Demo, site: Site, seconds: float, *, live: bool) -> float:
             while not seconds or time.monotonic() - started < seconds:
                 edge, ingest = running.watch()
                 if live:
-                    shown.update(screen.draw(edge, ingest, running.usage), refresh=True)
+                    picture = screen.draw(edge, ingest, running.usage, shown.console.height)
+                    shown.update(picture, refresh=True)
                 left = seconds - (time.monotonic() - started) if seconds else 1.0
                 time.sleep(max(0.0, min(1.0, left)))
         except KeyboardInterrupt:

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
     from gateway.config import Site
 
-SHOWN: Final = {
-    "press-1": ("oil-pressure", "state", "slide-position", "order-number"),
-    "press-2": ("tonnage", "material", "parts"),
-    "boiler-1": ("steam-pressure", "burner-state", "steam-total"),
-    "boiler-2": ("steam-temperature", "flame"),
-    "water": ("ph", "conductivity"),
-}
-"""The tags whose last values are shown, as stored."""
+SHOWN: Final = (
+    ("press-1", "oil-pressure"), ("boiler-1", "steam-pressure"), ("press-1", "state"), ("press-2", "parts"),
+    ("boiler-1", "burner-state"), ("water", "ph"), ("press-2", "material"), ("boiler-2", "flame"),
+    ("press-1", "slide-position"), ("press-2", "tonnage"), ("boiler-1", "steam-total"), ("press-1", "order-number"),
+    ("boiler-2", "steam-temperature"), ("water", "conductivity"),
+)  # fmt: skip
+"""The tags whose last values are shown, as stored; as many of them as the terminal has room for."""
+
+OTHER_LINES: Final = 16  # of the picture, without the rows of tags
 
 _LATEST: Final = """
     SELECT device, tag, value, text, unit, status, epoch_ns(time) FROM latest
@@ -39,27 +40,37 @@ class Screen:
     started: float = field(default_factory=time.monotonic)
     _readings: dict[str, float] = field(default_factory=dict)
     _at: float = 0.0
+    _cpu: float = 0.0
     _values: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
 
-    def draw(self, edge: Samples, ingest: Samples, usage: Usage) -> RenderableType:
-        """Give the whole picture at this moment."""
+    def draw(self, edge: Samples, ingest: Samples, usage: Usage, height: int) -> RenderableType:
+        """Give the whole picture at this moment, in at most `height` lines."""
         from rich.console import Group
 
         self._look_up()
-        return Group(self._devices(edge), self._tags(), self._account(edge, ingest, usage))
+        now = time.monotonic()
+        since, self._at = now - self._at if self._at else 0.0, now
+        account = self._account(edge, ingest, usage, since)
+        return Group(self._devices(edge, since), "", account, "", self._tags(max(1, height - OTHER_LINES)))
 
-    def _devices(self, edge: Samples) -> RenderableType:
+    def _devices(self, edge: Samples, since: float) -> RenderableType:
+        from rich.box import SIMPLE
         from rich.table import Table
 
-        now = time.monotonic()
-        table = Table(title=f"PlantBridge, site {self.site.gateway}", title_justify="left", expand=True)
+        table = Table(
+            title=f"PlantBridge, site {self.site.gateway}",
+            title_justify="left",
+            expand=True,
+            box=SIMPLE,
+            show_edge=False,
+        )
         for name in ("device", "link", "state", "scans", "skipped", "readings", "readings/s"):
             table.add_column(name, justify="left" if name in ("device", "link", "state") else "right")
         for link in self.site.links:
             for device in link.devices:
                 readings = total(edge, "plantbridge_readings_total", device.name)
                 before = self._readings.get(device.name, readings)
-                rate = (readings - before) / (now - self._at) if self._at else 0.0
+                rate = (readings - before) / since if since else 0.0
                 self._readings[device.name] = readings
                 up = edge.get(("plantbridge_device_up", (device.name,)))
                 state = {None: "[dim]starting", 0.0: "[red]silent", 1.0: "[green]up"}.get(up, "?")
@@ -68,40 +79,39 @@ class Screen:
                 table.add_row(
                     device.name, link.name, state, f"{scans:,.0f}", f"{skipped:,.0f}", f"{readings:,.0f}", f"{rate:.0f}"
                 )
-        self._at = now
         return table
 
-    def _tags(self) -> RenderableType:
+    def _tags(self, most: int) -> RenderableType:
+        from rich.box import SIMPLE
         from rich.table import Table
 
-        table = Table(expand=True)
+        table = Table(expand=True, box=SIMPLE, show_edge=False)
         for name in ("tag", "last value stored", "unit", "quality", "age"):
             table.add_column(name, justify="right" if name in ("last value stored", "age") else "left")
         now = time.time()
-        for device, tags in SHOWN.items():
-            for tag in tags:
-                if (device, tag) not in self._values:
-                    continue
-                value, text, unit, status, at = self._values[device, tag]
-                shown = str(text) if text is not None else f"{value:,.6g}" if value is not None else "-"
-                color = "green" if status.startswith("Good") else "yellow" if status.startswith("Unc") else "red"
-                age = f"{max(0.0, now - at / 1e9):.1f} s"
-                table.add_row(f"{device}/{tag}", shown, unit, f"[{color}]{status}", age)
+        for device, tag in [name for name in SHOWN if name in self._values][:most]:
+            value, text, unit, status, at = self._values[device, tag]
+            shown = str(text) if text is not None else f"{value:,.6g}" if value is not None else "-"
+            color = "green" if status.startswith("Good") else "yellow" if status.startswith("Unc") else "red"
+            age = f"{max(0.0, now - at / 1e9):.1f} s"
+            table.add_row(f"{device}/{tag}", shown, unit, f"[{color}]{status}", age)
         return table
 
-    def _account(self, edge: Samples, ingest: Samples, usage: Usage) -> RenderableType:
+    def _account(self, edge: Samples, ingest: Samples, usage: Usage, since: float) -> RenderableType:
+        from rich.box import SIMPLE
         from rich.table import Table
 
-        ran = time.monotonic() - self.started
+        cpu = (usage.cpu_seconds - self._cpu) / since if since else 0.0
+        self._cpu = usage.cpu_seconds
         numbers = {
-            "seconds": f"{ran:.0f}",
+            "seconds": f"{time.monotonic() - self.started:.0f}",
             "appended": f"{total(edge, 'plantbridge_journal_appended_readings_total'):,.0f}",
-            "journal depth": f"{total(edge, 'plantbridge_journal_depth_records'):,.0f} records",
+            "journal depth": f"{total(edge, 'plantbridge_journal_depth_records'):,.0f}",
             "acknowledged": f"{total(edge, 'plantbridge_acknowledged_readings_total'):,.0f}",
             "stored": f"{total(ingest, 'plantbridge_stored_readings_total'):,.0f}",
-            "edge": f"{usage.cpu_seconds / max(ran, 1.0):.1%} CPU, {usage.rss_mb:.0f} MB",
+            "edge": f"{cpu:.1%} CPU, {usage.rss_mb:.0f} MB",
         }
-        table = Table(expand=True)
+        table = Table(expand=True, box=SIMPLE, show_edge=False)
         for name in numbers:
             table.add_column(name, justify="right")
         table.add_row(*numbers.values())
@@ -112,7 +122,7 @@ class Screen:
         from gateway.errors import StoreUnavailable
         from gateway.stores.inquiry import Refused, read
 
-        names = ",".join(f"{device}/{tag}" for device, tags in SHOWN.items() for tag in tags)
+        names = ",".join("/".join(name) for name in SHOWN)
         with contextlib.suppress(OSError, EOFError, Refused, StoreUnavailable):
             with read(self.database, _LATEST, {"names": names}) as stream:
                 found = stream.read_all()
