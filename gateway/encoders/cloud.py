@@ -4,7 +4,7 @@
                   └──▶ drafts: sections that may share a message, as far as the platform's limits allow ──▶ messages
 
 - A device is announced before its first reading and leaves when it is lost (gateway.encoders.current). Where the
-  platform answers such an announcement, records wait for the answer: they are kept here, unacknowledged in the journal.
+  platform answers such an announcement, readings wait for the answer.
 - A reading without a value goes out as a doubt, where the dialect has a place for that, and otherwise not at all: a
   platform without qualities is told nothing rather than an old value. Its device then goes offline there.
 - A name that the platform cannot take, and a device that it does not know, are said once and passed over.
@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
@@ -86,7 +86,6 @@ class Cloud:
         self._current = Current()
         self._plans: dict[bytes, _Plan] = {}
         self._online: dict[str, int] = {}  # device, when something was last sent for it
-        self._held: list[Record] = []
         self._drafts: dict[Hashable, _Draft] = {}
         self._upto = 0
         self._expires: int | None = None
@@ -102,7 +101,7 @@ class Cloud:
 
     @property
     def ready(self) -> bool:
-        return not self._held and not self._dialect.waiting(self._clock())
+        return not self._dialect.waiting(self._clock())
 
     def credentials(self) -> Credentials | None:
         credentials = self._dialect.credentials(self._clock())
@@ -117,7 +116,6 @@ class Cloud:
 
     def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]:
         """Start a session: announce the gateway and the devices that are there."""
-        self._held.clear()
         self._drafts.clear()
         self._online.clear()
         self._upto = upto
@@ -138,10 +136,10 @@ class Cloud:
         return self._dialect.presence(devices, False, self._clock()) if devices else []
 
     def tick(self) -> Heard:
-        """Send what has waited, take lost devices offline, leave before the credentials expire."""
+        """Take lost devices offline, leave before the credentials expire."""
         now = self._clock()
         heard = self._dialect.tick(now)
-        messages = [*heard.send, *self._release()]
+        messages = [*heard.send]
         gone = [name for name, sent in self._online.items() if sent + QUIET <= now and self._current.lost(name)]
         if gone:
             messages += self._dialect.presence(gone, False, now)
@@ -153,29 +151,33 @@ class Cloud:
 
     # ------------------------------------------------------------------------------------------------ data
 
-    def encode(self, records: Sequence[Record]) -> list[Message]:
-        """Give the messages for records; from where the platform must answer first they are kept for later."""
+    def prepare(self, records: Sequence[Record]) -> list[Message]:
+        """Announce the devices whose readings these are."""
         now = self._clock()
-        if self._held or self._dialect.waiting(now):
-            self._held.extend(records)
-            return []
+        coming = [name for name in _devices(record for record in records if self._speaks(record))
+                  if name not in self._online and self._dialect.knows(name)]  # fmt: skip
+        self._online |= dict.fromkeys(coming, now)
+        return self._dialect.presence(coming, True, now) if coming else []
+
+    def _speaks(self, record: Record) -> bool:
+        """Whether a record has something to say of a device that is not online."""
+        batch = record.content
+        if isinstance(batch, Gap):
+            return False
+        live = record.sequence > self._upto and not batch.backfill
+        return not is_loss(batch) or (self._dialect.quality and not live)
+
+    def encode(self, records: Sequence[Record]) -> list[Message]:
+        """Give the messages for records."""
+        now = self._clock()
         outbox = Outbox(records)
         for index, record in enumerate(records):
             if isinstance(record.content, Gap):
                 self._gap(outbox, index, record.content, now)
-            elif not self._batch(outbox, index, record.content, record.sequence <= self._upto, now):
-                self._flush(outbox, now)
-                self._held.extend(records[index:])
-                return outbox.finish(index)
+            else:
+                self._batch(outbox, index, record.content, record.sequence <= self._upto, now)
         self._flush(outbox, now)
         return outbox.finish()
-
-    def _release(self) -> list[Message]:
-        """Send what has waited, if it need not wait longer."""
-        if not self._held or self._dialect.waiting(self._clock()):
-            return []
-        held, self._held = self._held, []
-        return self.encode(held)
 
     def _gap(self, outbox: Outbox, index: int, gap: Gap, now: int) -> None:
         said = self._dialect.gap(gap, now)
@@ -183,36 +185,25 @@ class Cloud:
             self._flush(outbox, now)
             outbox.add(*said, [index])
 
-    def _batch(self, outbox: Outbox, index: int, batch: Batch, old: bool, now: int) -> bool:
-        """Put a batch into drafts. False where its device must be online first, and the platform has to answer."""
+    def _batch(self, outbox: Outbox, index: int, batch: Batch, old: bool, now: int) -> None:
         device = batch.table.device
         if not self._dialect.knows(device):
             self._stranger(device, len(batch))
-            return True
-        old, lost = old or batch.backfill, is_loss(batch)
-        if device not in self._online:
-            if lost and (not old or not self._dialect.quality):
-                self.passed_over += len(batch)
-                if not old:
-                    self._current.take(batch)
-                return True  # the platform knows since the device went offline
-            self._online[device] = now
-            self._flush(outbox, now)
-            for message in self._dialect.presence([device], True, now):
-                outbox.note(message)
-            if self._dialect.waiting(now):
-                return False
+            return
+        old = old or batch.backfill
         if not old:
             self._current.take(batch)
+        if device not in self._online:  # a loss, of which the platform knows since the device went offline
+            self.passed_over += len(batch)
+            return
         for section in self._sections(batch, old):
             for fitting in self._fit(section):
                 self._put(outbox, index, fitting, now)
-        if lost and not old and self._current.lost(device):
+        if not old and is_loss(batch) and self._current.lost(device):
             self._flush(outbox, now)
             for message in self._dialect.presence([device], False, now):
                 outbox.note(message)
             del self._online[device]
-        return True
 
     def _stranger(self, device: str, readings: int) -> None:
         self.passed_over += readings
@@ -326,10 +317,13 @@ class Cloud:
     # ------------------------------------------------------------------------------------------------ incoming
 
     def received(self, topic: str, payload: bytes) -> Heard:
-        """Let the dialect read it; then send what waited for it."""
-        heard = self._dialect.received(topic, payload, self._clock())
-        return replace(heard, send=(*heard.send, *self._release())) if self._held else heard
+        return self._dialect.received(topic, payload, self._clock())
 
     def answer(self, command: Command, results: Sequence[Result]) -> list[Message]:
         """Reply to a command."""
         return self._dialect.answer(command, results, self._clock())
+
+
+def _devices(records: Iterable[Record]) -> list[str]:
+    batches = (record.content for record in records)
+    return list(dict.fromkeys(batch.table.device for batch in batches if isinstance(batch, Batch)))

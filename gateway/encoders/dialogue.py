@@ -7,19 +7,19 @@ bytes and calls. The order of calls in one session:
     credentials(), will()      before CONNECT; `will` once per attempt, for Sparkplug counts attempts
     subscriptions()            after CONNACK; begin only when they are acknowledged (or refused loudly)
     begin(current, upto)       what is to be published first
-    encode(records)            any number of times, while `ready`
+    prepare(records)           what must be said before these records can be; again until it gives nothing
+    encode(records)            any number of times, while `ready` and prepared
     received(topic, payload)   for each arrival; carry out what it says
     answer(command, results)   the reply to a command that `received` gave
     tick()                     about once a second: what is overdue, what is to be given up
     end()                      what is to be published before a DISCONNECT that we want
 
-- `ready` is false while readings must wait (for a primary host, for the answer to a login). Records given to `encode`
-  then are kept and come with a later Heard.send; their `covers` say so. After `begin` nothing is kept from before: the
-  publisher reads again from its cursor, as after every loss.
-- An empty list from `encode` while `ready` means that these records have nothing for this peer: they are done.
+- `ready` is false while readings must wait: for a primary host, for the answer to a login. `received` and `tick` may
+  change it.
+- Messages leave in the order in which the calls gave them, whichever call it was: Sparkplug counts them. So between a
+  call and the handing over of its last message no other call is made.
 - A message that carries no record has covers 0. `limits.qos` is the quality of service of everything we publish. With
   QoS 0 there is no PUBACK: the cursor may move once something later on the same connection was acknowledged.
-- Messages leave in the order in which the calls gave them, whichever call it was: Sparkplug counts them.
 - `begin` gets the newest reading of each tag and the journal's last sequence at that moment, so that births show what
   is so and not what was so before an outage. Records up to that sequence are sent as history, later ones as live.
 """
@@ -79,6 +79,8 @@ class Dialogue(Protocol):
     def subscriptions(self) -> tuple[Subscription, ...]: ...
 
     def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]: ...
+
+    def prepare(self, records: Sequence[Record]) -> list[Message]: ...
 
     def encode(self, records: Sequence[Record]) -> list[Message]: ...
 

@@ -237,6 +237,9 @@ class OpcuaJson:
 
     # ------------------------------------------------------------------------------------------------ data
 
+    def prepare(self, records: Sequence[Record]) -> list[Message]:
+        return []
+
     def encode(self, records: Sequence[Record]) -> list[Message]:
         outbox = Outbox(records)
         for index, record in enumerate(records):

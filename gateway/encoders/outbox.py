@@ -39,11 +39,10 @@ class Outbox:
         """Add a message without a record."""
         self._messages.append(message)
 
-    def finish(self, taken: int | None = None) -> list[Message]:
-        """Give the messages; the first `taken` records were dealt with (all, where it is not said)."""
-        taken = len(self._records) if taken is None else taken
-        sequences = [record.sequence for record in self._records[:taken]]
-        covers = covering(sequences, self._last[:taken], len(self._messages))
+    def finish(self) -> list[Message]:
+        """Give the messages, each with what it covers."""
+        sequences = [record.sequence for record in self._records]
+        covers = covering(sequences, self._last, len(self._messages))
         return [replace(message, covers=cover) for message, cover in zip(self._messages, covers, strict=True)]
 
 

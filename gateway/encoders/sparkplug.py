@@ -136,7 +136,6 @@ class EdgeNode:
         self._death = b""
         self._host_time = -1  # ms, of the newest STATE in this session
         self._upto = 0  # records up to this sequence are history
-        self._held: list[Record] = []
         self._drafts: dict[str, _Draft] = {}
         self._troubles: list[str] = self._catalogue.problems()
         self._told: set[bytes] = set()
@@ -173,7 +172,6 @@ class EdgeNode:
 
     def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]:
         """Start a session: births at once, or when the primary host is online."""
-        self._held.clear()
         self._host_time, self._upto = -1, upto
         for batch in current:
             if self._catalogue.configured(batch.table):
@@ -247,11 +245,13 @@ class EdgeNode:
 
     # ------------------------------------------------------------------------------------------------ data
 
+    def prepare(self, records: Sequence[Record]) -> list[Message]:
+        return []
+
     def encode(self, records: Sequence[Record]) -> list[Message]:
-        """Give the messages for records; while the primary host is awaited they are kept for later."""
+        """Give the messages for records."""
         if self._stage is not Stage.BORN:
-            self._held.extend(records)
-            return []
+            raise RuntimeError("data were given to a Sparkplug node that is not born")
         outbox = Outbox(records)
         for index, record in enumerate(records):
             if isinstance(record.content, Gap):
@@ -368,15 +368,10 @@ class EdgeNode:
             return NOTHING
         self._host_time = stamp
         if online:
-            return self._host_online() if self._stage is Stage.WAITING else NOTHING
+            return Heard(send=tuple(self._births())) if self._stage is Stage.WAITING else NOTHING
         if self._brokers > 1 or self._stage is Stage.BORN:
             return Heard(send=tuple(self.end()), leave=f"the primary host {self._host} is offline")
         return NOTHING  # the only broker: wait here
-
-    def _host_online(self) -> Heard:
-        births = self._births()
-        held, self._held = self._held, []
-        return Heard(send=(*births, *self.encode(held)))
 
     def _node_command(self, topic: str, content: bytes) -> Heard:
         try:
