@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +35,7 @@ from gateway.stores.catalog import Catalog, Wanted
 from gateway.stores.inquiry import Desk
 from gateway.stores.once import NEVER, Intervals, Marks, runs
 
-SETTINGS: Final = {
+SETTINGS: Final[Mapping[str, Any]] = {
     # nothing is fetched from the net, and a query sees the file, not the variables of this program
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -68,10 +68,11 @@ Rows = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[Any], NDArray[np.uin
 
 
 class DuckdbStore:
-    """One DuckDB file as a Store. `desk=False` answers no queries of others."""
+    """One DuckDB file as a Store. `desk=False` answers no queries of others; `settings` are DuckDB's own."""
 
-    def __init__(self, path: Path, *, desk: bool = True) -> None:
+    def __init__(self, path: Path, *, desk: bool = True, settings: Mapping[str, Any] = SETTINGS) -> None:
         self.path = path
+        self._settings = dict(settings)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="duckdb")
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._with_desk = desk
@@ -98,7 +99,7 @@ class DuckdbStore:
             return self._connection
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = duckdb.connect(str(self.path), config=SETTINGS)
+            connection = duckdb.connect(str(self.path), config=self._settings)
         except (OSError, duckdb.Error) as error:
             raise StoreUnavailable(f"cannot open {self.path}: {_first_line(error)}") from error
         try:
