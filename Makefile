@@ -40,7 +40,7 @@ $(VENV)/setup-dev.stamp: requirements-dev.lock $(VENV)/setup.stamp
 	@touch $@
 
 setup: $(VENV)/setup.stamp  ## build .venv; the command is then .venv/bin/plantbridge
-	@echo "setup: ready, $$($(BIN)/plantbridge version 2>/dev/null || echo plantbridge) in $(BIN)/plantbridge"
+	@echo "setup: ready: $(BIN)/plantbridge"
 
 setup-dev: $(VENV)/setup-dev.stamp
 

@@ -23,7 +23,7 @@
 set -eu
 
 wheels=$(cd "$(dirname "$0")" && pwd)
-action=install root="" python="" with=edge force=no purge=no
+action=install root="" python="" with=edge force=no purge=no changed=no
 keep=3 # versions that stay on the disk
 
 say() { echo "plantbridge: $*"; }
@@ -109,7 +109,7 @@ install_version() { # sets $version; makes $prefix/$version unless it is there, 
     wheel=$(echo "$wheels"/plantbridge-*-py3-none-any.whl)
     [ -f "$wheel" ] || fail "expected one plantbridge wheel in $wheels"
     version=$(basename "$wheel" | cut -d- -f2)
-    content=$(cat "$wheels/SHA256SUMS" "$wheels/requirements-$with.txt" | sha256sum | cut -c1-8)
+    content=$(sha256sum <"$wheels/requirements-$with.txt" | cut -c1-8) # it names every wheel's hash
     # Another build under the same version number gets a directory of its own.
     if [ -e "$prefix/$version/.complete" ] && [ "$(cat "$prefix/$version/.complete")" != "$content" ]; then
         version=$version-$content
@@ -142,7 +142,10 @@ install_files() {
     fi
     install -d "$units" "$(dirname "$command")"
     for service in $services; do
-        install -m 644 "$wheels/$service" "$units/$service"
+        if ! cmp -s "$wheels/$service" "$units/$service"; then
+            install -m 644 "$wheels/$service" "$units/$service"
+            changed=yes
+        fi
     done
     ln -sfn "$prefix/current/bin/plantbridge" "$command"
     if [ -z "$root" ]; then
@@ -190,8 +193,11 @@ do_install() {
     check_site
     install_schema
     before=$(version_of current)
-    [ "$before" = "$version" ] || point current "$version"
-    if ! restart; then
+    if [ "$before" != "$version" ]; then
+        point current "$version"
+        changed=yes
+    fi
+    if [ "$changed" = yes ] && ! restart; then
         if [ -n "$before" ] && [ "$before" != "$version" ]; then
             point current "$before"
             restart || true
@@ -201,10 +207,14 @@ do_install() {
     fi
     [ -z "$before" ] || [ "$before" = "$version" ] || point previous "$before"
     prune
-    say "$version is current${before:+ (before: $before)}"
+    if [ "$before" = "$version" ]; then
+        say "$version was current already"
+    else
+        say "$version is current${before:+ (before: $before)}"
+    fi
     if [ -z "$before" ]; then
-        say "next: edit /etc/plantbridge/site.yaml, then: plantbridge check /etc/plantbridge/site.yaml"
-        say "      and: systemctl enable --now plantbridge"
+        say "next: edit /etc/plantbridge/site.yaml, then: sudo plantbridge check /etc/plantbridge/site.yaml"
+        say "      and: sudo systemctl enable --now plantbridge"
     fi
 }
 

@@ -105,7 +105,7 @@ def test_it_installs_without_a_network_and_again_without_change(folders: dict[st
     before = (tmp_path / "opt/plantbridge/1.0/pyvenv.cfg").stat()
     again = install(folders["1.0"], tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "1.0 is there already" in again.stdout
+    assert "1.0 was current already" in again.stdout
     assert (tmp_path / "opt/plantbridge/1.0/pyvenv.cfg").stat() == before
     assert not (tmp_path / "opt/plantbridge/previous").is_symlink()
 
