@@ -1,0 +1,82 @@
+"""The questions in docs/guide/stores.md are asked of real stores, so that they do not rot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.contracts import Block
+from gateway.model import Gap, Kind, Tag, TagTable
+from gateway.options import InfluxdbOptions
+from gateway.stores.duckdb import DuckdbStore
+from gateway.stores.influxdb import InfluxdbStore
+from gateway.stores.inquiry import read
+from tests.influx_proxy import InfluxProxy
+from tests.native import BAD, SECOND, T0, block, scan
+from tests.stores_servers import InfluxDB, VictoriaMetrics
+
+GUIDE = (Path(__file__).parents[2] / "docs/guide/stores.md").read_text(encoding="utf-8")
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+
+
+def plant() -> Block:
+    numbers = TagTable(
+        "press-1", "default", Kind.FLOAT, (Tag("pressure", "a", unit="bar"), Tag("mode", "b", states=((1, "on"),)))
+    )
+    energy = TagTable("press-1", "default", Kind.UINT, (Tag("energy", "c", unit="W.h", kind=Kind.UINT),))
+    contents = [
+        batch
+        for number in range(10)
+        for batch in (
+            scan(numbers, T0 + number * SECOND, [100.0 + number, number % 2], [BAD if number == 5 else 0, 0]),
+            scan(energy, T0 + number * SECOND, [2**60 + number]),
+        )
+    ]
+    return block(*contents, Gap("press-1", "", T0, T0 + SECOND, "x", 5, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*nanoseconds discarded")
+@pytest.mark.parametrize("sql", examples("sql"))
+async def test_sql_of_the_guide_gives_rows(tmp_path: Path, sql: str) -> None:
+    store = DuckdbStore(tmp_path / "plant.duckdb")
+    await store.open()
+    await store.write([plant()])
+    with read(store.path, sql) as answer:
+        rows = list(answer.read_all().iter_py())
+    await store.close()
+    assert rows
+    if "used" in rows[0]:
+        assert [row["used"] for row in rows] == [9]
+    if "mean" in rows[0]:
+        assert rows[0]["high"] == 109.0
+    if "state" in rows[0]:
+        assert {row["state"]: row["seconds"] for row in rows} == {"on": 4.0, None: 5.0}
+
+
+async def test_influxql_of_the_guide_gives_rows(tmp_path: Path) -> None:
+    with InfluxDB(tmp_path / "influxdb") as engine, InfluxProxy(engine.url) as proxy:
+        engine.create("plant")
+        await write(proxy.url)
+        assert len(examples("influxql")) == 3
+        for question in examples("influxql"):
+            assert engine.query("plant", question), question
+
+
+async def test_promql_of_the_guide_gives_points(tmp_path: Path) -> None:
+    with VictoriaMetrics(tmp_path / "victoria-metrics") as server:
+        await write(server.url)
+        (question,) = examples("promql")
+        (found,) = server.export(question.strip())
+        assert found["values"] == [100, 101, 102, 103, 104, 106, 107, 108, 109]
+
+
+async def write(url: str) -> None:
+    options = InfluxdbOptions(type="influxdb", url=url, bucket="plant", token="secret")
+    store = InfluxdbStore(options, lambda topic, payload, reason: pytest.fail(reason))
+    await store.write([plant()])
+    await store.close()
