@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,44 @@ async def test_all_bad_rows_of_every_kind_are_stored_without_values(tmp_path: Pa
     await store.close()
     found = select(store.path, "SELECT count(*), count(value), count(text), min(status) FROM readings")
     assert found == [(45, 0, 0, "BadNotConnected")]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)], capture_output=True)
+    if made.returncode:
+        pytest.skip("a small file system cannot be mounted here (root may)")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_full_disk_refuses_for_a_while_and_costs_nothing(disk: Path) -> None:
+    """What cannot be stored is not acknowledged; when somebody has made room it goes on where it was."""
+    others = disk / "others"
+    others.write_bytes(bytes(6 << 20))
+    values = np.random.default_rng(0)
+    store = DuckdbStore(disk / "plant.duckdb")
+    await store.open()
+    of, number, refusals = table(size=2000, unit="bar"), 0, 0
+    while number < 200:
+        sent = block(scan(of, T0 + number * SECOND, values.normal(size=2000).tolist()), first=number + 1)
+        try:
+            report = await store.write([sent])
+        except StoreUnavailable as error:
+            assert not error.permanent
+            assert "No space left" in str(error)
+            refusals += 1
+            assert refusals < 10
+            if refusals == 3:
+                others.unlink()
+        else:
+            assert (report.stored, report.duplicates) == (2000, 0)
+            number += 1
+    await store.close()
+    assert refusals >= 3
+    assert select(store.path, "SELECT count(*), count(DISTINCT (series, time)) FROM floats") == [(400_000, 400_000)]
