@@ -115,12 +115,19 @@ def drivers() -> list[str]:
     for name in sorted(DRIVERS):
         spec = driver_spec(name)
         parts.append(f"## Driver `{name}`\n")
+        own_group = spec.group is not options.GroupOptions
+        if own_group:
+            parts.append(
+                section(3, f"`{name}` group, and device for its groups", spec.group, above=options.GroupOptions)
+            )
+            parts += [section(4, f"`{key}`", inner) for key, inner in nested(spec.group, options.GroupOptions)]
+        told = tuple(spec.group.model_fields) if own_group else ()
         for title, own, above in (
             ("link", spec.link, options.LinkOptions),
             ("device", spec.device, options.DeviceOptions),
             ("tag", spec.tag, options.TagOptions),
         ):
-            parts.append(section(3, f"`{name}` {title}", own, above=above))
+            parts.append(section(3, f"`{name}` {title}", own, above=above, skip=told if title == "device" else ()))
             parts += [section(4, f"`{key}`", inner) for key, inner in nested(own, above)]
     return parts
 
