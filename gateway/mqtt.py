@@ -217,6 +217,8 @@ class Connection:
         Raises SinkUnavailable when the session ends or no PUBACK comes within `timeout` seconds (the session is then
         ended, for a broker that does not answer is of no use); ValueError for a topic that cannot be published to.
         """
+        if not topic or len(topic.encode()) > 65535 or any(wrong in topic for wrong in "+#\0"):
+            raise ValueError("an empty topic, or one with + or # or over 65535 bytes, cannot be published to")
         if self._max_packet and len(payload) + len(topic.encode()) + 32 > self._max_packet:
             return Answer(TOO_LARGE, f"Packet too large (the broker takes {self._max_packet} bytes)")
         try:

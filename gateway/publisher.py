@@ -9,7 +9,9 @@
 - What is live goes first. Where more is waiting than goes out in about a second, the live lane leaves it to the backlog
   lane, which marks it `backfill`. The backlog lane never has the whole window, nor more bytes under way than come back
   acknowledged in half a second (gateway.pace): a backlog does not make new data late, on a modem neither.
-- A peer that ends session after session at the first message gets smaller messages: it may be their size.
+- A session that ends over a message (mosquitto ends it over one it refuses, AWS IoT over one too large) is followed by
+  a careful one: a record at a time, each settled before the next, so that the guilty one does not hold up the others.
+  Where nothing goes through session after session, messages are made smaller.
 - A record that cannot be read is given up and declared by a gap record. Transitions are logged, the rest is counted.
 """
 
@@ -45,6 +47,8 @@ log = structlog.get_logger()
 _SECONDS_WORTH: Final = 1 << 20  # bytes in the journal beyond which a backlog is left to its own lane
 _BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller
 _SMALLEST: Final = 4096
+_CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
+_WELL: Final = 5.0  # s after which a session in which nothing was to be sent counts as a good one
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +73,10 @@ class _Session:
     next: int  # and where that begins
     backlog: deque[Range] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    sent: int = 0  # messages
-    settled: int = 0  # messages that the peer took or refused
+    sent: int = 0  # messages, without definitions
+    settled: int = 0  # of them the peer took or refused
+    refused: int = 0  # messages
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the one record under way, while careful
     bytes: int = 0  # in flight
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # replaced and set when any of this has changed
 
@@ -107,7 +113,9 @@ class Publisher:
         self._largest = options.max_message
         self._pace = Pace(16 << 10, options.window * options.max_message)
         self._tables: dict[int, TagTable] = {}
-        self._barren = 0
+        self._barren = 0  # sessions in a row that ended over their first message
+        self._careful = 0  # records that are still to be sent one by one
+        self._refused: set[str] = set()  # topics of retained messages that the peer does not want
         self._was_up: bool | None = None
         self._session: _Session | None = None
         self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
@@ -155,9 +163,6 @@ class Publisher:
             session = self._session = self._begin()
             self._up.set(1)
             self._health.publisher(self.name, up=True)
-            if self._was_up is not True:
-                self._log.info("Connected.")
-            self._was_up = True
             await self._publish(session)
         except SinkUnavailable as error:
             if session is not None:
@@ -180,14 +185,21 @@ class Publisher:
             next=self._journal.committed + 1,
         )
 
+    def _well(self) -> None:
+        """The session does what it is for: say so if it is news, and try again at once if it ends."""
+        self._backoff.reset()
+        if self._was_up is not True:
+            self._was_up = True
+            self._log.info("Connected, and messages are taken.")
+
     def _learn(self, session: _Session) -> None:
-        """Draw conclusions from a session's end: when to try again, and with how large messages."""
-        if asyncio.get_running_loop().time() - session.began > self._options.retry_longest:
-            self._backoff.reset()
-        if session.settled or not session.sent:
-            return
-        self._barren += 1
-        if self._barren % _BARREN == 0 and self._largest > _SMALLEST:
+        """Draw conclusions from a session's end: how large messages may be, and how many under way."""
+        barren = session.sent > 0 and not session.settled
+        if barren or session.refused:
+            self._careful = _CAREFUL
+        self._barren = self._barren + 1 if barren else 0
+        if self._barren >= _BARREN and self._largest > _SMALLEST:
+            self._barren = 0
             self._largest = max(_SMALLEST, self._largest // 2)
             if isinstance(self._encoder, Sized):
                 self._encoder.max_message = self._largest
@@ -200,6 +212,7 @@ class Publisher:
         """Run both lanes until the session ends. Raises SinkUnavailable, JournalError."""
         self._spawn(session, self._live_lane(session), "live")
         self._spawn(session, self._backlog_lane(session), "backlog")
+        asyncio.get_running_loop().call_later(_WELL, self._look_after, session)
         if isinstance(self._sink, Watched):
             self._spawn(session, _end_with(self._sink), "watch")
         try:
@@ -209,6 +222,10 @@ class Publisher:
                 task.cancel()
             await asyncio.gather(*session.tasks, return_exceptions=True)
         raise AssertionError("a session ends by an exception only")
+
+    def _look_after(self, session: _Session) -> None:
+        if self._session is session and not session.sent:
+            self._well()
 
     def _spawn(self, session: _Session, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"{self.name} {name}")
@@ -228,11 +245,11 @@ class Publisher:
         while True:
             self._leave_behind(session)
             if session.live:
-                chunk = await self._journal.read(*session.live[0], self._largest)
+                chunk = await self._journal.read(*session.live[0], self._piece)
                 _advance(session.live, chunk.through)
             else:
                 last = await self._journal.wait_committed(session.next - 1)
-                chunk = await self._journal.read(session.next, last, self._largest)
+                chunk = await self._journal.read(session.next, last, self._piece)
                 session.next = chunk.through + 1
             await self._dispatch(session, chunk, backlog=False)
 
@@ -241,10 +258,15 @@ class Publisher:
         while True:
             while not session.backlog:
                 await session.moved.wait()
-            size = min(self._largest, self._pace.message)
+            size = min(self._piece, self._pace.message)
             chunk = await self._journal.read(*session.backlog[0], size)
             _advance(session.backlog, chunk.through)
             await self._dispatch(session, chunk, backlog=True)
+
+    @property
+    def _piece(self) -> int:
+        """How many bytes of records to read at once; 1 gives a single record."""
+        return 1 if self._careful else self._largest
 
     def _leave_behind(self, session: _Session) -> None:
         """Where more waits than goes out in about a second, let the newest go first."""
@@ -266,13 +288,22 @@ class Publisher:
     async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
         """Encode what was read, and send it as soon as the window and the pace allow."""
         records = self._records(read, backlog=backlog)
-        messages = self._encode(records)
-        first = read.first
+        messages = [message for message in self._encode(records) if message.topic not in self._refused]
         if not messages:
-            self._journal.acknowledge(self.name, first, read.through, 0)
+            self._journal.acknowledge(self.name, read.first, read.through, 0)
             self._news.set()
             return
-        chunk = _Chunk(first, read.through, len(messages))
+        chunk = _Chunk(read.first, read.through, len(messages))
+        if not self._careful:
+            await self._launch(session, chunk, messages, backlog=backlog)
+            return
+        async with session.alone:
+            await self._launch(session, chunk, messages, backlog=backlog)
+            while chunk.left:
+                await session.moved.wait()
+            self._careful = max(0, self._careful - 1)
+
+    async def _launch(self, session: _Session, chunk: _Chunk, messages: list[Message], *, backlog: bool) -> None:
         for message in messages:
             if backlog:
                 await session.behind.acquire()
@@ -281,7 +312,7 @@ class Publisher:
             while session.bytes and session.bytes + len(message.payload) > share * self._pace.allowance:
                 await session.moved.wait()
             session.bytes += len(message.payload)
-            session.sent += 1
+            session.sent += not message.retain
             self._spawn(session, self._send(session, chunk, message, backlog=backlog), message.topic)
 
     async def _send(self, session: _Session, chunk: _Chunk, message: Message, *, backlog: bool) -> None:
@@ -294,20 +325,20 @@ class Publisher:
             session.window.release()
             if backlog:
                 session.behind.release()
-            session.changed()
+            session.changed()  # whoever waits runs after what follows here
         self._pace.acknowledged(size, began, loop.time())
-        if not session.settled:
-            self._backoff.reset()
-            self._barren = 0
-        session.settled += 1
+        session.settled += not message.retain
         self._published.inc()
         self._published_bytes.inc(size)
         if delivery is Delivery.ACCEPTED:
+            if not message.retain:
+                self._well()
             chunk.readings += message.readings
             self._acknowledged.inc(message.readings)
             if message.oldest and not backlog:
                 self._latency.observe(max(0, self._clock() - message.oldest) / 1e9)
         else:
+            session.refused += 1
             self._reject(message)
         chunk.left -= 1
         if not chunk.left:
@@ -318,6 +349,8 @@ class Publisher:
         self._rejected.inc()
         reason = self._sink.refusal if isinstance(self._sink, Explaining) else "refused by the peer"
         self._letters.put(message.topic, message.payload, reason)
+        if message.retain:  # it would be sent in each session anew, and may cost each session its life
+            self._refused.add(message.topic)
 
     # ------------------------------------------------------------------------------------------------ records
 

@@ -4,6 +4,7 @@
                        shutdown in order, set online false
 
 Each session starts clean: what was not acknowledged is sent again from the journal, not by the broker or the library.
+A broker that forbids the status gets none from then on; mosquitto ends the session over a forbidden topic.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class MqttSink:
         self._client_id = f"plantbridge-{gateway}-{name}"
         self._status = f"{options.prefix(gateway)}/status"
         self._since = ""
+        self._mute = False  # the status is forbidden
         self._connection = self._make()
 
     async def connect(self) -> None:
@@ -42,16 +44,23 @@ class MqttSink:
         self._connection = self._make()
         await self._connection.open()
         try:
-            await self._tell(online=True, timeout=self._options.ack_timeout)
+            answer = await self._tell(online=True, timeout=self._options.ack_timeout)
         except BaseException:
             await self._connection.close()
             raise
+        if answer is not None and answer.refused:
+            self._mute = True
+            await self._connection.close()
+            raise SinkUnavailable(
+                f"{self._connection.endpoint} does not allow {self._status} ({answer.name}): the gateway goes on"
+                " without telling its status"
+            )
 
     async def send(self, message: Message) -> Delivery:
         """Publish and wait for the PUBACK. Raises SinkUnavailable.
 
         A reason code from 0x80 on is a refusal of this message (`refusal` says why), but for "quota exceeded", which
-        says that the broker cannot take anything now.
+        says that the broker cannot take anything now. The broker may end the session after a refusal.
         """
         try:
             answer = await self._connection.publish(
@@ -83,12 +92,13 @@ class MqttSink:
         await self._connection.close()
 
     def _make(self) -> Connection:
-        will = Will(self._status, self._body(online=False))
+        will = None if self._mute else Will(self._status, self._body(online=False))
         return Connection(self._options, client_id=self._client_id, will=will)
 
-    async def _tell(self, *, online: bool, timeout: float) -> None:
-        """Publish the status. Where the broker does not allow it, data still flows: that is not held up."""
-        await self._connection.publish(self._status, self._body(online=online), timeout=timeout, retain=True)
+    async def _tell(self, *, online: bool, timeout: float) -> Answer | None:
+        if self._mute:
+            return None
+        return await self._connection.publish(self._status, self._body(online=online), timeout=timeout, retain=True)
 
     def _body(self, *, online: bool) -> bytes:
         body: dict[str, Any] = {"online": online, "version": __version__}
