@@ -4,12 +4,15 @@ A read executes its plan's requests in order. What a device answers instead of d
 
     01 illegal function          its tags Bad (configuration), tried again after ten minutes
     02, 03 illegal address/value the request is cut until the guilty tags are alone; their neighbours are read
-    04, 07, 08 device failure    its tags Bad (device failure); where nothing else was answered: NoAnswer
-    05, 06 busy                  its tags Bad (resource unavailable) in this scan
+    04, 07, 08 device failure    its tags Bad (device failure), asked again after a pause that grows; where nothing else
+                                 was answered: NoAnswer
+    05, 06 busy                  asked again at the end of the scan; else its tags Bad (resource unavailable)
     0A gateway path              NotConnected where no other unit is reached through the gateway, else as 0B
     0B, 41..4B no answer behind  as no answer
-    no answer                    to the first request: NoAnswer; later: its tags Bad (timeout), two in a row end it
+    no answer, or a damaged one  to the first request: NoAnswer; later: asked again at the end of the scan, else its
+                                 tags Bad (timeout); two in a row end the scan
 
+What is asked again is so within the device's `retries` and the poll group's interval, and only while it is answered.
 A TCP peer that closes the connection after it has answered is connected to again at once, within the read: some
 devices close after each answer or when idle. A connection that ends before any answer is NotConnected.
 """
@@ -19,10 +22,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from drivers.modbus.frames import Request
+from drivers.modbus.frames import DAMAGED, Request
 from drivers.modbus.line import Ended, Line, Outcome, Pace
 from drivers.modbus.plan import ModbusPlan, make_plan
 from drivers.modbus.scan import Scan
@@ -42,11 +46,31 @@ EXCEPTIONS: Final = {
 _FAILURES: Final = (0x04, 0x07, 0x08)
 _BUSY: Final = (0x05, 0x06)
 _SILENT: Final = (0x0B, *range(0x41, 0x4C))
+CUTS: Final = 64  # requests that are cut in one scan; a device that refuses everything must not hold up its neighbours
+BUSY: Final = 0.1  # s; least pause before a busy device is asked again
+LONGEST_SCAN: Final = 60.0  # s; what was lost is asked again within this time where there is no interval
 
 
 def exception_text(code: int) -> str:
     """Name a Modbus exception."""
     return f"exception {code:02X}, {EXCEPTIONS.get(code, 'no standard meaning')}"
+
+
+@dataclass(slots=True, eq=False)
+class _Course:
+    """How far one scan has come."""
+
+    scan: Scan
+    now: int  # ns
+    started: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    index: int = 0  # the request that is next
+    answered: int = 0  # requests, with data or an exception
+    failed: int = 0  # requests, with a device failure
+    cuts: int = 0
+    spoiled: int = 0  # connections that were ended because of what came
+    silent: int = -2  # the last request without answer
+    hung: int = -2  # the last request that ended a fresh connection
+    missing: list[int] = field(default_factory=list)  # what may be asked again
 
 
 class ModbusDriver:
@@ -58,6 +82,10 @@ class ModbusDriver:
         self._devices: dict[str, ModbusDevice] = {device.name: device.options for device in link.devices}
         self._clock = clock
         self._line: Line | None = None
+        self._intervals = {
+            (group.device, group.name): group.interval / 1e9 for device in link.devices for group in device.groups
+        }
+        self._reopens = self._options.endpoint.transport in ("tcp", "tls")
         self._scans: WeakKeyDictionary[ModbusPlan, Scan] = WeakKeyDictionary()
         self._firsts: dict[int, tuple[Pace, Request]] = {}  # one request per unit, to find out what a gateway reaches
         self._idle: asyncio.TimerHandle | None = None
@@ -137,7 +165,7 @@ class ModbusDriver:
                 raise NotConnected("there is no connection")
             await self.connect()
         elif line.lost is not None:
-            if not line.answered or self._options.endpoint.transport not in ("tcp", "tls"):
+            if not line.answered or not self._reopens:
                 raise NotConnected(f"the connection ended: {line.lost}")
             await self.connect()
         assert self._line is not None
@@ -161,49 +189,119 @@ class ModbusDriver:
     # ------------------------------------------------------------------------------------------ the scan
 
     async def _execute(self, scan: Scan) -> None:
-        now = self._clock()
-        scan.begin(now)
-        pace = scan.plan.pace
-        index = 0
-        silent = -2  # the last request without answer
-        answered = failed = 0
-        while index < len(scan.requests):
+        course = _Course(scan, self._clock())
+        scan.begin(course.now)
+        while course.index < len(scan.requests):
+            stop = scan.next_resting(course.index, course.now)
+            if stop == course.index:
+                self._pass(course, scan.resting_status(stop))
+                continue
             line = await self._open()
-            outcome = await line.read(pace, scan.requests, index, scan.buffer, scan.times)
-            answered += outcome.index - index
-            index, code = outcome.index, outcome.code
-            if outcome.ended is Ended.DONE:
-                break
-            if outcome.ended is Ended.LOST:
-                continue  # _open decides whether there is hope
-            if outcome.ended is Ended.GARBAGE:
+            first = course.index
+            outcome = await line.read(scan.plan.pace, scan.requests, first, stop, scan.buffer, scan.times)
+            course.index = outcome.index
+            course.answered += outcome.index - first
+            scan.wake(first, outcome.index)
+            if outcome.ended is Ended.EXCEPTION:
+                await self._refused(course, outcome)
+            elif outcome.ended is Ended.TIMEOUT:
+                self._unanswered(course, outcome)
+            elif outcome.ended in (Ended.LOST, Ended.GARBAGE):
+                await self._broken(course, line, outcome)
+        if course.failed and course.failed == course.answered:
+            scan.wake_all()
+            raise NoAnswer("every request is answered with a device failure", scan.plan.device, q.BAD_DEVICE_FAILURE)
+        await self._ask_again(course)
+
+    async def _refused(self, course: _Course, outcome: Outcome) -> None:
+        """Do what an exception asks for."""
+        scan, index, code = course.scan, course.index, outcome.code
+        if code in _SILENT:
+            self._unanswered(course, outcome)
+            return
+        if code == 0x0A:
+            await self._path_is_down(scan.plan.pace, scan.plan.device)
+        course.answered += 1
+        if code in (0x02, 0x03):
+            if course.cuts < CUTS:
+                course.cuts += 1
+                scan.split(index, course.now)
+            else:
+                self._pass(course, q.BAD_CONFIGURATION_ERROR)  # cut further in the next scan
+        elif code == 0x01:
+            scan.set_aside(index, course.now)
+        elif code in _FAILURES:
+            course.failed += 1
+            self._rest(course, q.BAD_DEVICE_FAILURE)
+        elif code in _BUSY:
+            course.missing.append(index)
+            self._pass(course, q.BAD_RESOURCE_UNAVAILABLE)
+        else:
+            self._pass(course, q.BAD_COMMUNICATION_ERROR)
+
+    def _unanswered(self, course: _Course, outcome: Outcome) -> None:
+        """Note a request without answer; the second in a row ends the scan. Raises NoAnswer where it was the first."""
+        scan, index = course.scan, course.index
+        if not course.answered:
+            raise NoAnswer(self._silence(scan.plan.pace, outcome), scan.plan.device)
+        if outcome.note != DAMAGED:
+            if course.silent == index - 1:
+                course.missing.clear()
+                while course.index < len(scan.requests):
+                    self._pass(course, q.BAD_TIMEOUT)
+                return
+            course.silent = index
+        course.missing.append(index)
+        self._pass(course, q.BAD_TIMEOUT)
+
+    async def _broken(self, course: _Course, line: Line, outcome: Outcome) -> None:
+        """Go on after the connection's end where there is hope; _open decides. Raises NotConnected, ProtocolError."""
+        scan = course.scan
+        if outcome.ended is Ended.GARBAGE:
+            if not line.answered or course.spoiled >= scan.plan.retries:
                 await self.close()
                 raise ProtocolError(outcome.note, scan.plan.device)
-            if outcome.ended is Ended.TIMEOUT or code in _SILENT:
-                if not answered:
-                    raise NoAnswer(self._silence(pace, outcome), scan.plan.device)
-                self._mark(scan, index, q.BAD_TIMEOUT)
-                if silent == index - 1:
-                    scan.status[index : len(scan.requests)] = q.BAD_TIMEOUT
-                    scan.times[index : len(scan.requests)] = self._clock()
-                    break
-                silent = index
-                index += 1
-                continue
-            if code == 0x0A:
-                await self._path_is_down(pace, scan.plan.device)
-            answered += 1
-            if code in (0x02, 0x03):
-                scan.split(index, now)
-            elif code == 0x01:
-                scan.set_aside(index, now)
-            else:
-                failed += code in _FAILURES
-                status = q.BAD_DEVICE_FAILURE if code in _FAILURES else q.BAD_COMMUNICATION_ERROR
-                self._mark(scan, index, q.BAD_RESOURCE_UNAVAILABLE if code in _BUSY else status)
-                index += 1
-        if failed and failed == answered:
-            raise NoAnswer("every request is answered with a device failure", scan.plan.device, q.BAD_DEVICE_FAILURE)
+            course.spoiled += 1
+            line.close()
+        elif course.answered and not line.answered and self._reopens and course.hung != course.index - 1:
+            # others were answered, and this one alone has ended a fresh connection
+            course.hung = course.index
+            self._rest(course, q.BAD_COMMUNICATION_ERROR)
+            await self.connect()
+
+    async def _ask_again(self, course: _Course) -> None:
+        """Ask again what was lost in this scan, not what was lost in the last one too, while there is time."""
+        scan = course.scan
+        lost = scan.lost_again(course.missing)
+        until = course.started + self._intervals.get(scan.plan.group, LONGEST_SCAN)
+        for _ in range(scan.plan.retries):
+            for index in tuple(lost):
+                pace = scan.plan.pace
+                if scan.status[index] == q.BAD_RESOURCE_UNAVAILABLE:
+                    pace = replace(pace, pause=max(pace.pause, BUSY))
+                if asyncio.get_running_loop().time() >= until:
+                    return
+                try:
+                    line = await self._open()
+                except NotConnected:
+                    return  # what was read stays read; the next read finds out
+                outcome = await line.read(pace, scan.requests, index, index + 1, scan.buffer, scan.times)
+                if outcome.ended in (Ended.LOST, Ended.GARBAGE):
+                    line.close()
+                    return
+                if outcome.ended is Ended.DONE:
+                    scan.found(index)
+                    lost.remove(index)
+
+    def _rest(self, course: _Course, status: int) -> None:
+        """Leave a request out for a pause that grows while it fails."""
+        course.scan.rest(course.index, course.now, status, (self._options.retry_first, self._options.retry_longest))
+        self._pass(course, status)
+
+    def _pass(self, course: _Course, status: int) -> None:
+        """Go on to the next request; this one's tags have a status instead of values."""
+        self._mark(course.scan, course.index, status)
+        course.index += 1
 
     def _mark(self, scan: Scan, index: int, status: int) -> None:
         scan.status[index] = status

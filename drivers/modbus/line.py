@@ -206,7 +206,8 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
 
     def _send_after_pause(self, run: _Run) -> None:
         if self._run is run:
-            self._buffer.clear()  # on a serial line nothing that came in between can be an answer
+            if self._drains:
+                self._buffer.clear()  # on a serial line nothing that came in between can be an answer
             self._send(run)
 
     def _send(self, run: _Run) -> None:
@@ -265,9 +266,15 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
     # -------------------------------------------------------------------------------- what the driver calls
 
     async def read(
-        self, pace: Pace, requests: Sequence[Request], start: int, data: NDArray[np.uint8], times: NDArray[np.int64]
+        self,
+        pace: Pace,
+        requests: Sequence[Request],
+        start: int,
+        stop: int,
+        data: NDArray[np.uint8],
+        times: NDArray[np.int64],
     ) -> Outcome:
-        """Send requests[start:] one after the other; put their data into `data`, the times of arrival into `times`."""
+        """Send requests[start:stop] one after the other; put data into `data`, times of arrival into `times`."""
         view = data.data
 
         def accept(index: int, pdu: bytes) -> None:
@@ -280,7 +287,7 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
                 data[place : place + request.count] = bits[: request.count]
             times[start + index] = time.time_ns()
 
-        outcome = await self._converse(pace, [request.pdu for request in requests[start:]], accept)
+        outcome = await self._converse(pace, [request.pdu for request in requests[start:stop]], accept)
         return Outcome(outcome.ended, start + outcome.index, outcome.code, outcome.note)
 
     async def ask(self, pace: Pace, pdu: bytes) -> tuple[Outcome, bytes]:

@@ -116,7 +116,9 @@ class ModbusPlan:
 
     tables: tuple[TagTable, ...]
     device: str
+    group: tuple[str, str]  # device and name
     pace: Pace
+    retries: int  # how often what was lost is asked again
     limits: Limits
     spans: tuple[Span, ...]
     places: tuple[int, ...]  # of each span in the scan's buffer
@@ -160,10 +162,21 @@ def make_plan(tables: Sequence[TagTable], device: ModbusDevice, link: ModbusLink
         for index in range(first, last + 1):
             places[index] = size + (spans[index].address - start) * step
         size += (end - start) * step
-    name = tables[0].device if tables else ""
+    name, group = (tables[0].device, tables[0].group) if tables else ("", "")
     pause = link.pause_between_requests if device.pause_between_requests is None else device.pause_between_requests
     pace = Pace(device.unit_id, device.timeout or link.timeout, pause)
-    return ModbusPlan(tuple(tables), name, pace, limits, tuple(spans), tuple(places), tuple(blocks), size)
+    return ModbusPlan(
+        tables=tuple(tables),
+        device=name,
+        group=(name, group),
+        pace=pace,
+        retries=device.retries,
+        limits=limits,
+        spans=tuple(spans),
+        places=tuple(places),
+        blocks=tuple(blocks),
+        size=size,
+    )
 
 
 def spans_of(source: ModbusSource) -> Iterable[Span]:

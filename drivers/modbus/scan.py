@@ -5,12 +5,15 @@ values. Values that are refused alone are set aside: their tags are Bad (configu
 every ten minutes. What lay beside them is joined again as far as it is contiguous, so that their neighbours cost few
 requests and never miss a scan. Where nothing was refused alone, the request was too long, or a hole was in it: then
 the pieces stay.
+
+A request that the device fails at (device failure, or it ends the connection over it) rests for a pause that doubles
+from failure to failure, and is asked as always once it has been answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -27,6 +30,15 @@ PROBE_EVERY: Final = 600 * 1_000_000_000  # ns; tags that were refused are tried
 PROBES: Final = 4  # at most so many in one scan
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """Until when a request is left out, for how long (ns), and what its tags are meanwhile."""
+
+    until: int
+    pause: int
+    status: int
+
+
 class Scan:
     """The changing side of a plan. Owned by the driver's task."""
 
@@ -41,6 +53,8 @@ class Scan:
         self._parts: list[tuple[int, ...]] = [block.spans for block in plan.blocks]
         self._block = {span: index for index, block in enumerate(plan.blocks) for span in block.spans}
         self._changed = True
+        self._resting: dict[tuple[int, ...], _Rest] = {}
+        self._lost: set[tuple[int, ...]] = set()  # what was not answered in the last scan
         self._to_join: set[int] = set()
         self._rows: list[NDArray[np.intp]] = []
         self._power_rows: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
@@ -62,7 +76,7 @@ class Scan:
     def begin(self, now: int) -> None:
         """Forget the last scan's findings; put refused spans whose time has come back to the test."""
         self.status[:] = q.GOOD
-        due = sorted((when, span) for span, when in self.refused.items() if when <= now)
+        due = sorted((when, span) for span, when in self.refused.items() if not 0 < when - now <= PROBE_EVERY)
         for _, span in due[:PROBES]:
             del self.refused[span]
             self.requests.append(self._request((span,)))
@@ -88,6 +102,47 @@ class Scan:
             self._to_join.add(self._block[span])
         del self.requests[index], self._parts[index]
         self._changed = True
+
+    def next_resting(self, index: int, now: int) -> int:
+        """Give the first request from `index` on that rests; the number of requests where none does."""
+        if self._resting:
+            for number in range(index, len(self.requests)):
+                rest = self._resting.get(self._parts[number])
+                if rest is not None and 0 < rest.until - now <= rest.pause:
+                    return number
+        return len(self.requests)
+
+    def resting_status(self, index: int) -> int:
+        """Give the status of the tags of a request that rests."""
+        return self._resting[self._parts[index]].status
+
+    def rest(self, index: int, now: int, status: int, pauses: tuple[float, float]) -> None:
+        """Let a request rest: for the first of `pauses` (s), then twice as long each time, up to the second."""
+        before = self._resting.get(self._parts[index])
+        first, longest = (int(pause * 1e9) for pause in pauses)
+        pause = min(longest, 2 * before.pause if before is not None else first)
+        self._resting[self._parts[index]] = _Rest(now + pause, pause, status)
+
+    def wake(self, first: int, stop: int) -> None:
+        """Requests were answered: they rest no more."""
+        if self._resting:
+            for part in self._parts[first:stop]:
+                self._resting.pop(part, None)
+
+    def wake_all(self) -> None:
+        """Let nothing rest: the device as a whole is backed off."""
+        self._resting.clear()
+
+    def lost_again(self, missing: Sequence[int]) -> list[int]:
+        """Remember what was not answered; give those of it that were in the last scan."""
+        before = self._lost
+        self._lost = {self._parts[index] for index in missing}
+        return [index for index in missing if self._parts[index] not in before]
+
+    def found(self, index: int) -> None:
+        """What was lost was answered after all."""
+        self.status[index] = q.GOOD
+        self._lost.discard(self._parts[index])
 
     def batches(self, now: int) -> list[Batch]:
         """Decode what was read: one batch per table."""

@@ -66,7 +66,7 @@ async def play(names: list[str], framing: str) -> None:
         rogue.behave = lambda asked: BEHAVIOURS[names[asked.number] if asked.number < len(names) else "right"](asked)
         keys = {"max_registers": 10, "timeout": f"{TIMEOUT * 1000:g} ms"}
         link = link_to(rogue.url, TAGS, **keys)
-        driver = ModbusDriver(link)
+        driver = ModbusDriver(link, lambda: rogue.step * 1_000_000)  # a second from scan to scan: what failed may rest
         plan = driver.plan(tables_of(link))
         connected, clean = False, 0
         try:
