@@ -116,6 +116,7 @@ class OpcuaServer:
         self._bank = Bank(rows)
         self._clock = clock
         self._now = -1
+        self._at = 0  # ns, when the values were looked at
         self._counts: list[int] = []
         self._numbers: list[int] = []
         self._floats: list[float] = []
@@ -192,7 +193,14 @@ class OpcuaServer:
         """Make the node and let its value be asked from `_read`."""
         parent, node_id, name = await self._place(variable)
         kind = TYPES[variable.type]
-        node = await parent.add_variable(node_id, name, self._value(variable), kind)
+        # asyncua compares each new node with all references of its parent: minutes for 10,000 nodes in one folder
+        data = self.server.iserver.aspace[parent.nodeid]
+        known, data.references = data.references, []
+        try:
+            node = await parent.add_variable(node_id, name, self._value(variable), kind)
+        finally:
+            known.extend(data.references)
+            data.references = known
         if variable.tag.writable:
             await node.set_writable()
         if variable.tag.unit:
@@ -242,7 +250,7 @@ class OpcuaServer:
     # -------------------------------------------------------------------------------------------- showing
 
     def _refresh(self) -> None:
-        now = self._clock()
+        now = self._at = self._clock()
         if now // self.tick == self._now:
             return
         self._now = now // self.tick
@@ -259,7 +267,7 @@ class OpcuaServer:
             ua.Variant(self._value(variable), TYPES[variable.type], is_array=variable.array),
             ua.StatusCode(variable.status),
             SourceTimestamp=self._stamp,
-            ServerTimestamp=self._stamp,
+            ServerTimestamp=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._at // 1000),
         )
 
     def _value(self, variable: Variable) -> Any:
