@@ -18,7 +18,8 @@ def demo(
     seconds: Annotated[float, typer.Option(help="End by itself after so long; 0: at Ctrl-C.", min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="No live table; print the account as one JSON object.")] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Where journal, store and logs go; kept. A new directory where not given.")
+        Path | None,
+        typer.Option(help="Where journal, store and logs go; kept. A new directory of its own where not given."),
     ] = None,
 ) -> None:
     """Run a simulated press line and boiler house, a broker, the edge daemon, ingest and the store, and count it all.
@@ -29,6 +30,7 @@ def demo(
     Example: plantbridge demo
              plantbridge demo --seconds 60 --json --data /tmp/demo
     """
+    import shutil
     import signal
     import sys
     import tempfile
@@ -58,8 +60,10 @@ def demo(
     else:
         _print_account(running, account)
     if not account.clean:
-        print(*running.errors(), sep="\n", file=sys.stderr)
+        print(*running.errors(), f"The files are in {running.data}", sep="\n", file=sys.stderr)
         raise typer.Exit(1)
+    if json and data is None:
+        shutil.rmtree(running.data)
 
 
 def _say(json: bool, text: str) -> None:
