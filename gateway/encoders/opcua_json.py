@@ -48,6 +48,7 @@ _ENVELOPE: Final = 512
 _DISABLED, _OPERATIONAL, _ERROR = 0, 2, 3  # PubSubState
 _STATUS_CODE: Final = 19  # the built-in type
 _GAPS: Final = ("gateway", "gaps")
+_GAP_FIELDS: Final = {"device": 12, "group": 12, "start": 13, "end": 13, "reason": 12, "readings": 8, "scans": 8}
 _WHOLE: Final = {
     "int8": 2, "uint8": 3, "int16": 4, "uint16": 5, "int32": 6, "uint32": 7, "bcd16": 5, "bcd32": 7,
 }  # fmt: skip
@@ -253,9 +254,7 @@ class OpcuaJson:
 
     def _batch(self, outbox: Outbox, index: int, batch: Batch) -> None:
         if batch.table.fingerprint not in self._plans and self._extend(batch.table):
-            self._settle()
-            self._plans.clear()
-            outbox.note(self._metadata(self._writer(batch.table.device, batch.table.group)))
+            self._renew(outbox, self._writer(batch.table.device, batch.table.group))
         plan = self._plan(batch.table)
         for part in self._parts(batch):
             self._put(outbox, index, plan, part, self._fields(plan, part))
@@ -379,16 +378,29 @@ class OpcuaJson:
     def _gap(self, outbox: Outbox, index: int, gap: Gap) -> None:
         writer = self._writer(*_GAPS)
         if not writer.fields:
-            writer.fields = {
-                "device": 12, "group": 12, "start": 13, "end": 13, "reason": 12, "readings": 8, "scans": 8,
-            }  # fmt: skip
-            self._settle()
-            outbox.note(self._metadata(writer))
-        start, end = timestamp(gap.start).decode(), timestamp(gap.end).decode()
-        values = (gap.device, gap.group, start, end, gap.reason, str(gap.readings), str(gap.scans))
-        fields = dict(zip(writer.fields, values, strict=True))
-        message = self._data_set(writer, True, self._clock(), orjson.dumps(fields)[1:-1])
+            writer.fields = dict(_GAP_FIELDS)
+            self._renew(outbox, writer)
+        texts = [
+            *(orjson.dumps(each) for each in (gap.device, gap.group)),
+            *(b'"' + timestamp(each) + b'"' for each in (gap.start, gap.end)),
+            orjson.dumps(gap.reason),
+            *(b"%d" % each for each in (gap.readings, gap.scans)),
+        ]
+        stamp = b',"SourceTimestamp":"' + timestamp(gap.end) + b'"}' if self._options.fields == "data-value" else b""
+        fields = b""
+        for (name, kind), said in zip(writer.fields.items(), texts, strict=True):
+            front, end = self._around(kind)
+            fields += b',"' + name.encode() + b'":' + front + said + end + stamp
+        message = self._data_set(writer, True, gap.end, fields[1:])
         self._add(outbox, writer.group, message, index, 0, gap.end)
+
+    def _renew(self, outbox: Outbox, writer: Writer) -> None:
+        """Tell a writer's new fields, behind what was written with the old ones."""
+        self._settle()
+        self._plans.clear()
+        if writer.group in self._drafts:
+            self._close(outbox, writer.group)
+        outbox.note(self._metadata(writer))
 
     # ------------------------------------------------------------------------------------------------ discovery
 

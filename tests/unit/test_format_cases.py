@@ -1,0 +1,121 @@
+"""What goes over the wire, byte for byte, for one small plant: tests/cases/formats/NAME.txt.
+
+A change of a format shows here as a difference that a person reads. To write the files anew after a change that is
+meant: PLANTBRIDGE_WRITE_CASES=1 pytest tests/unit/test_format_cases.py, and look at the difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway import quality as q
+from gateway.contracts import Record
+from gateway.dialects import SECOND
+from gateway.encoders.cloud import Cloud
+from gateway.encoders.dialogue import Dialogue, Forgetful
+from gateway.encoders.opcua_json import OpcuaJson
+from gateway.encoders.sparkplug import EdgeNode
+from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
+from gateway.options import OpcuaJsonOptions, SparkplugOptions, WriteRule
+from tests.unit.test_format_clouds import CASES
+
+DIRECTORY = Path(__file__).resolve().parents[1] / "cases/formats"
+START = 1_735_689_600 * SECOND
+
+PRESS = TagTable(
+    "press_1", "main", Kind.FLOAT,
+    (
+        Tag("pressure", "x", type="float32", unit="bar", minimum=0.0, maximum=10.0),
+        Tag("speed", "x", type="uint16", states=((0, "stopped"), (1, "running"))),
+        Tag("setpoint", "x", type="float64", writable=WriteRule()),
+    ),
+)  # fmt: skip
+COUNTS = TagTable("press_1", "main", Kind.INT, (Tag("count", "x", kind=Kind.INT, type="int64"),))
+NAMES = TagTable("meter_1", "slow", Kind.TEXT, (Tag("serial", "x", kind=Kind.TEXT, type="text"),))
+TABLES = (PRESS, COUNTS, NAMES)
+
+
+def contents() -> list[Batch | Gap]:
+    """A backlog of one record, a scan, a doubtful scan, a gap, a lost device and its return."""
+    doubtful = Batch.full(PRESS, np.array([11.5, 1.0, 10.0]), START + 2 * SECOND + 123_456_789)
+    doubtful.quality = np.array([q.UNCERTAIN_ENGINEERING_UNITS_EXCEEDED, 0, q.BAD_TIMEOUT], dtype=np.uint32)
+    return [
+        Batch.full(COUNTS, np.array([2**53 + 1]), START - 60 * SECOND),
+        Batch.full(PRESS, np.array([np.float32(4.21), 1500.0, 10.0]), START + SECOND),
+        Batch.full(NAMES, np.array(['压机 "A"'], dtype=object), START + SECOND),
+        doubtful,
+        Gap("press_1", "main", START + 3 * SECOND, START + 5 * SECOND, "scans were skipped", 0, 2),
+        Batch.bad(NAMES, q.BAD_NOT_CONNECTED, START + 6 * SECOND),
+        Batch.full(NAMES, np.array(["B-7"], dtype=object), START + 9 * SECOND),
+    ]
+
+
+def converse(dialogue: Dialogue, answers: Callable[[Sequence[Message]], list[tuple[str, bytes]]]) -> list[Message]:
+    """Hold one session from will to end."""
+    will = dialogue.will()
+    said = [Message(f"(will) {will.topic}", will.payload, 0, 0, 0, 0)] if will else []
+    said += dialogue.begin([], upto=1)
+    for sequence, content in enumerate(contents(), 1):
+        records = [Record(sequence, content)]
+        while announced := dialogue.prepare(records):
+            said += announced
+            for topic, payload in answers(announced):
+                said += dialogue.received(topic, payload).send
+        said += dialogue.encode(records)
+    return [*said, *dialogue.end()]
+
+
+def written(messages: Sequence[Message]) -> str:
+    lines = []
+    for message in messages:
+        binary = message.topic.removeprefix("(will) ").startswith("spBv1.0")
+        payload = message.payload.hex(" ", 4) if binary else message.payload.decode()
+        retained = "  retained" if message.retain else ""
+        lines.append(f"{message.topic}  covers {message.covers}{retained}\n    {payload}\n")
+    return "".join(lines)
+
+
+def sparkplug() -> list[Message]:
+    node = EdgeNode(SparkplugOptions(group="Plant1"), "gw01", TABLES, Forgetful(), clock=lambda: START, commands=True)
+    return [message for message in converse(node, lambda _: []) if "NBIRTH" not in message.topic]  # has our version
+
+
+def opcua_json() -> list[Message]:
+    numbers = itertools.count(1)
+    publisher = OpcuaJson(
+        OpcuaJsonOptions(), "gw01", TABLES, Forgetful(), clock=lambda: START, identify=lambda: f"m{next(numbers)}"
+    )
+    return converse(publisher, lambda _: [])
+
+
+def cloud(name: str) -> list[Message]:
+    case = CASES[name]()
+    dialogue = Cloud(case.dialect, clock=lambda: START)
+    case.platform.connect(dialogue.credentials(), START)
+
+    def answers(messages: Sequence[Message]) -> list[tuple[str, bytes]]:
+        return [reply for message in messages for reply in case.platform.publish(message, START, 0)]
+
+    return converse(dialogue, answers)
+
+
+FORMATS: dict[str, Callable[[], list[Message]]] = {
+    "sparkplug": sparkplug,
+    "opcua-json": opcua_json,
+    **{name: (lambda name=name: cloud(name)) for name in CASES},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_goes_over_the_wire_is_as_it_was(name: str) -> None:
+    file = DIRECTORY / f"{name}.txt"
+    said = written(FORMATS[name]())
+    if os.environ.get("PLANTBRIDGE_WRITE_CASES"):
+        file.write_text(said)
+    assert said == file.read_text()
