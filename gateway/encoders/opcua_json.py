@@ -97,7 +97,7 @@ class _Plan:
     texts: Texts
     fronts: list[bytes]
     names: list[bytes]  # as fronts, but for rows without a value
-    ends: list[bytes]
+    end: bytes  # all fields of a table end alike: a table has one Kind
 
 
 @dataclass(slots=True, eq=False)
@@ -215,7 +215,7 @@ class OpcuaJson:
             names = [b"," + orjson.dumps(tag.name) + b":" for tag in table.tags]
             around = [self._around(kind) for kind in kinds]
             fronts = [name + front for name, (front, _) in zip(names, around, strict=True)]
-            plan = _Plan(writer, Texts(table), fronts, names, [end for _, end in around])
+            plan = _Plan(writer, Texts(table), fronts, names, around[0][1])
             self._plans[table.fingerprint] = plan
         return plan
 
@@ -265,7 +265,7 @@ class OpcuaJson:
             order = np.argsort(batch.time, kind="stable")
             batch = batch.take(order)
             cuts = [0, *(np.flatnonzero(batch.time[1:] != batch.time[:-1]) + 1).tolist(), len(batch)]
-        elif len(np.unique(batch.tag)) == len(batch):
+        elif batch.tag is batch.table.every or len(np.unique(batch.tag)) == len(batch):
             yield batch
             return
         else:
@@ -277,19 +277,17 @@ class OpcuaJson:
     def _fields(self, plan: _Plan, batch: Batch) -> list[bytes]:
         """Give each row as `,"name":...`."""
         tags = batch.tag.tolist()
-        values = self._values(plan, batch)
-        size = len(tags)
-        parts = [b""] * (3 * size)
+        stamped = self._options.fields == "data-value"
+        parts = [b""] * (3 * len(tags))
         parts[0::3] = [plan.fronts[tag] for tag in tags]
-        parts[1::3] = values
-        ends = [plan.ends[tag] for tag in tags]
-        if self._options.fields == "data-value":
-            ends = [end + stamp for end, stamp in zip(ends, self._stamps(batch), strict=True)]
-        parts[2::3] = ends
-        for row in np.flatnonzero(batch.quality >= q.BAD).tolist() if batch.quality.any() else ():
-            parts[3 * row] = plan.names[tags[row]]
-            parts[3 * row + 1] = self._nothing(int(batch.quality[row]))
-            parts[3 * row + 2] = self._stamp(batch, row) if self._options.fields == "data-value" else b""
+        parts[1::3] = self._values(plan, batch)
+        parts[2::3] = self._stamps(batch, plan.end) if stamped else [plan.end] * len(tags)
+        for row in np.flatnonzero(batch.quality).tolist() if batch.quality.any() else ():
+            stamp = self._stamp(batch, row) if stamped else b""
+            if batch.quality[row] < q.BAD:
+                parts[3 * row + 2] = plan.end + stamp
+                continue
+            parts[3 * row : 3 * row + 3] = plan.names[tags[row]], self._nothing(int(batch.quality[row])), stamp
         return parts
 
     def _values(self, plan: _Plan, batch: Batch) -> list[bytes]:
@@ -299,17 +297,13 @@ class OpcuaJson:
                 values[row] = _SPECIAL.get(float(batch.value[row]), b'"NaN"')
         return values
 
-    def _stamps(self, batch: Batch) -> list[bytes]:
-        """Give the end of each row's DataValue: status where not Good, source time."""
-        if not batch.quality.any() and bool((batch.time == batch.time[0]).all()):
-            return [self._stamp(batch, 0)] * len(batch)
-        known: dict[tuple[int, int], bytes] = {}
-        stamps = []
-        for row, key in enumerate(zip(batch.quality.tolist(), batch.time.tolist(), strict=True)):
-            stamp = known.get(key)
-            if stamp is None:
-                stamp = known[key] = self._stamp(batch, row)
-            stamps.append(stamp)
+    def _stamps(self, batch: Batch, end: bytes) -> list[bytes]:
+        """Give the end of each row's DataValue, as if all were Good: the source time."""
+        cuts = [0, *(np.flatnonzero(batch.time[1:] != batch.time[:-1]) + 1).tolist(), len(batch)]
+        stamps: list[bytes] = []
+        for start, stop in pairwise(cuts):
+            said = end + b',"SourceTimestamp":"' + timestamp(int(batch.time[start])) + b'"}'
+            stamps += [said] * (stop - start)
         return stamps
 
     def _stamp(self, batch: Batch, row: int) -> bytes:
