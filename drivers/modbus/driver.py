@@ -32,7 +32,7 @@ from drivers.modbus.plan import ModbusPlan, make_plan
 from drivers.modbus.scan import Scan
 from drivers.modbus.spec import ModbusDevice, ModbusLink
 from drivers.modbus.transport import open_line
-from drivers.modbus.writing import write_one
+from drivers.modbus.writing import refusal, write_one
 from gateway import quality as q
 from gateway.contracts import Plan, Write, Written
 from gateway.errors import NoAnswer, NotConnected, ProtocolError
@@ -139,6 +139,22 @@ class ModbusDriver:
             return [await write_one(self, self._devices[each.device], each) for each in writes]
         finally:
             self._leave_when_idle()
+
+    def refuses(self, write: Write) -> str:
+        """Say why a value cannot be written at all; nothing where it can."""
+        refused = refusal(write)
+        return "" if refused is None else refused[1]
+
+    def advice(self) -> list[tuple[str, str, str]]:
+        """Give what no key alone shows, as device, finding and hint: a unit id that two devices share."""
+        first: dict[int, str] = {}
+        found = []
+        for name, device in self._devices.items():
+            other = first.setdefault(device.unit_id, name)
+            if other != name:
+                finding = f"{other} has the same unit id {device.unit_id} on this link"
+                found.append((name, finding, "one of them reads the other's values, unless both are one device"))
+        return found
 
     async def ask(self, pace: Pace, pdu: bytes) -> tuple[Outcome, bytes]:
         """Send one PDU of any kind; the connection is made again where the peer has closed it. Raises NotConnected."""

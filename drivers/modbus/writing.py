@@ -31,17 +31,27 @@ _STATUS: Final = {
 }  # fmt: skip
 
 
-async def write_one(driver: ModbusDriver, device: ModbusDevice, write: Write) -> Written:
-    """Set one value. Raises NotConnected; everything else is in the result."""
+def refusal(write: Write) -> tuple[int, str] | None:
+    """Say why a value cannot be written, whatever the device thinks of it: quality and reason; None where it can."""
     source: ModbusSource = write.tag.source
     if source.area not in ("coil", "holding"):
-        return Written(None, None, q.BAD_NOT_WRITABLE, f"{source.area} is read-only in Modbus")
+        return q.BAD_NOT_WRITABLE, f"{source.area} is read-only in Modbus"
     if source.flags or source.power is not None:
-        return Written(None, None, q.BAD_NOT_WRITABLE, "a tag with flags or scale_power cannot be written")
+        return q.BAD_NOT_WRITABLE, "a tag with flags or scale_power cannot be written"
     try:
-        pdus = pdus_of(source, write.value)
+        pdus_of(source, write.value)
     except ValueError as error:
-        return Written(None, None, q.BAD_OUT_OF_RANGE, str(error))
+        return q.BAD_OUT_OF_RANGE, str(error)
+    return None
+
+
+async def write_one(driver: ModbusDriver, device: ModbusDevice, write: Write) -> Written:
+    """Set one value. Raises NotConnected; everything else is in the result."""
+    refused = refusal(write)
+    if refused is not None:
+        return Written(None, None, *refused)
+    source: ModbusSource = write.tag.source
+    pdus = pdus_of(source, write.value)
     pace = driver.pace(device)
     before = await _value(driver, write)
     outcome = await _send(driver, pace, device, source, pdus)

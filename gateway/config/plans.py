@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from gateway.contracts import PlannedRequest
 from gateway.errors import ConfigError, Problem
@@ -50,6 +51,15 @@ class LinkPlan:
         return sum(group.load for group in self.groups)
 
 
+@runtime_checkable
+class Advising(Protocol):
+    """A driver that can say of its link what no key alone shows."""
+
+    def advice(self) -> Sequence[tuple[str, str, str]]:
+        """Give findings: device, what is odd, and a hint."""
+        ...
+
+
 def plan_links(links: Sequence[Link]) -> tuple[list[LinkPlan], list[Problem]]:
     """Plan every poll group; give the plans, and what the drivers have to say against it, as problems."""
     plans: list[LinkPlan] = []
@@ -78,6 +88,9 @@ def _plan_link(link: Link) -> tuple[LinkPlan, list[Problem]]:
         except ConfigError as error:
             where = f"links.{link.name}.devices.{group.device}"
             problems += [replace(each, path=f"{where}: {each.path}" if each.path else where) for each in error.problems]
+    if isinstance(driver, Advising):
+        for device, finding, hint in driver.advice():
+            problems.append(Problem(*place[:3], f"links.{link.name}.devices.{device}", finding, hint, "warning"))
     plan = LinkPlan(link, tuple(groups))
     if plan.load > 1:
         reason = f"the link is overbooked: its scans need about {plan.load:.0%} of the time there is"

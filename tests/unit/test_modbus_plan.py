@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from drivers.modbus.driver import ModbusDriver
 from drivers.modbus.plan import ModbusPlan, Span, spans_of
+from gateway.config import load_site
+from gateway.config.plans import plan_links
 from gateway.errors import ConfigError
 from tests.modbus_links import link_to, tables_of
 
@@ -150,3 +153,18 @@ def test_places_in_the_buffer_do_not_overlap_between_blocks() -> None:
         taken |= octets
     assert taken == set(range(plan.size))
     assert plan.places[plan.spans.index(Span(1, 90, 1))] == 87
+
+
+def test_two_devices_with_one_unit_id_are_a_warning(tmp_path: Path) -> None:
+    """A copied block whose unit_id nobody changed reads the same meter twice, with nothing to be seen in the data."""
+    device = "{unit_id: 5, tags: {t: 'holding:1'}}"
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        f"gateway: g\nlinks: {{line: {{driver: modbus, url: 'tcp://h', devices: {{m1: {device}, m2: {device},"
+        " m3: {unit_id: 6, tags: {t: 'holding:1'}}}}}\n",
+        "utf-8",
+    )
+    _, (problem,) = plan_links(load_site(site).links)
+    assert problem.severity == "warning"
+    assert problem.path == "links.line.devices.m2"
+    assert problem.reason == "m1 has the same unit id 5 on this link"
