@@ -1,6 +1,6 @@
 """Setting a value: what may be written, in which raw terms, and what became of it.
 
-The one way to a device for every writer: the command line now, the cloud later. `check` decides without touching the
+The one way to a device for every writer: the command line now, the cloud later. `prepare` decides without touching the
 device; `execute` asks the driver, which reads before, writes once, and reads back. A write is never repeated.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from gateway.contracts import Driver, Writable, Write
 from gateway.errors import GatewayError
@@ -30,6 +30,15 @@ _WORDS: Final = {
     "0": False,
 }
 _FRACTIONAL: Final = ("float", "double", "real")  # types that hold more than whole numbers
+
+
+@runtime_checkable
+class Refusing(Protocol):
+    """A driver that can say, without asking the device, that its protocol cannot hold a value."""
+
+    def refuses(self, write: Write) -> str:
+        """Give the reason; nothing where it can."""
+        ...
 
 
 class Refused(GatewayError):
@@ -111,12 +120,21 @@ def _within(tag: Tag, wanted: Fraction) -> None:
         raise Refused(f"{tag.name} has no state {shown(float(wanted))}: it has {dict(tag.states)}")
 
 
-async def execute(driver: Driver, device: str, tag: Tag, value: str) -> Result:
-    """Check and write one value on a connected driver. Raises Refused, and DeviceError where there is no session."""
-    raw = check(tag, value)
+def prepare(driver: Driver, device: str, tag: Tag, value: str) -> Write:
+    """Check a value in engineering terms as far as that goes without the device. Raises Refused."""
+    write = Write(device, tag, check(tag, value))
     if not isinstance(driver, Writable):
         raise Refused(f"{device} is on a link whose protocol cannot write")
-    (written,) = await driver.write([Write(device, tag, raw)])
+    if isinstance(driver, Refusing) and (reason := driver.refuses(write)):
+        raise Refused(f"{tag.name}: {reason}")
+    return write
+
+
+async def execute(driver: Driver, device: str, tag: Tag, value: str) -> Result:
+    """Check and write one value on a connected driver. Raises Refused, and DeviceError where there is no session."""
+    write = prepare(driver, device, tag, value)
+    assert isinstance(driver, Writable)
+    (written,) = await driver.write([write])
     return Result(engineering(tag, written.before), engineering(tag, written.after), written.quality, written.reason)
 
 

@@ -9,7 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from gateway.commands import Result
-    from gateway.model import Link, Tag
+    from gateway.contracts import Driver
+    from gateway.model import Tag
 
 
 def write(
@@ -26,8 +27,9 @@ def write(
     """
     import asyncio
 
-    from gateway.commands import Refused, check, find_tag
+    from gateway.commands import Refused, find_tag, prepare
     from gateway.config import load_site
+    from gateway.names import driver_spec
 
     wanted = [each.partition("=") for each in values]
     for name, equals, _ in wanted:
@@ -38,20 +40,20 @@ def write(
         link, _, _ = find_tag(links, device, wanted[0][0])
         links = load_site(site, links={link.name: url}).links
     found = [(find_tag(links, device, name), value) for name, _, value in wanted]
+    link = found[0][0][0]
+    driver = driver_spec(link.driver).open(link)
     for (_, _, tag), value in found:
         try:
-            check(tag, value)
+            prepare(driver, device, tag, value)
         except Refused as refusal:
             raise Refused(f"{refusal}; nothing was written") from None
-    good = asyncio.run(_write(found[0][0][0], device, [(tag, value) for (_, _, tag), value in found]))
+    good = asyncio.run(_write(driver, device, [(tag, value) for (_, _, tag), value in found]))
     raise typer.Exit(0 if good else 1)
 
 
-async def _write(link: Link, device: str, values: list[tuple[Tag, str]]) -> bool:
+async def _write(driver: Driver, device: str, values: list[tuple[Tag, str]]) -> bool:
     from gateway.commands import execute
-    from gateway.names import driver_spec
 
-    driver = driver_spec(link.driver).open(link)
     good = True
     try:
         await driver.connect()

@@ -202,6 +202,7 @@ links:
         tags:
           pressure: holding:100 uint16
           set-point: {{address: holding:101 uint16, scale: 0.1, unit: bar, writable: {{min: 0, max: 12}}}}
+          parts: {{address: holding:103 uint16, writable: true}}
           mode: {{address: holding:102 uint16, states: {{0: manual, 1: automatic}}, writable: true}}
 publish: {{cloud: {{url: mqtt://127.0.0.1:1}}}}
 """
@@ -231,9 +232,19 @@ async def test_the_command_says_what_was_there_and_refuses_with_the_reason(tmp_p
                 "pressure=1",
                 "pressure is not writable (its tag needs the key writable, with limits); nothing was written",
             ),
+            (
+                "mode=70000",
+                "mode has no state 70000: it has {0: 'manual', 1: 'automatic'}; nothing was written",
+            ),
             ("set-pont=1", "press has no tag set-pont, did you mean set-point?"),
         ):
             refused = await run(argument)
             assert isinstance(refused.exception, Refused)
             assert str(refused.exception) == reason
+        # all are checked before the first is written, the limits of their types too
+        refused = await run("set-point=6", "parts=70000")
+        assert isinstance(refused.exception, Refused)
+        assert "70000 does not fit into holding:103 uint16: it holds 0 to 65535; nothing was written" in str(
+            refused.exception
+        )
         assert server.requests == before
