@@ -127,20 +127,20 @@ def meanings(data: bytes) -> list[Meaning]:
         for row, tag in enumerate(batch.table.tags):
             value, good = batch.value[row], batch.quality[row] < q.BAD
             type_, _, order = tag.name.partition(" ")
-            shown = _show(type_, value) if good else "—"
-            found.append(Meaning(type_, order, shown, bool(good) and plausible(type_, value)))
+            found.append(
+                Meaning(type_, order, shown(type_, value) if good else "—", bool(good) and plausible(type_, value))
+            )
     rank = {name: place for place, name in enumerate((*_SHOWN, "text"))}
     return sorted(found, key=lambda each: rank[each.type])
 
 
-def _show(type_: str, value: object) -> str:
+def shown(type_: str, value: object) -> str:
+    """Write a value with the digits that its type holds."""
     if type_ == "text":
         return repr(value)
-    if type_ == "float32":
-        return f"{value:.7g}"
-    if type_ in ("float16", "float64"):
-        return f"{value:.4g}" if type_ == "float16" else f"{value!r}".removeprefix("np.float64(").removesuffix(")")
-    return str(int(value)) if isinstance(value, float) else str(value)
+    if type_ in ("float16", "float32", "float64"):
+        return str(np.dtype(type_).type(value))
+    return str(int(value)) if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def plausible(type_: str, value: float | int | str) -> bool:

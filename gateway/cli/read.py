@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gateway.cli.scan import WIDTH
+from gateway import quality
+from gateway.cli.scan import WIDTH, Place, Site, lasting, link_options
 
 if TYPE_CHECKING:
     from drivers.modbus.driver import ModbusDriver
     from drivers.modbus.line import Pace
+    from drivers.modbus.spec import ModbusLink
+
+_WHY: Final = {
+    quality.BAD_CONFIGURATION_ERROR: ": the device refuses the address, or the function (exception 01, 02 or 03)",
+    quality.BAD_DECODING_ERROR: ": the registers hold no value of this type",
+    quality.BAD_NO_DATA: ": the registers hold the pattern for no value",
+}
 
 
 def read(
-    url: Annotated[str, typer.Argument(help="tcp://HOST, rtu:///dev/ttyUSB0?baud=9600, rtu+tcp://HOST:PORT, ...")],
-    addresses: Annotated[list[str], typer.Argument(help="holding:100, or with a type: 'holding:100 float32 CDAB'.")],
+    link: Place,
+    addresses: Annotated[
+        list[str],
+        typer.Argument(help="holding:100, or with a type: 'holding:100 float32 CDAB'.", metavar="ADDRESS"),
+    ],
+    site: Site = None,
     unit: Annotated[int, typer.Option(help="Unit id.", min=0, max=255)] = 1,
-    count: Annotated[int, typer.Option(help="Registers (bits) to show from an address without a type.", min=1)] = 4,
-    timeout: Annotated[str, typer.Option(help="How long the device may take to answer.")] = "1 s",
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Registers (bits) to show from an address without a type: 4 registers, 1 bit.", min=1, max=125
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="How long the device may take to answer.", parser=lasting, metavar="DURATION")
+    ] = "1 s",  # type: ignore[assignment]  # typer parses the default as it parses what is given
 ) -> None:
     """Read Modbus addresses once.
 
@@ -30,15 +49,12 @@ def read(
     """
     import asyncio
 
-    from gateway.cli.scan import link_options
-    from gateway.options import seconds
-
-    options = link_options(url)
-    good = asyncio.run(_read(options, addresses, unit, count, seconds(timeout)))
+    options = link_options(link, site)
+    good = asyncio.run(_read(options, addresses, unit, count, timeout))
     raise typer.Exit(0 if good else 1)
 
 
-async def _read(options: Any, addresses: list[str], unit: int, count: int, timeout: float) -> bool:
+async def _read(options: ModbusLink, addresses: list[str], unit: int, count: int | None, timeout: float) -> bool:
     from drivers.modbus.address import parse
     from drivers.modbus.line import Pace
     from drivers.modbus.probe import open_driver
@@ -56,23 +72,23 @@ async def _read(options: Any, addresses: list[str], unit: int, count: int, timeo
         await driver.connect()
         for line, area, address, words in parsed:
             if words.type or words.bits or area in ("coil", "discrete"):
-                good &= await _value(driver, options, pace, line, count if not words.type else 1)
+                good &= await _value(driver, options, pace, line, count or 1)
             else:
-                good &= await _window(driver, pace, area, address, count)
+                good &= await _window(driver, pace, area, address, count or 4)
     finally:
         await driver.close()
     return good
 
 
-async def _value(driver: ModbusDriver, options: Any, pace: Pace, line: str, count: int) -> bool:
+async def _value(driver: ModbusDriver, options: ModbusLink, pace: Pace, line: str, count: int) -> bool:
     """Show an address that says what it is."""
+    from drivers.modbus.probe import shown
     from drivers.modbus.spec import ModbusDevice, ModbusTag, resolve
-    from gateway import quality
     from gateway.errors import NoAnswer
     from gateway.model import Tag, split_by_kind
 
-    device = ModbusDevice(unit_id=pace.unit)
-    text = line if not line.startswith(("coil", "discrete")) or " " in line else f"{line} bool[{count}]"
+    device = ModbusDevice.model_validate({"unit_id": pace.unit, "timeout": f"{pace.timeout:f} s"})
+    text = line if count == 1 or " " in line else f"{line} bool[{count}]"
     try:
         found = resolve(ModbusTag(address=text), device, options)
     except ValueError as error:
@@ -88,7 +104,10 @@ async def _value(driver: ModbusDriver, options: Any, pace: Pace, line: str, coun
     for batch in batches:
         for tag, value, code in zip(batch.table.tags, batch.value.tolist(), batch.quality.tolist(), strict=True):
             good &= code < quality.BAD
-            typer.echo(f"{tag.name} = {value if code < quality.BAD else quality.name(code)}", err=code >= quality.BAD)
+            if code < quality.BAD:
+                typer.echo(f"{tag.name} = {shown(tag.type, value)}")
+            else:
+                typer.echo(f"{tag.name}: {quality.name(code)}{_WHY.get(code, '')}", err=True)
     return good
 
 
@@ -99,7 +118,7 @@ async def _window(driver: ModbusDriver, pace: Pace, area: Any, address: int, cou
 
     from drivers.modbus.probe import meanings, read_window
 
-    data = await read_window(driver, pace, area, address, min(count, 125))
+    data = await read_window(driver, pace, area, address, count)
     if isinstance(data, str):
         typer.echo(f"{area}:{address}: {data}", err=True)
         return False

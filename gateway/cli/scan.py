@@ -4,24 +4,50 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from drivers.modbus.probe import Unit
+    from drivers.modbus.spec import ModbusLink
 
 WIDTH: Final = 120  # of tables, where the output is no terminal
 
 
+def lasting(text: str) -> float:
+    """Read a duration given on the command line."""
+    from gateway.options import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Place = Annotated[
+    str, typer.Argument(help="tcp://HOST, rtu:///dev/ttyUSB0?baud=9600, ...; or a link of --site.", metavar="LINK")
+]
+Site = Annotated[
+    Path | None, typer.Option(help="A site file: LINK is then a link's name, and its keys hold (tls, pauses, ...).")
+]
+
+
 def scan(
-    url: Annotated[str, typer.Argument(help="tcp://HOST, rtu:///dev/ttyUSB0?baud=9600, rtu+tcp://HOST:PORT, ...")],
+    link: Place,
+    site: Site = None,
     units: Annotated[str | None, typer.Option(help="Unit ids: 1..247 or 1,2,17. On TCP also 0 and 255.")] = None,
-    timeout: Annotated[str, typer.Option(help="How long a unit may take to answer.")] = "300 ms",
+    timeout: Annotated[
+        float, typer.Option(help="How long a unit may take to answer.", parser=lasting, metavar="DURATION")
+    ] = "300 ms",  # type: ignore[assignment]  # typer parses the default as it parses what is given
     pause: Annotated[
-        str, typer.Option(help="Pause between requests, so that others on the line get through.")
-    ] = "20 ms",
-    longest: Annotated[str, typer.Option(help="Stop after this time.")] = "5 min",
+        float,
+        typer.Option(
+            help="Pause between requests, so that others on the line get through.", parser=lasting, metavar="DURATION"
+        ),
+    ] = "20 ms",  # type: ignore[assignment]
+    longest: Annotated[float, typer.Option(help="Stop after this time.", parser=lasting, metavar="DURATION")] = "5 min",  # type: ignore[assignment]
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask every unit id for one register, and those that answer for their identification (FC 43/14).
@@ -29,20 +55,19 @@ def scan(
     Reads only. Exits 1 where no unit answers.
 
     Example: plantbridge scan 'rtu:///dev/ttyUSB0?baud=9600&parity=E' --units 1..32
+
+    or: plantbridge scan meters --site site.yaml
     """
     import asyncio
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from gateway.options import seconds
-
-    wanted = unit_ids(units, url)
+    options = link_options(link, site)
+    wanted = unit_ids(units, options.url)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(f"asking {len(wanted)} unit ids", total=len(wanted))
-        found, asked = asyncio.run(
-            _scan(url, wanted, (seconds(timeout), seconds(pause), seconds(longest)), lambda: progress.advance(task))
-        )
+        found, asked = asyncio.run(_scan(options, wanted, (timeout, pause, longest), lambda: progress.advance(task)))
     if json:
         import dataclasses
 
@@ -67,14 +92,16 @@ def unit_ids(text: str | None, url: str) -> list[int]:
     return found
 
 
-async def _scan(url: str, units: Sequence[int], times: tuple[float, float, float], step: Any) -> tuple[list[Unit], int]:
+async def _scan(
+    options: ModbusLink, units: Sequence[int], times: tuple[float, float, float], step: Any
+) -> tuple[list[Unit], int]:
     import asyncio
     from contextlib import aclosing
 
     from drivers.modbus.probe import Unit, open_driver, scan_units
 
     timeout, pause, longest = times
-    driver = open_driver(link_options(url))
+    driver = open_driver(options)
     found, asked = [], 0
     try:
         async with asyncio.timeout(longest):
@@ -92,17 +119,25 @@ async def _scan(url: str, units: Sequence[int], times: tuple[float, float, float
     return found, asked
 
 
-def link_options(url: str) -> Any:
-    """Give the link's options for a URL; a sentence on how it should be where it is none."""
+def link_options(link: str, site: Path | None) -> ModbusLink:
+    """Give the options of a link: of a URL alone, or of a link of a site file by its name."""
     from pydantic import ValidationError
 
     from drivers.modbus.spec import ModbusLink
 
+    if site is not None and "://" not in link:
+        from gateway.config import load_site
+
+        links = {each.name: each.options for each in load_site(site).links if isinstance(each.options, ModbusLink)}
+        if link not in links:
+            reason = f"{site} has no Modbus link {link!r}; it has {', '.join(links) or 'none'}"
+            raise typer.BadParameter(reason, param_hint="LINK")
+        return links[link]
     try:
-        return ModbusLink(driver="modbus", url=url)
+        return ModbusLink(driver="modbus", url=link)
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise typer.BadParameter(reason, param_hint="URL") from error
+        raise typer.BadParameter(reason, param_hint="LINK") from error
 
 
 def _print(found: Sequence[Unit], asked: int, wanted: int) -> None:

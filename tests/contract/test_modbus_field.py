@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ async def test_a_register_is_shown_in_every_type_and_order_and_an_address_with_t
         assert "c000 423a 4142 0000" in found.output
         assert "46.6875 *" in found.output
         assert "holding:100 float32 CDAB = 46.6875" in found.output
-        assert "40101 uint16 = 49152.0" in found.output
+        assert "40101 uint16 = 49152\n" in found.output
 
 
 async def test_what_is_not_read_says_why_and_exits_1() -> None:
@@ -88,6 +89,50 @@ async def test_what_is_not_read_says_why_and_exits_1() -> None:
         found = await run(read, rogue.url, "holding:100", "holding:100 int16", "--timeout", "50 ms")
         assert found.exit_code == 1
         assert "no answer within 0.05 s" in found.output
+
+
+async def test_a_typed_address_waits_as_long_as_it_is_told_and_says_why_it_is_bad() -> None:
+    async with Rogue(lambda _: None) as rogue:
+        found = await run(read, rogue.url, "holding:100 int16", "--timeout", "50 ms")
+        assert "did not answer within 0.05 s" in found.output
+        rogue.behave = lambda asked: asked.refuse(2)
+        found = await run(read, rogue.url, "holding:100 int16")
+        assert found.exit_code == 1
+        assert "holding:100 int16: BadConfigurationError: the device refuses the address" in found.output
+
+
+async def test_a_coil_is_one_coil_unless_more_are_asked_for() -> None:
+    async with Rogue() as rogue:
+        assert (await run(read, rogue.url, "coil:5")).output == "coil:5 = True\n"
+        assert (await run(read, rogue.url, "coil:5", "--count", "2")).output.splitlines() == [
+            "coil:5[0] = True",
+            "coil:5[1] = False",
+        ]
+
+
+async def test_a_duration_without_unit_is_a_usage_error() -> None:
+    for command, arguments in ((read, ("tcp://h", "holding:1", "--timeout", "5")), (scan, ("tcp://h", "--pause", "1"))):
+        found = await run(command, *arguments)
+        assert found.exit_code == 2
+        assert "expected a duration with a unit" in found.output
+
+
+async def test_a_link_of_a_site_file_is_asked_with_all_its_keys(tmp_path: Path) -> None:
+    """A TLS link, or one that needs a pause after connecting, cannot be asked by its URL alone."""
+    async with Rogue(lambda asked: asked.reply(transaction=0)) as rogue:
+        site = tmp_path / "site.yaml"
+        site.write_text(
+            f"gateway: g\nlinks: {{line: {{driver: modbus, url: '{rogue.url}', transactions: ignored,"
+            " devices: {d: {tags: {t: 'holding:1'}}}}}\n",
+            "utf-8",
+        )
+        found = await run(read, "line", "holding:7 uint16", "--site", str(site))
+        assert found.output == "holding:7 uint16 = 7\n"
+        found = await run(scan, "line", "--site", str(site), "--units", "1")
+        assert "1 of 1 unit ids answer" in found.output
+        found = await run(read, "lime", "holding:7 uint16", "--site", str(site))
+        assert found.exit_code == 2
+        assert "it has line" in " ".join(found.output.split())
 
 
 async def test_an_address_or_url_that_is_none_is_a_usage_error() -> None:
