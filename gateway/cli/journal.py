@@ -1,0 +1,100 @@
+"""`plantbridge journal`: what is in the journal and how far each publisher is, also while the daemon runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from gateway.journal import Survey
+
+_WIDTH: Final = 120  # where the output is no terminal
+
+
+def journal(
+    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what is in the journal: records, readings, bytes, times, and what each publisher has still to send.
+
+    Nothing is changed and the daemon is not disturbed. Exits 1 where there is no journal, or where readings had to be
+    dropped since it was made.
+
+    Example: plantbridge journal site.yaml
+    """
+    from gateway.config import load_site
+    from gateway.journal import survey
+
+    loaded = load_site(site, secrets=False)
+    directory = loaded.data / loaded.journal.directory
+    found = survey(directory)
+    if json:
+        from dataclasses import asdict
+
+        import orjson
+
+        body: dict[str, Any] = {"directory": str(directory), "max_size": loaded.journal.max_size, **asdict(found)}
+        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+    else:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        for part in _page(directory, loaded.journal.max_size, found):
+            console.print(part)
+    if found.dropped:
+        raise typer.Exit(1)
+
+
+def _page(directory: Path, max_size: int, found: Survey) -> list[RenderableType]:
+    from rich.markup import escape
+    from rich.table import Table
+
+    head = Table.grid(padding=(0, 2))
+    head.add_column(style="dim")
+    head.add_column()
+    share = found.bytes / max_size
+    rows = {
+        "journal": f"{found.id} in {escape(str(directory))}, since {_time(found.created)}",
+        "kept": f"{found.records:,} records, {found.readings:,} readings, {_size(found.bytes)}"
+        f" ({share:.1%} of {_size(max_size)}); {_size(found.file_bytes)} on disk",
+        "from, to": f"{_time(found.oldest)} … {_time(found.newest)}",
+        "appended": f"{found.appended:,} readings in {found.last:,} records",
+        "dropped": f"{found.dropped:,} readings",
+    }
+    for name, text in rows.items():
+        head.add_row(name, f"[bold red]{text}[/]" if name == "dropped" and found.dropped else text)
+    table = Table("publisher", "delivered", "to send", "oldest", title_justify="left")
+    for each in found.publishers:
+        waiting = f"{each.pending_readings:,} readings in {each.pending_records:,} records"
+        table.add_row(
+            escape(each.name),
+            f"{each.delivered_readings:,} readings",
+            waiting if each.pending_records else "nothing",
+            _time(each.oldest),
+        )
+    return [head, table]
+
+
+def _time(ns: int | None) -> str:
+    """Give a time in the zone of this machine."""
+    import datetime
+
+    if not ns:
+        return "-"
+    try:
+        return datetime.datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    except (ValueError, OverflowError, OSError):  # a source's clock may say anything
+        return f"{ns} ns"
+
+
+def _size(octets: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if octets < 1000:
+            return f"{octets:.3g} {unit}"
+        octets /= 1000
+    return f"{octets:.3g} GB"
