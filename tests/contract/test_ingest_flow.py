@@ -328,8 +328,8 @@ async def test_workers_share_the_load(mosquitto: Mosquitto, tmp_path: Path) -> N
     one, other = Stubborn(), Stubborn()
     async with (
         edge(mosquitto) as plant,
-        running(mosquitto, one, tmp_path / "one", client_id="worker-1"),
-        running(mosquitto, other, tmp_path / "other", client_id="worker-2"),
+        running(mosquitto, one, tmp_path / "one", client_id="worker-1", share="ingest"),
+        running(mosquitto, other, tmp_path / "other", client_id="worker-2", share="ingest"),
     ):
         await plant.define()
         await plant.scans(100)
