@@ -253,6 +253,21 @@ async def test_a_broker_that_restarts_costs_nothing(tmp_path: Path) -> None:
     assert count(tmp_path) == (3000, 3000)
 
 
+async def test_what_comes_between_the_brokers_restart_and_ours_is_kept(tmp_path: Path) -> None:
+    """The gateway is back before ingest is. (mosquitto 2.0.11 forgets *shared* subscriptions when it restarts.)"""
+    with Mosquitto(tmp_path / "broker", persistence=True) as broker:
+        async with edge(broker) as plant, running(broker, DuckdbStore(database(tmp_path)), tmp_path) as side:
+            await plant.define()
+            await plant.scans(1)
+            await until(lambda: side.stored() == 10, "the first scan")
+        await saved(broker)
+        await asyncio.to_thread(broker.restart)
+        async with edge(broker, numbers={OF.fingerprint: 0}, sequence=1) as plant:
+            await plant.scans(50)
+            async with running(broker, DuckdbStore(database(tmp_path)), tmp_path) as side:
+                await until(lambda: side.stored() == 500, "all to be stored")
+
+
 async def test_a_store_that_refuses_for_a_while_costs_nothing(mosquitto: Mosquitto, tmp_path: Path) -> None:
     with InfluxDB(tmp_path / "influxdb") as engine, InfluxProxy(engine.url) as proxy:
         engine.create("plant")
