@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.modbus.endpoint import Endpoint
-from drivers.modbus.frames import DAMAGED, EXTRA, Ascii, Framing, Garbage, Mbap, Request, Rtu
+from drivers.modbus.frames import DAMAGED, EXTRA, RECENT, Ascii, Framing, Garbage, Mbap, Request, Rtu
 
 HUSH: Final = 0.02  # s; least silence that counts as a drained line: operating systems deliver bytes in lumps
 SETTLE: Final = 0.05  # s; after a damaged answer the rest of it may still be on its way
@@ -94,6 +94,7 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
         self._header = b""  # what the next answer must begin with (MBAP)
         self._echo = b""  # what the adapter will send back to us
         self._owing: int | None = None  # the unit that owes an answer
+        self._wary = 0  # so many more answers are looked at closely: a late one may be among them
         self._heard = 0.0  # when the last bytes came in or went out
         self.lost: str | None = None  # why the connection ended
         self.answered = 0  # answers since connect
@@ -217,7 +218,10 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
         pdu, unit = run.pdus[run.index], run.pace.unit
         self._transaction = self._transaction % 0xFFFF + 1
         frame = self._framing.wrap(unit, self._transaction, pdu)
-        if self._endpoint.framing == "mbap" and pdu[0] <= 4:
+        if self._wary:
+            self._wary -= 1
+            self._header = b""
+        elif self._endpoint.framing == "mbap" and pdu[0] <= 4:
             count = pdu[3] << 8 | pdu[4]
             size = count * 2 if pdu[0] > 2 else (count + 7) >> 3
             self._header = frame[:4] + bytes((0, size + 3, unit, pdu[0], size))
@@ -256,6 +260,7 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
             self._arm(run)
             return
         self._timer = None
+        self._wary = RECENT
         self._owing = NOBODY if run.note == DAMAGED else run.pace.unit
         self._heard = self._loop.time()
         note = run.note
@@ -314,6 +319,7 @@ class Line(asyncio.Protocol, asyncio.DatagramProtocol):
         try:
             return await run.waiter
         except asyncio.CancelledError:
+            self._wary = RECENT
             self._owing = pace.unit
             self._heard = self._loop.time()
             self._finish(Ended.TIMEOUT)

@@ -122,6 +122,29 @@ async def test_a_frame_cut_short_costs_its_tags_and_at_most_the_connection() -> 
             assert check(await read(driver, plan)) == set(TAGS)
 
 
+async def test_a_frame_cut_short_is_not_filled_up_with_a_late_answer_in_the_same_segment() -> None:
+    """Its header and length are right, and it arrives in one piece; only what is inside gives it away."""
+    late = b""
+
+    def behave(asked: Asked) -> None:
+        nonlocal late
+        frame = asked.frame(asked.truth())
+        if asked.number == 1:
+            late = frame
+        elif asked.number == 2:
+            asked.raw(frame[: -len(late)] + late)
+        else:
+            asked.reply()
+
+    async with Rogue(behave) as rogue:
+        tags = {"t0": "holding:0", "t20": "holding:20", **{f"t{a}": f"holding:{a}" for a in range(40, 60)}}
+        link = link_to(rogue.url, tags, max_gap=0, timeout=SHORT)
+        async with opened(link, interval=60) as driver:
+            found = await read(driver, driver.plan(tables_of(link)))
+            assert check(found) == set(tags)
+            assert len(rogue.connections) == 2
+
+
 async def test_a_frame_cut_short_costs_nothing_where_the_connection_may_be_made_again() -> None:
     def behave(asked: Asked) -> None:
         if asked.number == 1:
