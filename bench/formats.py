@@ -17,9 +17,9 @@ import numpy as np
 from bench.pipeline import SECOND, cpu
 from gateway import codec
 from gateway.contracts import Record
+from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.dialects.thingsboard import Thingsboard
 from gateway.encoders.cloud import Cloud
-from gateway.encoders.dialogue import Dialogue, Forgetful
 from gateway.encoders.json import DEFAULT_TOPIC, Json
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode

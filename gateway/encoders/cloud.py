@@ -71,7 +71,7 @@ class _Draft:
 
 
 class Cloud:
-    """The conversation with one platform: a Dialogue (gateway.encoders.dialogue)."""
+    """The conversation with one platform: a Dialogue (gateway.dialects.dialogue)."""
 
     def __init__(
         self,

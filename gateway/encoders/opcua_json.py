@@ -35,7 +35,7 @@ from gateway import quality as q
 from gateway.commands import Result
 from gateway.contracts import Record
 from gateway.dialects import NOTHING, SECOND, Command, Credentials, Heard, Limits, Refused, Subscription, Will, note
-from gateway.encoders.dialogue import Memory
+from gateway.dialects.dialogue import Memory
 from gateway.encoders.outbox import Outbox
 from gateway.encoders.texts import Form, Texts, form, once
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
@@ -112,7 +112,7 @@ class _Draft:
 
 
 class OpcuaJson:
-    """A publisher: a Dialogue (gateway.encoders.dialogue)."""
+    """A publisher: a Dialogue (gateway.dialects.dialogue)."""
 
     ready = True
 

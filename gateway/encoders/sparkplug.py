@@ -14,7 +14,7 @@
 - The host's STATE decides only as JSON with online and timestamp (3.0); an older timestamp than seen in this session is
   ignored. With other brokers to go to, an offline host means to leave; with one broker only, to die and to wait.
 - Everything is QoS 0, as the standard wants: what was sent last before a loss may be lost, and it is the publisher that
-  sends it again (gateway.encoders.dialogue). A gap is told as the node's metric PlantBridge/Gap.
+  sends it again (gateway.dialects.dialogue). A gap is told as the node's metric PlantBridge/Gap.
 
 docs/conformance/sparkplug.md lists the standard's rules and the tests that hold this module to them.
 """
@@ -48,8 +48,8 @@ from gateway.dialects import (
     achieved,
     note,
 )
+from gateway.dialects.dialogue import Memory
 from gateway.encoders.current import Current, is_loss
-from gateway.encoders.dialogue import Memory
 from gateway.encoders.outbox import Outbox
 from gateway.encoders.sparkplug_births import (
     BDSEQ,
@@ -103,7 +103,7 @@ class _Draft:
 
 
 class EdgeNode:
-    """One edge node: a Dialogue (gateway.encoders.dialogue)."""
+    """One edge node: a Dialogue (gateway.dialects.dialogue)."""
 
     def __init__(
         self,

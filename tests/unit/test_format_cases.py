@@ -17,8 +17,8 @@ import pytest
 from gateway import quality as q
 from gateway.contracts import Record
 from gateway.dialects import SECOND
+from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders.cloud import Cloud
-from gateway.encoders.dialogue import Dialogue, Forgetful
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable

@@ -20,11 +20,11 @@ from gateway.dialects import ENVELOPE, SECOND, Dialect, Section
 from gateway.dialects.aliyun import Aliyun, sign
 from gateway.dialects.aws import Aws
 from gateway.dialects.azure import Azure, token
+from gateway.dialects.dialogue import Dialogue
 from gateway.dialects.huawei import Huawei, event_time
 from gateway.dialects.tencent import Tencent, password
 from gateway.dialects.thingsboard import Thingsboard
 from gateway.encoders.cloud import Cloud
-from gateway.encoders.dialogue import Dialogue
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import (
     AliyunOptions,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway import quality as q
 from gateway.contracts import Record
 from gateway.dialects import SECOND
-from gateway.encoders.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders.opcua_json import OpcuaJson, builtin_type, timestamp
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import OpcuaJsonOptions

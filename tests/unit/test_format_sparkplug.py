@@ -16,7 +16,7 @@ from gateway import quality as q
 from gateway.commands import Result
 from gateway.contracts import Record
 from gateway.dialects import SECOND
-from gateway.encoders.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders.sparkplug import EdgeNode
 from gateway.encoders.sparkplug_payload import DataType
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
