@@ -5,9 +5,9 @@
     answer = await connection.publish("a/b", b"...")       # PUBACK: Answer(code, name); code >= 0x80 is a refusal
     await connection.close()
 
-- QoS 1 only. A Connection is used for one session and thrown away: nothing is queued, resent or reconnected in here,
-  the journal is the only retry. When the session ends, everything that waits raises SinkUnavailable, and so does all
-  that is asked later; `lost` is set, `reason` says why.
+- QoS 1, and QoS 0 by `hand_over`. A Connection is used for one session and thrown away: nothing is queued, resent or
+  reconnected in here, the journal is the only retry. When the session ends, everything that waits raises
+  SinkUnavailable, and so does all that is asked later; `lost` is set, `reason` says why.
 - No thread of its own: paho's socket is read and written by the event loop (add_reader: every loop but Windows'
   proactor loop, where the selector loop is to be used). Only name look-up, TCP and TLS are made on a thread.
 - Every wait has a deadline. A silent broker ends the session after twice the keep-alive at the latest.
@@ -80,10 +80,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker publishes (retained, QoS 1) when the session ends without a DISCONNECT."""
+    """What the broker publishes at QoS 1 when the session ends without a DISCONNECT."""
 
     topic: str
     payload: bytes
+    retain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,17 @@ class Connection:
             self._end(f"{self.endpoint}: a message was not acknowledged within {timeout:g} s")
             raise SinkUnavailable(self.reason) from error
 
+    def hand_over(self, topic: str, payload: bytes, *, retain: bool = False) -> Answer:
+        """Publish at QoS 0, where a format prescribes it: nobody says whether it arrives. Raises SinkUnavailable.
+
+        What the broker answers later on this connection says that it has got this. Leaves in the order of the calls.
+        """
+        if self._max_packet and len(payload) + len(topic.encode()) + 32 > self._max_packet:
+            return Answer(TOO_LARGE, f"Packet too large (the broker takes {self._max_packet} bytes)")
+        if self._alive().publish(topic, payload, 0, retain).rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise SinkUnavailable(self.reason)
+        return Answer(0, "handed over")
+
     async def subscribe(self, filters: Sequence[str], *, timeout: float, qos: int = 1) -> list[Answer]:
         """Subscribe to topic filters; one answer per filter, in order. Raises SinkUnavailable.
 
@@ -277,7 +289,7 @@ class Connection:
         if self._options.username is not None:
             client.username_pw_set(self._options.username, self._options.password)
         if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
         return client
 
     def _dial(self, client: Client) -> None:
