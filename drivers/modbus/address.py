@@ -82,6 +82,7 @@ _MEANT: Final = {
     "byte-swap": "BADC", "coils": "coil", "discrete-input": "discrete", "discrete-inputs": "discrete",
     "input-register": "input", "holding-register": "holding", "inputs": "input", "registers": "holding",
     "register": "holding", "hr": "holding", "ir": "input", "di": "discrete", "co": "coil", "do": "coil",
+    "big": "ABCD", "little": "DCBA",
 }  # fmt: skip
 _WORDS: Final = (*TYPES, "bit", "bits", "high", "low", *ENCODINGS)
 

@@ -33,8 +33,7 @@ class Columns:
     straight: slice | None  # the same as a slice of the buffer, where the bytes lie in order
     dtype: np.dtype[Any]
     number: Callable[[NDArray[Any]], tuple[NDArray[Any], NDArray[np.bool_] | None]] | None
-    absent: NDArray[Any] | None  # patterns, one line per row, padded by repetition; a row without any is masked
-    has_absent: NDArray[np.bool_] | None
+    absent: NDArray[Any] | None  # patterns that mean no value, one line per row, padded by repetition
 
     def read(self, buffer: Bytes) -> tuple[NDArray[Any], NDArray[np.uint32] | None]:
         """Give the values of these rows and, where not all are Good, their qualities."""
@@ -46,9 +45,9 @@ class Columns:
             values, wrong = self.number(raw)
             if wrong is not None and wrong.any():
                 quality = np.where(wrong, np.uint32(q.BAD_DECODING_ERROR), np.uint32(q.GOOD)).astype(np.uint32)
-        if self.absent is not None and self.has_absent is not None:
+        if self.absent is not None:
             pattern = data.view(UNSIGNED[self.dtype.itemsize])
-            none = (pattern[:, None] == self.absent).any(axis=1) & self.has_absent
+            none = (pattern[:, None] == self.absent).any(axis=1)
             if none.any():
                 quality = np.zeros(len(values), np.uint32) if quality is None else quality
                 quality[none] = q.BAD_NO_DATA
@@ -163,12 +162,11 @@ def _columns(rows: list[int], sources: Sequence[ModbusSource], place: Callable[[
     gather = places[:, None] + np.array(orders, np.intp)[which]
     flat = gather.reshape(-1)
     straight = slice(int(flat[0]), int(flat[-1]) + 1) if (np.diff(flat) == 1).all() else None
-    absent = has_absent = None
+    absent = None
     if first.absent:
         most = max(len(sources[row].absent) for row in rows)
         padded = [(sources[row].absent * most)[:most] for row in rows]
         absent = np.array(padded, np.uint64).astype(UNSIGNED[gather.shape[1]])
-        has_absent = np.ones(len(rows), np.bool_)
     return Columns(
         None if rows == list(range(len(sources))) else np.array(rows, np.intp),
         gather,
@@ -176,7 +174,6 @@ def _columns(rows: list[int], sources: Sequence[ModbusSource], place: Callable[[
         np.dtype(TYPES[first.type].dtype or "u1"),
         number_maker(first),
         absent,
-        has_absent,
     )
 
 

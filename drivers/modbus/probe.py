@@ -20,6 +20,7 @@ from drivers.modbus.plan import make_plan
 from drivers.modbus.scan import Scan
 from drivers.modbus.spec import ModbusDevice, ModbusLink
 from gateway import quality as q
+from gateway.errors import NotConnected
 from gateway.model import Kind, Link, Tag, split_by_kind
 
 ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
@@ -40,6 +41,14 @@ class Unit:
     names: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A unit that did not answer, and what came instead, if anything."""
+
+    unit: int
+    note: str
+
+
 def open_driver(options: ModbusLink) -> ModbusDriver:
     """Give a driver for a URL alone."""
     return ModbusDriver(Link("probe", "modbus", options, ()))
@@ -47,16 +56,30 @@ def open_driver(options: ModbusLink) -> ModbusDriver:
 
 async def scan_units(
     driver: ModbusDriver, units: Sequence[int], timeout: float, pause: float
-) -> AsyncGenerator[Unit | int]:
-    """Ask unit after unit for one register: give a Unit where it answers, its number where not. Raises NotConnected."""
+) -> AsyncGenerator[Unit | Silence]:
+    """Ask unit after unit for one register. Raises NotConnected where no connection can be made any more."""
     for unit in units:
         pace = Pace(unit, timeout, pause)
-        outcome, _ = await driver.ask(pace, b"\x03\0\0\0\1")
+        try:
+            outcome, _ = await driver.ask(pace, b"\x03\0\0\0\1")
+        except NotConnected as error:  # some devices hang up where another unit is asked for
+            await driver.connect()
+            yield Silence(unit, str(error))
+            continue
         if outcome.ended is Ended.TIMEOUT or (outcome.ended is Ended.EXCEPTION and outcome.code in _ABSENT):
-            yield unit
+            yield Silence(unit, outcome.note)
             continue
         answer = "data" if outcome.ended is Ended.DONE else exception_text(outcome.code)
-        yield Unit(unit, answer, await identify(driver, pace))
+        yield Unit(unit, answer, await _names(driver, pace))
+
+
+async def _names(driver: ModbusDriver, pace: Pace) -> dict[str, str]:
+    """Identify a unit that has answered; a device that hangs up over the question has no names."""
+    try:
+        return await identify(driver, pace)
+    except NotConnected:
+        await driver.connect()
+        return {}
 
 
 async def identify(driver: ModbusDriver, pace: Pace) -> dict[str, str]:

@@ -245,6 +245,7 @@ def _text(source: ModbusSource, words: Words, tag: ModbusTag, device: ModbusDevi
         length=words.length,
         encoding=encoding,
         padding=tag.padding,
+        absent=(0,) if _sunspec(tag, device) else (),  # nothing but NUL
     )
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from drivers.modbus.probe import Unit
+    from drivers.modbus.probe import Silence, Unit
     from drivers.modbus.spec import ModbusLink
 
 WIDTH: Final = 120  # of tables, where the output is no terminal
+NOTES: Final = 8
 
 
 def lasting(text: str) -> float:
@@ -67,7 +68,8 @@ def scan(
     wanted = unit_ids(units, options.url)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(f"asking {len(wanted)} unit ids", total=len(wanted))
-        found, asked = asyncio.run(_scan(options, wanted, (timeout, pause, longest), lambda: progress.advance(task)))
+        found, silent = asyncio.run(_scan(options, wanted, (timeout, pause, longest), lambda: progress.advance(task)))
+    asked = len(found) + len(silent)
     if json:
         import dataclasses
 
@@ -75,7 +77,7 @@ def scan(
 
         print(orjson.dumps({"asked": asked, "units": [dataclasses.asdict(unit) for unit in found]}).decode())
     else:
-        _print(found, asked, len(wanted))
+        _print(found, silent, len(wanted))
     raise typer.Exit(0 if found else 1)
 
 
@@ -94,7 +96,7 @@ def unit_ids(text: str | None, url: str) -> list[int]:
 
 async def _scan(
     options: ModbusLink, units: Sequence[int], times: tuple[float, float, float], step: Any
-) -> tuple[list[Unit], int]:
+) -> tuple[list[Unit], list[Silence]]:
     import asyncio
     from contextlib import aclosing
 
@@ -102,21 +104,23 @@ async def _scan(
 
     timeout, pause, longest = times
     driver = open_driver(options)
-    found, asked = [], 0
+    found: list[Unit] = []
+    silent: list[Silence] = []
     try:
         async with asyncio.timeout(longest):
             await driver.connect()
             async with aclosing(scan_units(driver, units, timeout, pause)) as answers:
                 async for answer in answers:
-                    asked += 1
                     step()
                     if isinstance(answer, Unit):
                         found.append(answer)
+                    else:
+                        silent.append(answer)
     except TimeoutError:
         pass  # what was found until then is the answer
     finally:
         await driver.close()
-    return found, asked
+    return found, silent
 
 
 def link_options(link: str, site: Path | None) -> ModbusLink:
@@ -140,7 +144,7 @@ def link_options(link: str, site: Path | None) -> ModbusLink:
         raise typer.BadParameter(reason, param_hint="LINK") from error
 
 
-def _print(found: Sequence[Unit], asked: int, wanted: int) -> None:
+def _print(found: Sequence[Unit], silent: Sequence[Silence], wanted: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -152,7 +156,13 @@ def _print(found: Sequence[Unit], asked: int, wanted: int) -> None:
             cells = [names.pop(name, "") for name in ("vendor", "product", "revision")]
             table.add_row(str(unit.unit), unit.answer, *cells, ", ".join(f"{k} {v}" for k, v in names.items()))
         console.print(table)
+    asked = len(found) + len(silent)
     stopped = "" if asked == wanted else f" (stopped after {asked} of {wanted}: time is up)"
     console.print(f"{len(found)} of {asked} unit ids answer{stopped}.")
+    notes = [f"unit {each.unit}: {each.note}" for each in silent if each.note]
+    for note in notes[:NOTES]:
+        console.print(note, style="dim")
+    if len(notes) > NOTES:
+        console.print(f"... and {len(notes) - NOTES} more that did not answer but were not silent", style="dim")
     if len(found) > 20 and len(found) == asked:
         console.print("Every unit id answers: the device ignores it. Use any, best 1 or 255.")

@@ -16,7 +16,7 @@ from gateway.cli.read import read
 from gateway.cli.scan import scan, unit_ids
 from simulators.modbus import ModbusServer
 from tests.modbus_links import link_of
-from tests.modbus_rogue import Rogue
+from tests.modbus_rogue import Asked, Rogue
 
 
 async def run(command: Any, *arguments: str) -> Any:
@@ -56,6 +56,30 @@ async def test_a_scan_without_answer_exits_1_and_one_that_takes_too_long_ends() 
         found = await run(scan, rogue.url, "--units", "1..247", "--timeout", "60 s", "--longest", "200 ms")
         assert found.exit_code == 1
         assert "time is up" in found.output
+
+
+async def test_a_device_that_hangs_up_over_other_unit_ids_is_found_all_the_same() -> None:
+    """Some do so for every id but their own, and over the question for their identification too."""
+
+    def behave(asked: Asked) -> None:
+        asked.reply() if asked.unit == 3 and asked.pdu[0] == 3 else asked.close()
+
+    async with Rogue(behave) as rogue:
+        found = await run(scan, rogue.url, "--units", "1..5", "--pause", "0 ms")
+        assert found.exit_code == 0, found.output
+        assert "1 of 5 unit ids answer" in found.output
+        assert "unit 2: the connection ended: the peer closed the connection" in found.output
+
+
+async def test_a_unit_that_answers_too_late_for_a_scan_is_told() -> None:
+    def behave(asked: Asked) -> None:
+        if asked.unit == 2:
+            asked.reply(unit=1)
+
+    async with Rogue(behave, "rtu") as rogue:
+        found = await run(scan, rogue.url, "--units", "1,2", "--timeout", "300 ms", "--pause", "0 ms")
+        assert found.exit_code == 1
+        assert "unit 2: an answer from unit 1 instead of 2 was dropped" in found.output
 
 
 def test_unit_ids_are_ranges_or_lists() -> None:
