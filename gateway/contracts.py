@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 from gateway.model import Batch, Gap, Kind, Link, Message, Tag, TagTable
-from gateway.options import DeviceOptions, LinkOptions, TagOptions
+from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,3 +243,4 @@ class DriverSpec:
     tag: type[TagOptions]
     resolve: Callable[[Any, Any, Any], Sequence[Resolved]]  # (tag options, device options, link options)
     open: Callable[[Link], Driver]
+    group: type[GroupOptions] = GroupOptions  # a device model that extends it gives its groups their defaults

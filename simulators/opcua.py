@@ -136,6 +136,7 @@ class OpcuaServer:
         self._refresh()
         for index, variable in enumerate(self.variables):
             await self._add(index, variable)
+        _hand_over_wholly(server)
         await server.start()
         listening = server.bserver._server
         self.port = listening.sockets[0].getsockname()[1]
@@ -300,6 +301,21 @@ class OpcuaServer:
                     value = self._read(variable)
                     for handle, callback in list(callbacks.items()):
                         await callback(handle, value)
+
+
+def _hand_over_wholly(server: Server) -> None:
+    """Let TransferSubscriptions take the new session's Publish requests too: asyncua 2.1.0 stays with the old ones."""
+    service = server.iserver.subscription_service
+    transfer = service.transfer_subscriptions
+
+    async def transfer_wholly(params: Any, session_id: Any, callback: Any) -> Any:
+        results = await transfer(params, session_id, callback)
+        for number in params.SubscriptionIds:
+            if int(number) in service.subscriptions:
+                service.subscriptions[int(number)].pub_request_callback = callback.__self__.get_publish_request
+        return results
+
+    service.transfer_subscriptions = transfer_wholly
 
 
 def _special(type_: str, text: str) -> Any:

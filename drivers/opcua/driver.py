@@ -27,13 +27,13 @@ from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
-from drivers.opcua.spec import OpcuaDevice, OpcuaLink
+from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watched, Watcher, Wish
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Found, Plan, Write, Written
 from gateway.errors import NotConnected, ProtocolError
-from gateway.model import Batch, Group, Link, TagTable
+from gateway.model import Batch, Gap, Group, Link, TagTable
 
 LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this often
 
@@ -50,9 +50,10 @@ class _Prepared:
     settled: bool = field(default=False)
 
 
-def wish_of(options: Any, group: Group) -> Wish | None:
+def wish_of(device: Any, group: Group) -> Wish | None:
     """Give how a poll group wants to be told of changes; None where it is read."""
-    if not isinstance(options, OpcuaDevice) or options.mode == "read":
+    options = group.options if isinstance(group.options, OpcuaGroup) else device
+    if not isinstance(options, OpcuaGroup) or options.mode == "read":
         return None
     interval = group.interval / 1e9
     publishing = options.publishing_interval or interval
@@ -62,7 +63,7 @@ def wish_of(options: Any, group: Group) -> Wish | None:
     kind, size = ("none", 0.0) if band is None else ("percent", band[0]) if band[1] else ("absolute", band[0])
     return Wish(
         publishing, sampling, queue, options.discard == "oldest", size, kind, options.trigger, options.freshness,
-        options.time, options.fill_gaps,
+        device.time if isinstance(device, OpcuaDevice) else "source", options.fill_gaps,
     )  # fmt: skip
 
 
@@ -87,6 +88,7 @@ class OpcuaDriver:
         self._limits = names.Limits()
         self._chunk = CHUNK
         self._prepared: dict[OpcuaPlan, _Prepared] = {}
+        self._given: dict[OpcuaPlan, NDArray[np.int64]] = {}  # each node's source time in the last answer
 
     @staticmethod
     def _time_of(options: Any) -> str:
@@ -179,6 +181,7 @@ class OpcuaDriver:
                 self._chunk = max(1, self._chunk // 2)
                 prepared.tails = self._tails(prepared.ids)
         arrival, clock = time.time_ns(), self._times.get(plan.device, "source")
+        self._date(plan, prepared, columns, clock)
         batches = [
             rows.batch(part, columns, prepared.row[part.node], part.table.every, arrival, clock) for part in plan.parts
         ]
@@ -191,8 +194,11 @@ class OpcuaDriver:
         assert isinstance(plan, OpcuaPlan)
         return self._wishes[plan.device, plan.group] is not None
 
-    async def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch]:
-        """Give what the server reports, first one row per tag; each batch holds a tag at most once."""
+    async def changes(self, plans: Sequence[Plan]) -> AsyncIterator[Batch | Gap]:
+        """Give what the server reports, first one row per tag; each batch holds a tag at most once.
+
+        A Gap says what an interruption cost that neither the server's queues nor its history bring back.
+        """
         session = self._session
         if session is None:
             raise NotConnected(f"{self._options.url}: no session")
@@ -280,6 +286,18 @@ class OpcuaDriver:
         for absent, status in prepared.missing:
             columns.status[absent] = status
         return columns
+
+    def _date(self, plan: OpcuaPlan, prepared: _Prepared, columns: Columns, clock: str) -> None:
+        """Let a value whose source time was given already carry that of its arrival: it is so still."""
+        if clock != "source":
+            return
+        given = self._given.get(plan)
+        source = columns.source[prepared.row]
+        self._given[plan] = source
+        if given is None:
+            return
+        still = prepared.row[(given == source) & (source != 0)]
+        columns.source[still] = columns.server[still] = 0
 
     def _settle(self, prepared: _Prepared, columns: Columns) -> None:
         """Put the nodes in the order of what they answered, once a session, so that equal shapes stand together."""

@@ -19,10 +19,11 @@ from gateway.errors import ProtocolError
 VALUES: Final = 10_000  # of one node in one answer
 _HISTORY_READ: Final = (b"\x01\x00\x98\x02", b"\x01\x00\x9b\x02")  # i=664, i=667
 _HISTORY_DATA: Final = 658
+_NO_DATA: Final = 0x00A50000  # GoodNoData: there is a history, and nothing in this part of it
 
 
 async def fetch(session: Session, nodes: Sequence[bytes], start: int, end: int) -> list[list[Columns]]:
-    """Give each node's raw values from `start` to `end` (ns), oldest first; nothing where it keeps no history.
+    """Give each node's raw values from `start` to `end` (ns), oldest first; an empty list where it keeps no history.
 
     Raises Refused where the server has no history at all, NotConnected, ProtocolError.
     """
@@ -62,7 +63,9 @@ def _results(
         after = wire.skip_text(body, at + 4)
         point = body[at + 8 : after]
         end = wire.skip_scalar(body, after, wire.EXTENSION_OBJECT)
-        if status < q.BAD and wire.numeric_id(body, after) == _HISTORY_DATA:
+        if status == _NO_DATA:
+            found[place].append(Columns.empty(0))
+        elif status < q.BAD and wire.numeric_id(body, after) == _HISTORY_DATA:
             data = wire.skip_node_id(body, after) + 5
             count = max(wire.int32(body, data), 0)
             if count > len(body):

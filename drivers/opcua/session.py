@@ -85,10 +85,15 @@ def translate(error: BaseException, doing: str, url: str) -> DeviceError:
     return ProtocolError(f"{url}: {error or type(error).__name__} while {doing}")
 
 
-def _mind_cancellation() -> None:
-    """Raise a cancellation that was swallowed on the way: Python 3.11's wait_for loses one that meets its result."""
+def _cancellations() -> int:
+    """Give how often this task was asked to end; Python 3.11's TaskGroup leaves one behind when a member fails."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    return task.cancelling() if task is not None else 0
+
+
+def _mind_cancellation(before: int) -> None:
+    """Raise a cancellation that was swallowed on the way: Python 3.11's wait_for loses one that meets its result."""
+    if _cancellations() > before:
         raise asyncio.CancelledError
 
 
@@ -96,6 +101,16 @@ def _seen(future: asyncio.Future[Any]) -> None:
     """Look at a future's exception, so that one that nobody waits for any more is not reported as forgotten."""
     if not future.cancelled():
         future.exception()
+
+
+class _Waiting(dict[int, "asyncio.Future[Buffer]"]):
+    """asyncua's futures by request. Where it would drop the link over an answer to no request, the answer is dropped.
+
+    Servers send such: asyncua's own, to Publish requests of the session that a subscription was taken over from.
+    """
+
+    def pop(self, number: int, *_default: Any) -> asyncio.Future[Buffer]:
+        return super().pop(number, None) or asyncio.get_running_loop().create_future()
 
 
 class Session:
@@ -130,10 +145,12 @@ class Session:
         self._lost = None
         client = self._client = self._make()
         created = False
+        asked = _cancellations()
         try:
             await security.prepare(client, self.options)
             await client.connect_socket()
-            _mind_cancellation()
+            _mind_cancellation(asked)
+            client.uaclient.protocol._callbackmap = _Waiting()
             await client.send_hello()
             await client.open_secure_channel()
             await client.create_session()

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 from drivers.opcua.address import TYPES, parse
 from gateway.contracts import Driver, DriverSpec, Resolved
 from gateway.model import Link
-from gateway.options import DeviceOptions, Duration, LinkOptions, LocalPath, TagOptions
+from gateway.options import DeviceOptions, Duration, GroupOptions, LinkOptions, LocalPath, TagOptions
 
 _URL: Final = re.compile(r"opc\.tcp://(\[[0-9a-fA-F:.%]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?")
 
@@ -106,18 +106,12 @@ class OpcuaLink(LinkOptions):
         return url
 
 
-class OpcuaDevice(DeviceOptions):
-    """A part of a server's address space."""
+class OpcuaGroup(GroupOptions):
+    """Tags that are reported, or read, together."""
 
-    namespace: str | int = 0
-    """Namespace of the tags whose node id names none: its URI (better; survives re-indexing) or its index."""
-    time: Literal["source", "server", "arrival"] = "source"
-    """Whose time readings carry: that of the source (else the server's, else that of arrival), or without the source's,
-    or only that of arrival: for a device whose clock is wrong."""
-
-    mode: Literal["read", "subscribe"] = "read"
-    """read: the gateway reads at each scan. subscribe: the server reports what changed; the interval is then how often
-    it looks."""
+    mode: Literal["subscribe", "read"] = "subscribe"
+    """subscribe: the server reports what changed; the interval is how often it looks. read: the gateway reads at each
+    scan."""
     sampling_interval: Duration | None = None
     """subscribe: how often the server looks at a value; the group's interval where not given, 0 s for each change."""
     publishing_interval: Duration | None = None
@@ -135,6 +129,16 @@ class OpcuaDevice(DeviceOptions):
 
     fill_gaps: bool = False
     """subscribe: after an interruption fetch what was missed from the server's history, where it keeps one."""
+
+
+class OpcuaDevice(OpcuaGroup, DeviceOptions):
+    """A part of a server's address space."""
+
+    namespace: str | int = 0
+    """Namespace of the tags whose node id names none: its URI (better; survives re-indexing) or its index."""
+    time: Literal["source", "server", "arrival"] = "source"
+    """Whose time readings carry: that of the source (else the server's, else that of arrival), or without the source's,
+    or only that of arrival: for a device whose clock is wrong."""
 
 
 class OpcuaTag(TagOptions):
@@ -162,4 +166,4 @@ def open_driver(link: Link) -> Driver:
     return OpcuaDriver(link)
 
 
-SPEC: Final = DriverSpec("opcua", OpcuaLink, OpcuaDevice, OpcuaTag, resolve, open_driver)
+SPEC: Final = DriverSpec("opcua", OpcuaLink, OpcuaDevice, OpcuaTag, resolve, open_driver, OpcuaGroup)

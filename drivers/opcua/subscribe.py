@@ -37,7 +37,7 @@ from drivers.opcua.plan import OpcuaPlan, Part
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
 from gateway.errors import NotConnected, ProtocolError
-from gateway.model import Batch
+from gateway.model import Batch, Gap
 
 RETRY: Final = 30.0  # s; refused items are asked for again this often
 KEEP_ALIVE: Final = 5.0  # s; a subscription without changes is heard of about this often
@@ -56,6 +56,9 @@ _FILTER_REFUSED: Final = {
     int(ua.StatusCodes.BadFilterNotAllowed), int(ua.StatusCodes.BadMonitoredItemFilterUnsupported),
     int(ua.StatusCodes.BadMonitoredItemFilterInvalid), int(ua.StatusCodes.BadDeadbandFilterInvalid),
 }  # fmt: skip
+
+
+News = Batch | Gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,10 @@ class _Subscription:
 class _Forgotten(Exception):
     """The server does not know a subscription any more, or it lies: make all of them again."""
 
+    def __init__(self, reason: str = "the server forgot the subscription", *, lies: bool = False) -> None:
+        super().__init__(reason)
+        self.lies = lies
+
 
 @dataclass(slots=True, eq=False)
 class _Known:
@@ -127,11 +134,15 @@ class _Known:
     bits: NDArray[np.int64]
     status: NDArray[np.uint32]
     time: NDArray[np.int64] = field(init=False)  # the latest source time, ns
+    server: NDArray[np.int64] = field(init=False)  # the latest server time, ns
     suspect: NDArray[np.bool_] = field(init=False)
+    owed: NDArray[np.bool_] = field(init=False)  # not heard of since the subscriptions were made
 
     def __post_init__(self) -> None:
         self.time = np.zeros(len(self.heard), dtype=np.int64)
+        self.server = np.zeros(len(self.heard), dtype=np.int64)
         self.suspect = np.zeros(len(self.heard), dtype=bool)
+        self.owed = np.ones(len(self.heard), dtype=bool)
 
 
 class Watcher:
@@ -153,6 +164,9 @@ class Watcher:
         self._known = _Known(np.zeros(size), np.full(size, np.nan), np.zeros(size, np.int64), np.zeros(size, np.uint32))
         self._retry_at = 0.0
         self._look_at = 0.0
+        self._heard_at = 0  # ns of the wall clock; of the last answer, and of the last data
+        self._told_at = 0
+        self._taken_over = False  # and nothing heard since
 
     def _map(self) -> None:
         """Note for each handle the tags it feeds: target[start[handle]:start[handle] + count[handle]] = (part, tag)."""
@@ -182,18 +196,20 @@ class Watcher:
 
     # ---------------------------------------------------------------------------------------------- running
 
-    async def run(self, resumed: list[Batch] | None = None) -> AsyncIterator[Batch]:
+    async def run(self, resumed: list[News] | None = None) -> AsyncIterator[News]:
         """Give batches until the session ends, after those that `resume` gave. Raises as the session does."""
         while True:
             try:
-                for batch in await self._begin() if resumed is None else resumed:
+                first, resumed = resumed, None
+                for batch in await self._begin() if first is None else first:
                     yield batch
-                resumed = None
                 while True:
                     for batch in await self._next():
                         yield batch
-            except _Forgotten:
+            except _Forgotten as error:
                 await self._drop()
+                for each in await self.fill(self, str(error), self._told_at if error.lies else self._heard_at):
+                    yield each
 
     def fits(self, watched: Sequence[Watched]) -> bool:
         """Say whether the same nodes are wanted, under the same node ids, as this one watches."""
@@ -205,47 +221,80 @@ class Watcher:
         """Say whether the same groups are wanted, whatever their nodes are called today."""
         return [each.plan for each in watched] == [each.plan for each in self._watched]
 
-    async def fill(self, before: Watcher) -> list[Batch]:
-        """Give the history of what `before` did not hear any more, marked as backfill; nothing where there is none.
+    async def fill(self, before: Watcher, reason: str = "", since: int = 0) -> list[News]:
+        """Give the history of what `before` did not hear any more, as backfill, and as gaps what has none.
 
-        What is current stays out: the subscription's first notification brings it.
+        What is current stays out: the subscription's first notification brings it. What was given before is known here
+        from now on.
         """
-        wanted = [
+        known = before._known
+        self._known.time[:], self._known.number[:] = known.time, known.number
+        self._known.bits[:], self._known.status[:] = known.bits, known.status
+        there = [
             handle
             for handle, item in enumerate(self._items)
-            if item.owner.wish.fill_gaps and item.owner.ids[item.node] is not None and before._known.time[handle] > 0
+            if item.owner.ids[item.node] is not None and not item.refused
         ]
-        if not wanted:
-            return []
-        handles = np.array(wanted, dtype=np.intp)
-        present, _ = await self._read(handles, given=np.zeros(len(wanted), dtype=bool))
-        batches: list[Batch] = []
+        wanted = [handle for handle in there if self._items[handle].owner.wish.fill_gaps and known.time[handle] > 0]
         now = time.time_ns()
+        batches, filled = await self._history(np.array(wanted, dtype=np.intp), now) if wanted else ([], set())
+        lost = {id(self._items[handle].owner): 0 for handle in there if handle not in filled}
+        start = since or before._heard_at
+        if not start:
+            return batches
+        for each in self._watched:
+            if id(each) in lost:
+                why = reason or "the server did not keep the subscription"
+                why += "; not all of its nodes have a history" if each.wish.fill_gaps else ""
+                batches.append(Gap(each.plan.device, each.plan.group, start, max(start, now), why))
+        return batches
+
+    async def _history(self, wanted: NDArray[np.intp], now: int) -> tuple[list[News], set[int]]:
+        """Give the history of items since they were last heard of, and which of them have one."""
+        since_all = self._known.time[wanted]
+        present, _ = await self._read(wanted, given=np.zeros(len(wanted), dtype=bool))
+        batches: list[News] = []
+        filled: set[int] = set()
         for first in range(0, len(wanted), HISTORY_NODES):
-            some = handles[first : first + HISTORY_NODES]
-            since = before._known.time[some]
+            some = wanted[first : first + HISTORY_NODES]
+            since = since_all[first : first + HISTORY_NODES]
             ids = [self._items[handle].owner.ids[self._items[handle].node] or b"" for handle in some.tolist()]
             try:
                 found = await history.fetch(self._session, ids, int(since.min()), now)
             except Refused:
-                return batches  # this server keeps no history
+                return batches, filled  # this server keeps no history
             for place, handle in enumerate(some.tolist()):
                 until = present.source[first + place] or now
+                if found[place]:
+                    filled.add(handle)
                 for columns in found[place]:
                     inside = (columns.source > since[place]) & (columns.source < until)
                     picked = _rows_of(columns, np.flatnonzero(inside))
                     if len(picked):
                         every = np.full(len(picked), handle, dtype=np.intp)
                         batches += self._batches(picked, every, now, backfill=True)
-        return batches
+        return batches, filled
 
-    async def resume(self, session: Session) -> list[Batch] | None:
+    def _gap(self, subscription: _Subscription, reason: str) -> list[News]:
+        """Declare what a subscription missed since it was last heard of."""
+        now = time.time_ns()
+        start = min(self._told_at or now, now)
+        return [
+            Gap(each.plan.device, each.plan.group, start, now, reason)
+            for each in self._watched
+            if each.wish.publishing == subscription.wish.publishing
+        ]
+
+    async def resume(self, session: Session) -> list[News] | None:
         """Take the subscriptions of a session that was lost over into a new one.
 
         Gives what was missed meanwhile, marked as backfill, then one row per tag as of now; None where the server does
         not have the subscriptions any more. Raises as the session does.
         """
         self._session = session
+        if self._taken_over:
+            await self._drop()  # this server hands subscriptions over and then forgets to serve them
+            return None
         self._generation += 1
         self._outstanding.clear()
         self._acknowledge.clear()
@@ -258,7 +307,7 @@ class Watcher:
             if not results or not all(result.StatusCode.is_good() for result in results):
                 await self._drop()
                 return None
-            batches: list[Batch] = []
+            batches: list[News] = []
             for subscription, result in zip(list(self._subscriptions.values()), results, strict=True):
                 batches += await self._missed(subscription, result.AvailableSequenceNumbers or [])
         except (Refused, _Forgotten):
@@ -267,14 +316,16 @@ class Watcher:
         self._known.heard[:] = now
         self._retry_at, self._look_at = now + RETRY, now + 1.0
         good = [handle for handle, item in enumerate(self._items) if not item.refused]
-        batches += (await self._read(np.array(good, dtype=np.intp)))[1]
+        self._known.owed[:] = True
+        batches += await self._resync(np.array(good, dtype=np.intp))
         batches += self._bad([handle for handle, item in enumerate(self._items) if item.refused])
+        self._taken_over = True
         self._fill()
         return batches
 
-    async def _missed(self, subscription: _Subscription, available: Sequence[int]) -> list[Batch]:
+    async def _missed(self, subscription: _Subscription, available: Sequence[int]) -> list[News]:
         """Fetch the notifications that the server sent, or would have sent, while there was no session."""
-        batches: list[Batch] = []
+        batches: list[News] = []
         for sequence in available:
             if (sequence - subscription.expected) % 2**32 < 2**31:
                 found = await self._again(subscription, sequence, backfill=True)
@@ -284,7 +335,7 @@ class Watcher:
         subscription.heard = time.monotonic()
         return batches
 
-    async def _begin(self) -> list[Batch]:
+    async def _begin(self) -> list[News]:
         """Make all subscriptions and items; give Bad rows for those that are refused."""
         self._generation += 1
         self._subscriptions.clear()
@@ -295,6 +346,7 @@ class Watcher:
         now = time.monotonic()
         self._known.heard[:] = now
         self._known.suspect[:] = False
+        self._known.owed[:] = True
         for publishing, wish in wishes.items():
             subscription = await self._create(wish)
             members = [handle for handle, item in enumerate(self._items) if item.owner.wish.publishing == publishing]
@@ -304,7 +356,7 @@ class Watcher:
         self._look_at = now + 1.0
         self._fill()
         refused = [handle for handle, item in enumerate(self._items) if item.refused]
-        return self._bad(refused)
+        return list(self._bad(refused))
 
     async def _create(self, wish: Wish) -> _Subscription:
         request = ua.CreateSubscriptionRequest()
@@ -359,13 +411,13 @@ class Watcher:
             tail = struct.pack("<i", len(acknowledge)) + b"".join(struct.pack("<II", *pair) for pair in acknowledge)
             self._outstanding.append((self._generation, self._session.post(wire.PUBLISH_REQUEST, tail)))
 
-    async def _next(self) -> list[Batch]:
+    async def _next(self) -> list[News]:
         """Wait for the next answer or the next thing to see to, and give what it brought."""
         now = time.monotonic()
         wake = min(self._retry_at, self._look_at, *(self._late(each) for each in self._subscriptions.values()))
         waiting = [future for _, future in self._outstanding]
         await asyncio.wait(waiting, timeout=max(0.0, wake - now), return_when=asyncio.FIRST_COMPLETED)
-        batches: list[Batch] = []
+        batches: list[News] = []
         done = [each for each in self._outstanding if each[1].done()]  # the server answers first come, first served
         self._outstanding = [each for each in self._outstanding if not each[1].done()]
         for generation, future in done:
@@ -400,7 +452,7 @@ class Watcher:
 
     # ---------------------------------------------------------------------------------------------- answers
 
-    async def _published(self, future: asyncio.Future[Any], generation: int) -> list[Batch]:
+    async def _published(self, future: asyncio.Future[Any], generation: int) -> list[News]:
         try:
             body, at = self._session.taken(future, wire.PUBLISH_RESPONSE)
         except Refused as error:
@@ -419,14 +471,16 @@ class Watcher:
         except wire.Malformed as error:
             raise ProtocolError(f"{self._session.url}: a notification that makes no sense: {error}") from error
 
-    async def _notified(self, body: bytes, at: int) -> list[Batch]:
+    async def _notified(self, body: bytes, at: int) -> list[News]:
         subscription = self._subscriptions.get(wire.uint32(body, at))
         if subscription is None:
             return []  # of a subscription that was given up
+        self._taken_over = False
         subscription.heard = time.monotonic()
+        self._heard_at = time.time_ns()
         at += 8 + 4 * max(wire.int32(body, at + 4), 0) + 1  # behind AvailableSequenceNumbers and MoreNotifications
         sequence = wire.uint32(body, at)
-        batches: list[Batch] = []
+        batches: list[News] = []
         if wire.int32(body, at + 12) > 0:
             missed = (sequence - subscription.expected) % 2**32
             if 0 < missed < 2**31:
@@ -434,11 +488,12 @@ class Watcher:
             subscription.expected = sequence % (2**32 - 1) + 1
             self._acknowledge.append((subscription.id, sequence))
             batches += self._message(body, at)
+            self._told_at = self._heard_at
         return batches
 
-    def _message(self, body: bytes, at: int, backfill: bool = False) -> list[Batch]:
+    def _message(self, body: bytes, at: int, backfill: bool = False) -> list[News]:
         """Read a NotificationMessage's data. Raises _Forgotten where it says that the subscription ended."""
-        batches: list[Batch] = []
+        batches: list[News] = []
         count = wire.int32(body, at + 12)
         at += 16
         for _ in range(count):
@@ -448,7 +503,7 @@ class Watcher:
             if kind == _DATA_CHANGE:
                 batches += self._changed(body, at + 4, backfill)
             elif kind == _STATUS_CHANGE:
-                raise _Forgotten(status_name(wire.uint32(body, at + 4)))
+                raise _Forgotten(f"the subscription ended: {status_name(wire.uint32(body, at + 4))}")
             at = end
         return batches
 
@@ -460,17 +515,44 @@ class Watcher:
         decode(body, at + 4, columns, 0, size, handles=True)
         if size and columns.handle.max() >= len(self._items):
             raise wire.Malformed("a client handle that was never given")
-        self._note(columns, columns.handle)
-        return self._batches(columns, columns.handle.astype(np.intp), time.time_ns(), backfill=backfill)
-
-    def _note(self, columns: Columns, handles: NDArray[Any]) -> None:
+        handles = columns.handle.astype(np.intp)
+        columns, handles = self._news(columns, handles)
         known = self._known
         known.heard[handles] = time.monotonic()
         known.suspect[handles] = False
+        self._note(columns, handles)
+        return self._batches(columns, handles, time.time_ns(), backfill=backfill)
+
+    def _news(self, columns: Columns, handles: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
+        """Leave out what was given already: the same value, status and source time, unless a first row is owed."""
+        known = self._known
+        again = (columns.source != 0) & (columns.source == known.time[handles]) & ~known.owed[handles]
+        if again.any():
+            again &= (columns.number == known.number[handles]) | (
+                np.isnan(columns.number) & np.isnan(known.number[handles])
+            )
+            again &= (columns.bits == known.bits[handles]) & (columns.status == known.status[handles])
+            again[list(columns.spans)] = False  # texts and arrays are not compared
+        if not again.any():
+            return columns, handles
+        fresh = np.flatnonzero(~again)
+        return _rows_of(columns, fresh), handles[fresh]
+
+    def _note(self, columns: Columns, handles: NDArray[Any]) -> None:
+        """Keep what is given, and date what is owed and unchanged since it was last given by its arrival.
+
+        The time of the source says since when the value is so; behind a Bad row it would be taken for the past.
+        """
+        known = self._known
+        still = known.owed[handles] & (columns.source != 0) & (columns.source == known.time[handles])
+        known.owed[handles] = False
         known.number[handles] = columns.number
         known.bits[handles] = columns.bits
         known.status[handles] = columns.status
         np.maximum.at(known.time, handles, columns.source)
+        np.maximum.at(known.server, handles, columns.server)
+        if still.any():
+            columns.source[still] = columns.server[still] = 0
 
     def _batches(
         self, columns: Columns, handles: NDArray[np.intp], arrival: int, clock: str = "", backfill: bool = False
@@ -500,9 +582,9 @@ class Watcher:
 
     # ------------------------------------------------------------------------------------- what may be amiss
 
-    async def _republish(self, subscription: _Subscription, until: int) -> list[Batch]:
+    async def _republish(self, subscription: _Subscription, until: int) -> list[News]:
         """Fetch the notifications that are missing before `until`; read all nodes where they are gone for good."""
-        batches: list[Batch] = []
+        batches: list[News] = []
         while subscription.expected != until:
             found = await self._again(subscription, subscription.expected)
             if found is None:
@@ -511,12 +593,13 @@ class Watcher:
                     for handle, item in enumerate(self._items)
                     if item.owner.wish.publishing == subscription.wish.publishing and not item.refused
                 ]
-                return batches + (await self._read(np.array(members, dtype=np.intp)))[1]
+                batches += self._gap(subscription, "notifications were lost")
+                return batches + await self._resync(np.array(members, dtype=np.intp))
             batches += found
             subscription.expected = subscription.expected % (2**32 - 1) + 1
         return batches
 
-    async def _again(self, subscription: _Subscription, sequence: int, backfill: bool = False) -> list[Batch] | None:
+    async def _again(self, subscription: _Subscription, sequence: int, backfill: bool = False) -> list[News] | None:
         """Ask for a notification once more; None where the server has it no more. Raises _Forgotten."""
         tail = struct.pack("<II", subscription.id, sequence)
         try:
@@ -531,6 +614,13 @@ class Watcher:
             return None  # some servers give an empty message instead of BadMessageNotAvailable
         self._acknowledge.append((subscription.id, sequence))
         return self._message(body, at, backfill)
+
+    async def _resync(self, handles: NDArray[np.intp]) -> list[Batch]:
+        """Read items and give what they hold."""
+        columns, _ = await self._read(handles, given=np.zeros(len(handles), dtype=bool))
+        self._known.owed[handles] = True
+        self._note(columns, handles)
+        return self._batches(columns, handles, time.time_ns())
 
     async def _retry(self) -> None:
         """Ask again for items that were refused."""
@@ -564,7 +654,7 @@ class Watcher:
         known.suspect[stale] = differs
         known.heard[stale] = np.where(differs, heard, now)
         if (differs & suspected).any():
-            raise _Forgotten("it is alive but does not tell of changes")
+            raise _Forgotten("the subscription was alive but did not tell of changes", lies=True)
         return batches
 
     async def _read(
@@ -588,6 +678,10 @@ class Watcher:
         if not len(chosen):
             return columns, []
         picked = _rows_of(columns, chosen)
+        known = self._known
+        stands = picked.server <= known.server[handles[chosen]]  # a server that does not date its answers
+        np.maximum.at(known.server, handles[chosen], picked.server)
+        picked.server[stands] = 0
         return columns, self._batches(picked, handles[chosen], time.time_ns(), clock="server")
 
 

@@ -22,7 +22,7 @@ from gateway.config.tags import Level, Path, TagCompiler, check_name, wanted_key
 from gateway.contracts import DriverSpec
 from gateway.model import Device, Group, Link, Where
 from gateway.names import driver_names, driver_spec
-from gateway.options import DeviceOptions, GroupOptions, LinkOptions
+from gateway.options import DeviceOptions, LinkOptions
 
 DEFAULT_GROUP: Final = "default"
 """The poll group of tags that stand right under their device."""
@@ -208,8 +208,9 @@ def _group(name: str, groups: Tree, path: Path, device: DeviceOptions, compiler:
     if not isinstance(tree, Tree):
         files.report(value_mark, path, *wanted_keys(tree, "interval and tags"))
         return None
-    options, _ = check(GroupOptions, Piece(tree, path, mark, STRUCTURE["group"], compiler.level.elsewhere), files)
+    piece = Piece(tree, path, mark, STRUCTURE["group"], compiler.level.elsewhere)
+    options, _ = check(compiler.level.spec.group, piece, files)
     if "tags" not in tree:
         files.report(mark, path, "this group has no tags", "add tags: {NAME: ADDRESS}")
         return None
-    return compiler.group(name, tree, path, options or GroupOptions(), device)
+    return compiler.group(name, tree, path, options or compiler.level.spec.group(), device)

@@ -46,7 +46,7 @@ class Level:
         levels: tuple[tuple[Any, tuple[str, ...], str], ...] = (
             (spec.link, STRUCTURE["link"], "a link"),
             (spec.device, STRUCTURE["device"], "a device"),
-            (GroupOptions, STRUCTURE["group"], "a device or a group"),
+            (spec.group, STRUCTURE["group"], "a device or a group"),
             (spec.tag, (), "a tag"),
         )
         for model, apart, whose in levels:
@@ -75,6 +75,12 @@ def check_name(name: str, what: str, mark: Where, path: Path, files: Files, *, b
         files.report(mark, path, f"a {what}'s name cannot hold blanks", "use - or _")
     elif len(name) > 128:
         files.report(mark, path, f"a {what}'s name has at most 128 characters", "shorten it")
+
+
+def _inherited(options: GroupOptions, device: GroupOptions) -> GroupOptions:
+    """Give a group's keys with the device's in place of those that the group does not say."""
+    keys = set(type(options).model_fields) & set(type(device).model_fields) - options.model_fields_set
+    return options.model_copy(update={key: getattr(device, key) for key in keys})
 
 
 class TagCompiler:
@@ -118,7 +124,8 @@ class TagCompiler:
         tags: list[Tag] = []
         for each in trees:
             self._tag(each, trees, (*path, each), tags)
-        return Group(self.device, name, interval, phase, split_by_kind(self.device, name, tags))
+        tables = split_by_kind(self.device, name, tags)
+        return Group(self.device, name, interval, phase, tables, _inherited(options, device))
 
     def usable_deadband(self, options: GroupOptions, tree: Tree, path: Path) -> float | str | None:
         """Give a device's or group's deadband for its tags; report one that suits none."""

@@ -10,17 +10,21 @@ import pytest
 from opcua_server import NAMESPACE, Proxy, driver, plant
 
 from gateway.errors import NotConnected
-from gateway.model import Batch
+from gateway.model import Batch, Gap
 
 OPTIONS: dict[str, Any] = {
     "mode": "subscribe", "publishing_interval": "50 ms", "sampling_interval": "0 s", "fill_gaps": True,
 }  # fmt: skip
 
 
-async def take(opened: Any, plan: Any, batches: list[Batch], value: float) -> None:
+async def take(opened: Any, plan: Any, batches: list[Batch], value: float, gaps: list[Gap]) -> None:
     """Listen until a value has come."""
     async with asyncio.timeout(30):
         async for batch in opened.changes([plan]):
+            if isinstance(batch, Gap):
+                assert "history" in batch.reason  # B and Missing have none
+                gaps.append(batch)
+                continue
             batches.append(batch)
             if value in batch.value.tolist() and not batch.backfill:
                 return
@@ -43,12 +47,13 @@ async def test_a_long_interruption_is_filled_from_history_without_duplicates() -
         addresses: list[Any] = [f"nsu={NAMESPACE};s=A", f"nsu={NAMESPACE};s=B", f"nsu={NAMESPACE};s=Missing"]
         async with Proxy(served.port) as proxy, driver(proxy.url, addresses, device=OPTIONS) as (opened, plan):
             before: list[Batch] = []
+            gaps: list[Gap] = []
             await served.change("A", 1.0, moment=at(1))
             await served.change("B", 1.0, moment=at(1))
-            await take(opened, plan, before, 1.0)
+            await take(opened, plan, before, 1.0, gaps)
             proxy.cut()
             with pytest.raises(NotConnected):
-                await take(opened, plan, before, 99.0)
+                await take(opened, plan, before, 99.0, gaps)
             await opened.close()
             await service.delete_subscriptions([each for each in service.subscriptions if each not in its_own])
             for number in range(2, 40):
@@ -59,7 +64,8 @@ async def test_a_long_interruption_is_filled_from_history_without_duplicates() -
                         await asyncio.sleep(0.001)
             await opened.connect()
             after: list[Batch] = []
-            await take(opened, plan, after, 39.0)
+            await take(opened, plan, after, 39.0, gaps)
+    assert len(gaps) == 1
     filled = [
         (value, time)
         for batch in after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.contracts import Subscribing
 from gateway.errors import NotConnected
-from gateway.model import Batch
+from gateway.model import Batch, Gap
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 V = ua.VariantType
@@ -38,12 +39,16 @@ class Listener:
 
     def __init__(self, opened: Any, plan: Any) -> None:
         self.batches: list[Batch] = []
+        self.gaps: list[Gap] = []
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._listen(opened, plan))
         self.task.add_done_callback(lambda _task: self._news.set())
 
     async def _listen(self, opened: Any, plan: Any) -> None:
         async for batch in opened.changes([plan]):
+            if isinstance(batch, Gap):
+                self.gaps.append(batch)
+                continue
             assert len(set(batch.tag.tolist())) == len(batch)
             self.batches.append(batch)
             self._news.set()
@@ -282,18 +287,24 @@ async def test_after_a_short_cut_what_was_missed_is_fetched(served: Plant) -> No
 
 
 async def test_after_a_long_cut_the_subscription_is_made_anew(served: Plant) -> None:
+    """What happened meanwhile is a declared gap; what did not change is reported as of now, behind the Bad rows."""
     async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=OPTIONS) as (opened, plan):
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: len(listener.last()) == 5)
             proxy.cut()
             with pytest.raises(NotConnected):
                 await listener.until(lambda: False)
+            lost = time.time_ns()
         await opened.close()
         service = served.server.iserver.subscription_service
         await service.delete_subscriptions(list(service.subscriptions))
         await opened.connect()
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: len(listener.last()) == 5)
+            (gap,) = listener.gaps
+            assert (gap.device, gap.group) == ("dev", "g")
+            assert gap.start < lost <= gap.end
+            assert all(moment >= gap.end for _, _, moment in listener.last().values())  # unchanged, and so still
             await served.change("N1", 7.0)
             await listener.until(lambda: listener.last()["t1"][0] == 7.0)
         await served.change("N1", 1.0)
