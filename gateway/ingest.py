@@ -147,7 +147,7 @@ class Ingest:
         self._over.clear()
         connection = Connection(
             self._options,
-            client_id=f"plantbridge-{self._options.share}",
+            client_id=f"plantbridge-{self._options.share or 'ingest'}",
             clean=False,
             session_expiry=self._options.session_expiry,
             receive_maximum=self._options.in_flight,
@@ -179,7 +179,8 @@ class Ingest:
     async def _subscribe(self, connection: Connection) -> None:
         await self._ask_for_tables(connection)
         topic = self._options.topic
-        shared = f"$share/{self._options.share}/" if self._options.version == "5" else ""
+        share = self._options.share if self._options.version == "5" else None
+        shared = f"$share/{share}/" if share else ""
         filters = [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
         answers = await connection.subscribe(filters, timeout=self._options.connect_timeout)
         for name, answer in zip(filters, answers, strict=True):

@@ -307,6 +307,13 @@ class PublisherOptions(MqttOptions):
     """Largest payload of one message."""
     ack_timeout: Duration = 20.0
     """A message not acknowledged in this time ends the session, and is sent again in the next."""
+    unheard: Literal["keep", "deliver"] | None = None
+    """What a message is that the broker took and nobody is subscribed to (MQTT 5 says so): kept in the journal and sent
+    again until somebody is, the default of `columns`; or delivered, the default of other formats. Set deliver where a
+    rule inside the broker takes the messages."""
+    settle: Duration = 5.0
+    """What the broker acknowledged in this time before a session broke is sent again in the next: a broker that was
+    killed may not have written it down. Stores drop what comes twice."""
 
     def prefix(self, gateway: str) -> str:
         """Give the topic prefix of the native format, under which every publisher tells its status too."""
@@ -475,8 +482,10 @@ class IngestOptions(MqttOptions):
 
     topic: str = "plantbridge/+"
     """Topic prefix of the gateways to take in."""
-    share: str = "ingest"
-    """Group of the shared subscription (MQTT 5): workers with the same name share the load."""
+    share: str | None = None
+    """Group of a shared subscription (MQTT 5): workers that name the same group share the load, each with a client_id
+    of its own. mosquitto 2.0 drops what is for a shared subscription while none of its workers is connected, and over
+    its own restart: with one worker leave it out."""
     batch_interval: Duration = 0.25
     """Messages are stored together at least this often."""
     in_flight: int = Field(default=200, ge=1, le=65535)

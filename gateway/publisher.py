@@ -30,6 +30,7 @@ import structlog
 from gateway.codec import unpack
 from gateway.contracts import Delivery, Encoder, Record, Sink
 from gateway.deadletters import DeadLetters
+from gateway.definitions import stored_table
 from gateway.encoders import Numbering, Sized
 from gateway.errors import SinkUnavailable
 from gateway.health import Health
@@ -59,6 +60,7 @@ class _Chunk:
     last: int
     left: int  # messages not settled yet
     readings: int = 0  # in messages that were accepted
+    refused: bool = False  # one of the messages
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +120,8 @@ class Publisher:
         self._refused: set[str] = set()  # topics of retained messages that the peer does not want
         self._was_up: bool | None = None
         self._session: _Session | None = None
+        self._held: deque[tuple[float, _Chunk]] = deque()  # taken over by the peer, and when to believe it
+        self._doubted = 0  # up to here the peer took readings in a session that broke soon after
         self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
@@ -147,11 +151,17 @@ class Publisher:
         """
         try:
             async with asyncio.timeout(deadline):
-                while self._journal.pending(self.name) and (self._session is not None or self._was_up is not False):
+                while not self._drained() and (self._session is not None or self._was_up is not False):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
             self._log.info("Stopped before all was sent; the journal keeps the rest.")
+        self._let_go(all_of_them=True)
+
+    def _drained(self) -> bool:
+        """Say whether all that is committed was taken or refused."""
+        waiting = sum(last - first + 1 for first, last in self._journal.pending(self.name))
+        return waiting <= sum(chunk.last - chunk.first + 1 for _, chunk in self._held)
 
     # ------------------------------------------------------------------------------------------------ sessions
 
@@ -170,6 +180,9 @@ class Publisher:
             return str(error)
         finally:
             self._session = None
+            if self._held:  # `drain` has let go of them where the end was ours; else they are sent once more
+                self._doubted = max(self._doubted, *(chunk.last for _, chunk in self._held))
+                self._held.clear()
             await self._sink.close()
 
     def _begin(self) -> _Session:
@@ -339,11 +352,29 @@ class Publisher:
                 self._latency.observe(max(0, self._clock() - message.oldest) / 1e9)
         else:
             session.refused += 1
+            chunk.refused = True
             self._reject(message)
         chunk.left -= 1
         if not chunk.left:
+            self._taken(chunk)
+
+    def _taken(self, chunk: _Chunk) -> None:
+        """Acknowledge a chunk in the journal, but not before the peer has lived on for a while: see `settle`."""
+        if chunk.refused or chunk.last <= self._doubted:  # refused must not come back; taken twice is enough
             self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
-            self._news.set()
+        else:
+            loop = asyncio.get_running_loop()
+            self._held.append((loop.time() + self._options.settle, chunk))
+            loop.call_later(self._options.settle, self._let_go)
+        self._news.set()
+
+    def _let_go(self, *, all_of_them: bool = False) -> None:
+        """Acknowledge what was taken long enough ago by a session that still lives."""
+        now = asyncio.get_running_loop().time()
+        while self._held and (all_of_them or self._held[0][0] <= now + 0.001):
+            _, chunk = self._held.popleft()
+            self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
+        self._news.set()
 
     def _reject(self, message: Message) -> None:
         self._rejected.inc()
@@ -383,11 +414,7 @@ class Publisher:
         """Give the table that the journal calls by this number. Raises LookupError, ValueError."""
         table = self._tables.get(number)
         if table is None:
-            definition = self._journal.definition(number)
-            table = TagTable.from_definition(definition)
-            # what was journalled is what is published and compared, down to the byte
-            table.__dict__["definition"] = definition
-            self._tables[number] = table
+            table = self._tables[number] = stored_table(self._journal.definition(number))
             if isinstance(self._encoder, Numbering):
                 self._encoder.know(number, table)
         return table

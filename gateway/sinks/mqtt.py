@@ -22,6 +22,7 @@ from gateway.model import Message
 from gateway.mqtt import QUOTA_EXCEEDED, Answer, Connection, Will
 from gateway.options import PublisherOptions
 
+NO_MATCHING_SUBSCRIBERS: Final = 0x10
 _FAREWELL: Final = 2.0  # seconds for the last word before DISCONNECT
 
 
@@ -34,6 +35,7 @@ class MqttSink:
         self._options = options
         self._client_id = f"plantbridge-{gateway}-{name}"
         self._status = f"{options.prefix(gateway)}/status"
+        self._keep = (options.unheard or ("keep" if options.format == "columns" else "deliver")) == "keep"
         self._since = ""
         self._mute = False  # the status is forbidden
         self._connection = self._make()
@@ -74,6 +76,11 @@ class MqttSink:
             answer = Answer(0x90, f"topic {message.topic!r}: {error}")
         if answer.code == QUOTA_EXCEEDED:
             raise SinkUnavailable(f"{self._connection.endpoint} takes no more now: {answer.name}")
+        if answer.code == NO_MATCHING_SUBSCRIBERS and self._keep and not message.retain:
+            raise SinkUnavailable(
+                f"nobody is subscribed to {message.topic} on {self._connection.endpoint}: is ingest running?"
+                " The journal keeps the readings. Set unheard: deliver where that is meant"
+            )
         if answer.refused:
             self.refusal = f"{self._connection.endpoint} refused a message for {message.topic}: {answer.name}"
             return Delivery.REJECTED

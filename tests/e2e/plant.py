@@ -19,16 +19,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from gateway.journal import Survey, survey
+from gateway.stores.inquiry import read
 from tests.servers import Mosquitto, free_port
 
 PLANTBRIDGE = [sys.executable, "-m", "gateway"]
 DEADLINE = 90.0
 
 
-def wait_until(condition: Callable[[], object], what: str, within: float = DEADLINE) -> None:
-    """Wait for a condition with a deadline; fail with what was waited for."""
+def wait_until(condition: Callable[[], object], what: str, within: float = DEADLINE, *, quiet: bool = False) -> None:
+    """Wait for a condition with a deadline; fail with what was waited for, or (quiet) leave it to the proof."""
     deadline = time.monotonic() + within
     while not condition():
+        if quiet and time.monotonic() > deadline:
+            return
         assert time.monotonic() < deadline, f"waited {within:.0f} s in vain for {what}"
         time.sleep(0.05)
 
@@ -217,6 +220,7 @@ class Plant:
         self.simulator.start()
         wait_until(lambda: self.simulator.said("READY"), "the simulator")
         self.ingest.start()
+        wait_until(lambda: self.ingest.said("READY"), "ingest's subscription")
         self.edge.start()
 
     def write(self) -> None:
@@ -244,8 +248,16 @@ class Plant:
         """End in order: no more readings, all of them delivered, all of them stored."""
         assert self.edge.stop() == 0, self.edge.output.read_text()[-2000:]
         self.settle()
+        account = self.account()
+        wait_until(lambda: self.stored() >= account.appended - account.dropped, "the store to have it all", quiet=True)
         assert self.ingest.stop() == 0, self.ingest.output.read_text()[-2000:]
         self.simulator.stop()
+
+    def stored(self) -> int:
+        """Count the readings in the store, as `plantbridge query` does while ingest is writing."""
+        with read(self.database, "SELECT count(*) AS n FROM readings") as stream:
+            (count,) = [row["n"] for batch in stream for row in batch.to_pylist()] or [0]
+            return int(count)
 
     def settle(self) -> None:
         """Make sure that the journal was delivered: where a stop left some behind, let the edge run once more."""

@@ -23,6 +23,7 @@ from gateway.model import Group, Tag
 from gateway.quality import BAD
 from simulators.modbus_map import signals
 
+NEVER = 2**63
 TABLES = ("floats", "ints", "uints", "bools", "texts")
 
 
@@ -105,15 +106,15 @@ def _uncovered(group: Group, rows: Rows, holes: list[Hole]) -> list[int]:
     for instant in instants.tolist():
         while place < len(rows.time) and rows.time[place] < instant:
             place += 1
-        if place < len(rows.time) and rows.time[place] < instant + 2 * group.interval:
+        coming = int(rows.time[place]) if place < len(rows.time) else NEVER
+        if coming < instant + group.interval:  # a row in the instant's own slot
             place += 1
+        elif (place and bad[place - 1]) or any(hole.start <= instant < hole.end for hole in holes):
             continue
-        before = place - 1
-        if before >= 0 and bad[before]:
-            continue
-        if any(hole.start <= instant < hole.end for hole in holes):
-            continue
-        missing.append(instant)
+        elif coming < instant + 2 * group.interval:  # the scan ended in the next slot
+            place += 1
+        else:
+            missing.append(instant)
     return missing
 
 
