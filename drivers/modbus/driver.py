@@ -289,6 +289,7 @@ class ModbusDriver:
         """Ask again what was lost in this scan, not what was lost in the last one too, while there is time."""
         scan = course.scan
         lost = scan.lost_again(course.missing)
+        silences = scan.plan.retries
         until = course.started + self._intervals.get(scan.plan.group, LONGEST_SCAN)
         for _ in range(scan.plan.retries):
             for index in tuple(lost):
@@ -308,6 +309,10 @@ class ModbusDriver:
                 if outcome.ended is Ended.DONE:
                     scan.found(index)
                     lost.remove(index)
+                elif outcome.ended is Ended.TIMEOUT and outcome.note != DAMAGED:
+                    silences -= 1  # each costs a timeout, which is the neighbours' too
+                    if not silences:
+                        return
 
     def _rest(self, course: _Course, status: int) -> None:
         """Leave a request out for a pause that grows while it fails."""

@@ -30,7 +30,7 @@ from drivers.modbus.address import (
 from drivers.modbus.endpoint import Endpoint, parse_url
 from gateway.contracts import Driver, DriverSpec, Resolved
 from gateway.model import Kind, Link
-from gateway.options import DeviceOptions, Duration, LinkOptions, Options, TagOptions
+from gateway.options import DeviceOptions, Duration, LinkOptions, LocalPath, Options, TagOptions
 
 ByteOrder = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 
@@ -50,11 +50,11 @@ SUNSPEC: Final[dict[str, tuple[int, ...]]] = {
 class ModbusTls(Options):
     """Certificates of a tls:// link."""
 
-    ca: str | None = None
+    ca: LocalPath | None = None
     """File of the certificate authority that signed the device's certificate; the system's store where not given."""
-    certificate: str | None = None
+    certificate: LocalPath | None = None
     """File of this gateway's certificate (Modbus/TCP Security asks for one)."""
-    key: str | None = None
+    key: LocalPath | None = None
     """File of this gateway's private key."""
     server_name: str | None = None
     """Name that the device's certificate carries, where it differs from the host of the URL."""

@@ -72,6 +72,9 @@ async def _open_serial(line: Line, options: ModbusLink) -> None:
 
 def tls_context(tls: ModbusTls) -> ssl.SSLContext:
     """Give the TLS settings of a tls:// link. Raises OSError where a file cannot be read."""
+    for path in (tls.ca, tls.certificate, tls.key):
+        if path is not None:
+            os.close(os.open(path, os.O_RDONLY))  # raises with the file's name, which ssl's errors lack
     context = ssl.create_default_context(cafile=tls.ca)
     if tls.certificate is not None:
         context.load_cert_chain(tls.certificate, tls.key)
