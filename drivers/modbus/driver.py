@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from drivers.modbus.frames import DAMAGED, Request
+from drivers.modbus.frames import DAMAGED, Request, exception_text
 from drivers.modbus.line import Ended, Line, Outcome, Pace
 from drivers.modbus.plan import ModbusPlan, make_plan
 from drivers.modbus.scan import Scan
@@ -38,22 +38,12 @@ from gateway.contracts import Plan, Write, Written
 from gateway.errors import NoAnswer, NotConnected, ProtocolError
 from gateway.model import Batch, Link, TagTable
 
-EXCEPTIONS: Final = {
-    0x01: "illegal function", 0x02: "illegal address", 0x03: "illegal value", 0x04: "device failure",
-    0x05: "acknowledge", 0x06: "busy", 0x07: "negative acknowledge", 0x08: "memory parity error",
-    0x0A: "gateway path unavailable", 0x0B: "no answer from the device behind the gateway",
-}  # fmt: skip
 _FAILURES: Final = (0x04, 0x07, 0x08)
 _BUSY: Final = (0x05, 0x06)
 _SILENT: Final = (0x0B, *range(0x41, 0x4C))
 CUTS: Final = 64  # requests that are cut in one scan; a device that refuses everything must not hold up its neighbours
 BUSY: Final = 0.1  # s; least pause before a busy device is asked again
 LONGEST_SCAN: Final = 60.0  # s; what was lost is asked again within this time where there is no interval
-
-
-def exception_text(code: int) -> str:
-    """Name a Modbus exception."""
-    return f"exception {code:02X}, {EXCEPTIONS.get(code, 'no standard meaning')}"
 
 
 @dataclass(slots=True, eq=False)

@@ -25,7 +25,17 @@ _ASCII: Final = FramerAscii(_DECODER)
 DAMAGED: Final = "an answer with a wrong checksum was dropped"
 EXTRA: Final = "bytes behind an answer were dropped"
 RECENT: Final = 64  # transactions back whose late answers are reckoned with
+EXCEPTIONS: Final = {
+    0x01: "illegal function", 0x02: "illegal address", 0x03: "illegal value", 0x04: "device failure",
+    0x05: "acknowledge", 0x06: "busy", 0x07: "negative acknowledge", 0x08: "memory parity error",
+    0x0A: "gateway path unavailable", 0x0B: "no answer from the device behind the gateway",
+}  # fmt: skip
 READS: Final = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
+
+
+def exception_text(code: int) -> str:
+    """Name a Modbus exception."""
+    return f"exception {code:02X}, {EXCEPTIONS.get(code, 'no standard meaning')}"
 
 
 @dataclass(frozen=True, slots=True)

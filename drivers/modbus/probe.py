@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 from drivers.modbus.address import TYPES, Area, ModbusSource, full_order
-from drivers.modbus.driver import ModbusDriver, exception_text
-from drivers.modbus.frames import READS
+from drivers.modbus.driver import ModbusDriver
+from drivers.modbus.frames import READS, exception_text
 from drivers.modbus.line import Ended, Pace
 from drivers.modbus.plan import make_plan
 from drivers.modbus.scan import Scan

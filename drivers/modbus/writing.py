@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from drivers.modbus.address import ModbusSource
 from drivers.modbus.encode import Value, encode, whole
+from drivers.modbus.frames import exception_text
 from drivers.modbus.line import Ended, Outcome, Pace
 from drivers.modbus.scan import Scan
 from drivers.modbus.spec import ModbusDevice
@@ -82,7 +83,7 @@ async def _send(
         if outcome.ended is not Ended.EXCEPTION or outcome.code != 0x01:
             break
     if outcome.ended is Ended.EXCEPTION:
-        note = f"exception {outcome.code:02X}"
+        note = exception_text(outcome.code)
         if outcome.code == 0x01 and pdus[0][0] == 22:
             note += ": it has no mask write (FC 22); bit_writes: read-modify-write on the device allows it without"
         return Outcome(outcome.ended, 0, outcome.code, note)
@@ -92,11 +93,11 @@ async def _send(
 async def _read_modify_write(driver: ModbusDriver, pace: Pace, source: ModbusSource, mask: bytes) -> Outcome:
     outcome, answer = await driver.ask(pace, bytes((3,)) + mask[1:3] + b"\0\1")
     if outcome.ended is not Ended.DONE:
-        return Outcome(outcome.ended, 0, outcome.code, f"exception {outcome.code:02X}")
+        return Outcome(outcome.ended, 0, outcome.code, exception_text(outcome.code))
     keep, bits = int.from_bytes(mask[3:5], "big"), int.from_bytes(mask[5:7], "big")
     word = (int.from_bytes(answer[2:4], "big") & keep) | (bits & ~keep & 0xFFFF)
     outcome, _ = await driver.ask(pace, bytes((6,)) + mask[1:3] + word.to_bytes(2, "big"))
-    return Outcome(outcome.ended, 0, outcome.code, f"exception {outcome.code:02X}")
+    return Outcome(outcome.ended, 0, outcome.code, exception_text(outcome.code))
 
 
 async def _value(driver: ModbusDriver, write: Write) -> Value | None:
