@@ -69,7 +69,7 @@ async def replay(broker: Mosquitto, size: int, directory: Path) -> dict[str, flo
             await journal.flush()
     await journal.flush()
     through, metrics = journal.committed, Metrics()
-    chosen = PublisherOptions(url=broker.url)
+    chosen = PublisherOptions(url=broker.url, unheard="deliver", settle="0 s")  # no subscriber, and no waiting for one
     sink, encoder = sink_for("cloud", chosen, "bench"), encoder_for(chosen, "bench", journal.id)
     lateness: list[float] = []
     publisher = Publisher("cloud", chosen, "bench", journal, sink, encoder, metrics, Health(), directory / "dead")

@@ -41,7 +41,7 @@ from gateway.model import Batch, Message, TagTable
 from gateway.options import PublisherOptions
 from gateway.pace import Pace
 from gateway.schedule import Backoff
-from gateway.sinks import Explaining, Watched
+from gateway.sinks import Explaining, Outspoken, Watched
 
 log = structlog.get_logger()
 
@@ -207,7 +207,8 @@ class Publisher:
 
     def _learn(self, session: _Session) -> None:
         """Draw conclusions from a session's end: how large messages may be, and how many under way."""
-        barren = session.sent > 0 and not session.settled
+        lost = not (isinstance(self._sink, Outspoken) and self._sink.connected)
+        barren = lost and session.sent > 0 and not session.settled
         if barren or session.refused:
             self._careful = _CAREFUL
         self._barren = self._barren + 1 if barren else 0

@@ -18,6 +18,14 @@ class Watched(Protocol):
 
 
 @runtime_checkable
+class Outspoken(Protocol):
+    """A sink that can tell a session that was lost from one that it gives up because of what the peer answered."""
+
+    @property
+    def connected(self) -> bool: ...
+
+
+@runtime_checkable
 class Explaining(Protocol):
     """A sink that knows why the peer refused the last message that it refused."""
 

@@ -86,6 +86,11 @@ class MqttSink:
             return Delivery.REJECTED
         return Delivery.ACCEPTED
 
+    @property
+    def connected(self) -> bool:
+        """Whether the session lives; also after a SinkUnavailable that says what the broker answered."""
+        return self._connection.connected
+
     async def ended(self) -> str:
         """Return, with the reason, when the session has ended."""
         await self._connection.lost.wait()

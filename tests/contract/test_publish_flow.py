@@ -185,7 +185,7 @@ async def cloud(broker: Mosquitto, **more: Any) -> AsyncIterator[Cloud]:
 
 
 def options(broker: Mosquitto, **more: Any) -> PublisherOptions:
-    quick = {"retry_first": "20 ms", "retry_longest": "200 ms"}
+    quick = {"retry_first": "20 ms", "retry_longest": "200 ms", "settle": "0 s"}
     return PublisherOptions(url=broker.url, **{**quick, **more})
 
 
@@ -361,7 +361,7 @@ async def test_a_used_up_quota_is_waited_for_and_nothing_set_aside(tmp_path: Pat
     server = await asyncio.start_server(broker, "127.0.0.1", 0)
     async with server, edge(tmp_path) as here:
         url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        here.publish("cloud", PublisherOptions(url=url, retry_first="5 ms", retry_longest="20 ms"))
+        here.publish("cloud", PublisherOptions(url=url, retry_first="5 ms", retry_longest="20 ms", settle="0 s"))
         here.scan(3)
         await here.acknowledged()
         assert sessions >= 4

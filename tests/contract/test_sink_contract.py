@@ -49,7 +49,7 @@ async def mqtt_5(directory: Path) -> AsyncIterator[Peer]:
         async with reading(broker, got):
 
             def make(name: str = "cloud", **more: Any) -> Sink:
-                return sink_for(name, PublisherOptions(url=broker.url, **more), "demo")
+                return sink_for(name, PublisherOptions(url=broker.url, **{"unheard": "deliver", **more}), "demo")
 
             yield Peer(make, got, broker)
 
@@ -137,7 +137,7 @@ async def test_a_refused_message_is_a_result(peer: Peer) -> None:
 
 async def test_a_status_that_is_forbidden_does_not_keep_data_back(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "mosquitto", acl="topic write plant/#\n") as broker:
-        sink = sink_for("cloud", PublisherOptions(url=broker.url), "demo")
+        sink = sink_for("cloud", PublisherOptions(url=broker.url, unheard="deliver"), "demo")
         with pytest.raises(SinkUnavailable, match="goes on without"):
             await sink.connect()
         await sink.connect()

@@ -26,6 +26,7 @@ from gateway.publisher import Publisher
 from tests.native import table as table_of
 
 TABLE = table_of(size=50)
+QUICK = {"retry_first": "1 ms", "retry_longest": "5 ms", "settle": "0 s"}
 
 
 class Told:
@@ -102,7 +103,7 @@ class Bench:
         self.encoder: Any = more.pop("encoder", None) or Lines()
         self.metrics, self.health = Metrics(), Health()
         self.letters = directory / "dead"
-        options = PublisherOptions(url="mqtt://b", **{"retry_first": "1 ms", "retry_longest": "5 ms", **more})
+        options = PublisherOptions(url="mqtt://b", **{**QUICK, **more})
         self.publisher = Publisher(
             "cloud", options, "demo", journal, sink, self.encoder, self.metrics, self.health, self.letters
         )
@@ -307,13 +308,17 @@ async def test_a_defect_in_a_format_costs_one_record(tmp_path: Path) -> None:
 
 
 async def test_a_peer_that_dies_of_large_messages_gets_smaller_ones(tmp_path: Path) -> None:
+    sink = Told()
+
     def too_large(message: Message) -> Delivery:
         if len(message.payload) > 20_000:
+            sink.connected = False
             raise SinkUnavailable("the connection was lost")
         return Delivery.ACCEPTED
 
     table = TagTable("d", "g", TABLE.kind, tuple(Tag(f"t{n}", "a") for n in range(10_000)))
-    async with bench(tmp_path, Told(too_large), max_message="100 kB") as b:
+    sink.answer = too_large
+    async with bench(tmp_path, sink, max_message="100 kB") as b:
         options = PublisherOptions(url="mqtt://b", max_message="100 kB")
         encoder: Any = encoder_for(options, "demo", b.journal.id)
         b.publisher._encoder = encoder
@@ -327,6 +332,24 @@ async def test_a_peer_that_dies_of_large_messages_gets_smaller_ones(tmp_path: Pa
             b.start()
             await b.until(lambda: b.journal.totals().delivered == {"cloud": 10_000})
         assert any("smaller" in line["event"] for line in logs)
+
+
+async def test_what_the_peer_answers_is_no_reason_for_smaller_messages(tmp_path: Path) -> None:
+    """Nobody subscribed, a quota used up: the session is given up, but the messages are as good as ever."""
+    refusing = [True]
+
+    def full(_: Message) -> Delivery:
+        if refusing[0]:
+            raise SinkUnavailable("takes no more now")
+        return Delivery.ACCEPTED
+
+    async with bench(tmp_path, Told(full)) as b:
+        b.append(3)
+        b.start()
+        await b.until(lambda: b.sink.sessions > 10)
+        refusing[0] = False
+        await b.until(lambda: b.sent() == [1, 2, 3])
+        assert b.encoder.max_message == 256_000
 
 
 async def test_transitions_are_logged_once(tmp_path: Path) -> None:
@@ -372,6 +395,22 @@ async def test_a_session_that_ends_over_one_record_does_not_hold_up_the_others(t
             await b.until(lambda: not b.journal.pending("cloud"))
         assert set(b.sent()) == set(range(1, 101)) - {20, 70}
         assert {orjson.loads(payload)[0] for _, payload, _ in deadletters.read(b.letters / "cloud")} == {20, 70}
+
+
+async def test_what_was_taken_just_before_a_session_broke_is_sent_once_more(tmp_path: Path) -> None:
+    """mosquitto acknowledges before it saves: killed, it has forgotten what it had taken over."""
+    async with bench(tmp_path, settle="1 h") as b:
+        b.append(5)
+        b.start()
+        await b.until(lambda: len(b.sent()) == 5)
+        assert b.journal.pending("cloud") == [(1, 5)]
+        b.sink.dead.set()
+        await b.until(lambda: len(b.sent()) == 10 and not b.journal.pending("cloud"))
+        assert b.sent() == [*range(1, 6), *range(1, 6)]
+        b.append(1)
+        await b.journal.flush()
+        await b.publisher.drain(60)  # our own end is no reason for doubt
+        assert not b.journal.pending("cloud")
 
 
 async def test_draining_sends_what_is_there_and_waits_for_no_peer_that_is_away(tmp_path: Path) -> None:
