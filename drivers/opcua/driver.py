@@ -88,7 +88,9 @@ class OpcuaDriver:
         self._limits = names.Limits()
         self._chunk = CHUNK
         self._prepared: dict[OpcuaPlan, _Prepared] = {}
-        self._given: dict[OpcuaPlan, NDArray[np.int64]] = {}  # each node's source time in the last answer
+        self._troubled = False
+        self._given: dict[OpcuaPlan, NDArray[np.int64]] = {}  # each node's source and server time in the last answer
+        self._lost = 0  # ns of the wall clock; when the last interruption was over
 
     @staticmethod
     def _time_of(options: Any) -> str:
@@ -110,7 +112,11 @@ class OpcuaDriver:
             best = await self._choose(urls)
         except BaseException:
             await self.close()
+            self._troubled = True
             raise
+        if self._troubled:
+            self._lost = time.time_ns()
+        self._troubled = True  # any other connect is behind an interruption
         assert self._session is not None
         if len(urls) > 1:
             self._session.floor = min(best, HEALTHY)
@@ -207,10 +213,13 @@ class OpcuaDriver:
             assert isinstance(each, OpcuaPlan)
             watched.append(await self._watched(session, each))
         watcher, resumed = self._watcher, None
+        if watcher is not None:
+            watcher.lost = self._lost
         if watcher is not None and watcher.fits(watched):
             resumed = await watcher.resume(session)
         if watcher is None or resumed is None:
             before, watcher = watcher, Watcher(session, self._limits, watched)
+            watcher.lost = self._lost
             if before is not None and before.follows(watched):
                 for batch in await watcher.fill(before):
                     yield batch
@@ -288,16 +297,19 @@ class OpcuaDriver:
         return columns
 
     def _date(self, plan: OpcuaPlan, prepared: _Prepared, columns: Columns, clock: str) -> None:
-        """Let a value whose source time was given already carry that of its arrival: it is so still."""
+        """Let a value whose source time was given already be dated anew: it is so still."""
         if clock != "source":
             return
         given = self._given.get(plan)
-        source = columns.source[prepared.row]
-        self._given[plan] = source
-        if given is None:
-            return
-        still = prepared.row[(given == source) & (source != 0)]
-        columns.source[still] = columns.server[still] = 0
+        times = np.stack((columns.source, columns.server))[:, prepared.row]
+        self._given[plan] = times
+        known = np.zeros_like(columns.server)
+        still = np.zeros(len(known), dtype=bool)
+        still[prepared.row] = (times[0] != 0) & (times[0] <= self._lost)
+        if given is not None:
+            still[prepared.row] |= (given[0] == times[0]) & (times[0] != 0)
+            known[prepared.row] = given[1]
+        rows.redate(columns, still, np.maximum(known, self._lost))
 
     def _settle(self, prepared: _Prepared, columns: Columns) -> None:
         """Put the nodes in the order of what they answered, once a session, so that equal shapes stand together."""

@@ -25,6 +25,17 @@ def moments(columns: Columns, rows: NDArray[np.intp], arrival: int, clock: str) 
     return moment
 
 
+def redate(columns: Columns, still: NDArray[np.bool_], known: NDArray[np.int64]) -> None:
+    """Let these rows carry the server's time where that is newer than `known`, else that of their arrival.
+
+    The source's time says since when a value is so. Where it was given already, or an interruption lies between, the
+    row says that the value is so still: with its old time it would stand before the interruption's Bad row.
+    """
+    if still.any():
+        columns.source[still] = 0
+        columns.server[still & (columns.server <= known)] = 0
+
+
 def batch(
     part: Part,
     columns: Columns,

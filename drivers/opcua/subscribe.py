@@ -167,6 +167,7 @@ class Watcher:
         self._heard_at = 0  # ns of the wall clock; of the last answer, and of the last data
         self._told_at = 0
         self._taken_over = False  # and nothing heard since
+        self.lost = 0  # ns of the wall clock; when the last interruption was over
 
     def _map(self) -> None:
         """Note for each handle the tags it feeds: target[start[handle]:start[handle] + count[handle]] = (part, tag)."""
@@ -520,8 +521,8 @@ class Watcher:
         known = self._known
         known.heard[handles] = time.monotonic()
         known.suspect[handles] = False
-        self._note(columns, handles)
-        return self._batches(columns, handles, time.time_ns(), backfill=backfill)
+        before = self._note(columns, handles, backfill)
+        return before + self._batches(columns, handles, time.time_ns(), backfill=backfill)
 
     def _news(self, columns: Columns, handles: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
         """Leave out what was given already: the same value, status and source time, unless a first row is owed."""
@@ -538,21 +539,27 @@ class Watcher:
         fresh = np.flatnonzero(~again)
         return _rows_of(columns, fresh), handles[fresh]
 
-    def _note(self, columns: Columns, handles: NDArray[Any]) -> None:
-        """Keep what is given, and date what is owed and unchanged since it was last given by its arrival.
+    def _note(self, columns: Columns, handles: NDArray[np.intp], backfill: bool = False) -> list[Batch]:
+        """Keep what is given. What is owed and older than the interruption is dated anew (rows.redate).
 
-        The time of the source says since when the value is so; behind a Bad row it would be taken for the past.
+        Where such a value was not given before the interruption, it is given with its own time too, as backfill.
         """
         known = self._known
-        still = known.owed[handles] & (columns.source != 0) & (columns.source == known.time[handles])
-        known.owed[handles] = False
+        owed = known.owed[handles] & (columns.source != 0) & (not backfill)
+        given = columns.source == known.time[handles]
+        still = owed & (given | (columns.source <= self.lost))
+        untold = np.flatnonzero(still & ~given) if self.lost else np.flatnonzero(still & False)
+        before = self._batches(_rows_of(columns, untold), handles[untold], time.time_ns(), backfill=True)
+        server = known.server[handles]
+        if not backfill:
+            known.owed[handles] = False
         known.number[handles] = columns.number
         known.bits[handles] = columns.bits
         known.status[handles] = columns.status
         np.maximum.at(known.time, handles, columns.source)
         np.maximum.at(known.server, handles, columns.server)
-        if still.any():
-            columns.source[still] = columns.server[still] = 0
+        rows.redate(columns, still, np.maximum(server, self.lost))
+        return before
 
     def _batches(
         self, columns: Columns, handles: NDArray[np.intp], arrival: int, clock: str = "", backfill: bool = False
@@ -619,8 +626,8 @@ class Watcher:
         """Read items and give what they hold."""
         columns, _ = await self._read(handles, given=np.zeros(len(handles), dtype=bool))
         self._known.owed[handles] = True
-        self._note(columns, handles)
-        return self._batches(columns, handles, time.time_ns())
+        before = self._note(columns, handles)
+        return before + self._batches(columns, handles, time.time_ns())
 
     async def _retry(self) -> None:
         """Ask again for items that were refused."""

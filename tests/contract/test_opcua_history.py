@@ -72,5 +72,5 @@ async def test_a_long_interruption_is_filled_from_history_without_duplicates() -
         if batch.backfill
         for value, time in zip(batch.value.tolist(), batch.time.tolist(), strict=True)
     ]
-    assert [value for value, _ in filled] == [float(number) for number in range(2, 39)]
-    assert [time for _, time in filled] == [round(at(n).timestamp() * 1000) * 10**6 for n in range(2, 39)]
+    assert [value for value, _ in filled] == [float(number) for number in range(2, 40)]
+    assert [time for _, time in filled] == [round(at(n).timestamp() * 1000) * 10**6 for n in range(2, 40)]
