@@ -99,6 +99,26 @@ class Written:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """One thing that a poll group asked of its peer, and what the peer made of it."""
+
+    device: str
+    group: str
+    what: str  # "sampling interval"
+    asked: str
+    got: str
+
+
+@runtime_checkable
+class Negotiating(Protocol):
+    """A driver whose peer has a say in how its groups are reported."""
+
+    async def agree(self, plans: Sequence[Plan]) -> list[Agreed]:
+        """Ask for what the plans need, in a session, and tell what was got. Raises as `read` does."""
+        ...
+
+
 @runtime_checkable
 class Writable(Protocol):
     """A driver that can set values."""
@@ -118,6 +138,8 @@ class Found:
     unit: str = ""
     value: str = ""
     access: str = ""
+    range: tuple[float, float] | None = None  # what the device says its value lies in
+    states: tuple[tuple[int, str], ...] = ()  # names of the values of an enumeration
 
 
 @runtime_checkable

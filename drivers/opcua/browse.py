@@ -1,16 +1,17 @@
 """Looking around in an address space: variables with type, unit, value and access, breadth first, bounded.
 
 A node is visited once, whatever loops lead back to it; a folder's references are fetched in the server's own portions;
-the whole ends at a limit. Properties are looked at for EngineeringUnits only. Addresses are given with the namespace's
-URI, so that they outlive the server's numbering.
+the whole ends at a limit. Properties are looked at for units, ranges and enumerations only. Addresses are given with
+the namespace's URI, so that they outlive the server's numbering.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
@@ -29,6 +30,7 @@ _WORDS: Final[dict[int, str]] = {
     wire.DOUBLE: "float64", wire.STRING: "text", wire.DATETIME: "datetime", wire.GUID: "guid",
     wire.BYTESTRING: "bytestring", wire.LOCALIZED_TEXT: "text", wire.STATUS_CODE: "uint32",
 }  # fmt: skip
+PROPERTIES: Final = ("EngineeringUnits", "EURange", "EnumStrings", "EnumValues")
 _FORMS: Final = {
     ua.NodeIdType.TwoByte: "i", ua.NodeIdType.FourByte: "i", ua.NodeIdType.Numeric: "i", ua.NodeIdType.String: "s",
     ua.NodeIdType.Guid: "g", ua.NodeIdType.ByteString: "b",
@@ -42,7 +44,7 @@ class _Place:
     id: ua.NodeId
     path: tuple[str, ...]
     variable: bool
-    unit: ua.NodeId | None = None
+    properties: dict[str, ua.NodeId] = field(default_factory=dict)  # those of PROPERTIES, by name
 
 
 def address_of(node: ua.NodeId, namespaces: Sequence[str]) -> str:
@@ -129,8 +131,10 @@ async def _children(session: Session, places: Sequence[_Place], seen: set[bytes]
 def _take(place: _Place, reference: ua.ReferenceDescription, seen: set[bytes], fresh: list[_Place]) -> None:
     target = reference.NodeId
     if reference.ReferenceTypeId == _HAS_PROPERTY:
-        if reference.BrowseName.Name == "EngineeringUnits":
-            place.unit = ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType)
+        if reference.BrowseName.Name in PROPERTIES:
+            place.properties[reference.BrowseName.Name] = ua.NodeId(
+                target.Identifier, target.NamespaceIndex, target.NodeIdType
+            )
         return
     identified = ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType)
     key = nodeid_to_binary(identified)
@@ -151,19 +155,23 @@ async def _described(session: Session, places: Sequence[_Place], namespaces: Seq
             asked.append((place.id, ua.AttributeIds.Value))
             asked.append((place.id, ua.AttributeIds.DataType))
             asked.append((place.id, ua.AttributeIds.UserAccessLevel))
-        if place.unit is not None:
-            asked.append((place.unit, ua.AttributeIds.Value))
+        asked += [(node, ua.AttributeIds.Value) for node in place.properties.values()]
     answers = iter(await _read(session, asked))
     found = []
     for place in places:
         address = address_of(place.id, namespaces)
         if not place.variable:
+            for _ in place.properties:
+                next(answers)
             found.append(Found(place.path, address, ""))
             continue
         value, data_type, access = next(answers), next(answers), next(answers)
-        unit = next(answers) if place.unit is not None else None
+        said = {name: next(answers) for name in place.properties}
         found.append(
-            Found(place.path, address, _type(value, data_type), _unit(unit), _shown(value), _access(access))
+            Found(
+                place.path, address, _type(value, data_type), _unit(said.get("EngineeringUnits")), _shown(value),
+                _access(access), _range(said.get("EURange")), _states(said),
+            )
         )  # fmt: skip
     return found
 
@@ -198,6 +206,28 @@ def _unit(value: ua.DataValue | None) -> str:
         return ""
     name = getattr(value.Value.Value, "DisplayName", None)
     return (name.Text or "") if isinstance(name, ua.LocalizedText) else ""
+
+
+def _range(value: ua.DataValue | None) -> tuple[float, float] | None:
+    """Give EURange where it is one: many servers leave 0 to 0."""
+    found = value.Value.Value if value is not None and value.Value is not None else None
+    low, high = getattr(found, "Low", None), getattr(found, "High", None)
+    if not isinstance(low, float) or not isinstance(high, float) or not -math.inf < low < high < math.inf:
+        return None
+    return low, high
+
+
+def _states(said: dict[str, ua.DataValue]) -> tuple[tuple[int, str], ...]:
+    """Give an enumeration's names from EnumValues, else from EnumStrings."""
+
+    def entries(name: str) -> list[Any]:
+        answer = said.get(name)
+        found = answer.Value.Value if answer is not None and answer.Value is not None else None
+        return found if isinstance(found, list) else []
+
+    values_ = [(each.Value, each.DisplayName.Text) for each in entries("EnumValues") if hasattr(each, "DisplayName")]
+    strings = [(number, getattr(each, "Text", None)) for number, each in enumerate(entries("EnumStrings"))]
+    return tuple((int(number), str(text)) for number, text in values_ or strings if text)
 
 
 def _shown(value: ua.DataValue) -> str:

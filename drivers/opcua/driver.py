@@ -31,7 +31,7 @@ from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watched, Watcher, Wish
 from drivers.opcua.write import write
 from gateway import quality as q
-from gateway.contracts import Found, Plan, Write, Written
+from gateway.contracts import Agreed, Found, Plan, Write, Written
 from gateway.errors import NotConnected, ProtocolError
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
@@ -226,6 +226,14 @@ class OpcuaDriver:
         self._watcher = watcher
         async for batch in watcher.run(resumed):
             yield batch
+
+    async def agree(self, plans: Sequence[Plan]) -> list[Agreed]:
+        """Subscribe, tell what the server made of it, and end it again. Raises NotConnected, NoAnswer."""
+        session = self._session
+        if session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        watched = [await self._watched(session, each) for each in plans if isinstance(each, OpcuaPlan)]
+        return await Watcher(session, self._limits, watched).agree()
 
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
         wish = self._wishes[plan.device, plan.group]

@@ -36,6 +36,7 @@ from drivers.opcua.names import Limits
 from drivers.opcua.plan import OpcuaPlan, Part
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
+from gateway.contracts import Agreed
 from gateway.errors import NotConnected, ProtocolError
 from gateway.model import Batch, Gap
 
@@ -115,6 +116,7 @@ class _Subscription:
     keep_alive: float = KEEP_ALIVE
     expected: int = 1  # sequence number of the next notification
     heard: float = 0.0
+    lifetime: float = LIFETIME
 
 
 class _Forgotten(Exception):
@@ -162,6 +164,8 @@ class Watcher:
         self._most = 0
         size = len(self._items)
         self._known = _Known(np.zeros(size), np.full(size, np.nan), np.zeros(size, np.int64), np.zeros(size, np.uint32))
+        self.sampling = np.zeros(size)  # as the server revised it, s
+        self.queue = np.zeros(size, dtype=np.int64)
         self._retry_at = 0.0
         self._look_at = 0.0
         self._heard_at = 0  # ns of the wall clock; of the last answer, and of the last data
@@ -211,6 +215,30 @@ class Watcher:
                 await self._drop()
                 for each in await self.fill(self, str(error), self._told_at if error.lies else self._heard_at):
                     yield each
+
+    async def agree(self) -> list[Agreed]:
+        """Make the subscriptions, tell what the server made of each group's wishes, and end them."""
+        await self._begin()
+        agreed: list[Agreed] = []
+        for each in self._watched:
+            wish, name = each.wish, (each.plan.device, each.plan.group)
+            (made,) = (one for one in self._subscriptions.values() if one.wish.publishing == wish.publishing)
+            mine = [n for n, item in enumerate(self._items) if item.owner is each and not item.refused]
+            refused = sum(item.owner is each and item.refused != 0 for item in self._items)
+            plain = sum(item.owner is each and item.plain for item in self._items)
+            agreed += [
+                Agreed(*name, "publishing interval", _span([wish.publishing]), _span([made.interval])),
+                Agreed(*name, "lifetime", _span([max(LIFETIME, wish.publishing)]), _span([made.lifetime])),
+                Agreed(*name, "keep-alive", _span([max(KEEP_ALIVE, wish.publishing)]), _span([made.keep_alive])),
+                Agreed(*name, "sampling interval", _span([wish.sampling]), _span(self.sampling[mine].tolist())),
+                Agreed(*name, "queue size", str(wish.queue), _counts(self.queue[mine].tolist())),
+            ]
+            if refused:
+                agreed.append(Agreed(*name, "nodes", str(len(mine) + refused), f"{len(mine)}, {refused} refused"))
+            if plain:
+                agreed.append(Agreed(*name, "filter", "deadband, trigger", f"not taken for {plain} nodes"))
+        await self._drop()
+        return agreed
 
     def fits(self, watched: Sequence[Watched]) -> bool:
         """Say whether the same nodes are wanted, under the same node ids, as this one watches."""
@@ -375,7 +403,7 @@ class Watcher:
         interval = revised.RevisedPublishingInterval / 1000
         made = _Subscription(
             wish, revised.SubscriptionId, interval, max(revised.RevisedMaxKeepAliveCount, 1) * interval,
-            1, time.monotonic(),
+            1, time.monotonic(), revised.RevisedLifetimeCount * interval,
         )  # fmt: skip
         self._subscriptions[made.id] = made
         return made
@@ -397,7 +425,8 @@ class Watcher:
                 _item(identified, handle, item) for handle, item, identified in some
             )
             body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
-            for (handle, item, _), status in zip(some, _created(body, at, len(some)), strict=True):
+            for (handle, item, _), made in zip(some, _created(body, at, len(some)), strict=True):
+                status, self.sampling[handle], self.queue[handle] = made
                 item.refused = status if status >= q.BAD else 0
                 if status in _FILTER_REFUSED and not item.plain:
                     item.plain = True
@@ -692,6 +721,17 @@ class Watcher:
         return columns, self._batches(picked, handles[chosen], time.time_ns(), clock="server")
 
 
+def _span(seconds: Sequence[float]) -> str:
+    """Write a duration, or the least and the greatest of many, in ms."""
+    low, high = min(seconds, default=0.0) * 1000, max(seconds, default=0.0) * 1000
+    return f"{low:g} ms" if low == high else f"{low:g} to {high:g} ms"
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def _rows_of(columns: Columns, chosen: NDArray[np.intp]) -> Columns:
     spans = {new: columns.spans[old] for new, old in enumerate(chosen.tolist()) if old in columns.spans}
     return Columns(
@@ -714,14 +754,15 @@ def _item(identified: bytes, handle: int, item: _Item) -> bytes:
     )
 
 
-def _created(body: bytes, at: int, expected: int) -> Iterator[int]:
-    """Give the status of each MonitoredItemCreateResult."""
+def _created(body: bytes, at: int, expected: int) -> Iterator[tuple[int, float, int]]:
+    """Give status, revised sampling interval (s) and queue size of each MonitoredItemCreateResult."""
     try:
         if wire.int32(body, at) != expected:
             raise ProtocolError(f"{wire.int32(body, at)} monitored items in answer to {expected}")
         at += 4
         for _ in range(expected):
-            yield wire.uint32(body, at)
+            sampling, queue = struct.unpack_from("<dI", body, at + 8)
+            yield wire.uint32(body, at), sampling / 1000, queue
             at = wire.skip_scalar(body, at + 20, wire.EXTENSION_OBJECT)
-    except wire.Malformed as error:
+    except (wire.Malformed, struct.error) as error:
         raise ProtocolError(f"an answer that makes no sense: {error}") from error

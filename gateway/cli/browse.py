@@ -170,6 +170,10 @@ def fragment(url: str, found: Sequence[Found]) -> str:
                 tag["select"] = f"[0:{int(size[:-1]) - 1}]" if size != "1]" else "[0]"
             if each.unit:
                 tag["unit"] = each.unit
+            if each.range is not None and not each.states:
+                tag["min"], tag["max"] = each.range
+            if each.states:
+                tag["states"] = dict(each.states)
             tags[name] = tag
         devices[device] = {"interval": "1 s", "tags": tags}
     site = {"links": {"opcua": {"driver": "opcua", "url": url, "devices": devices}}}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gateway.config.plans import GroupPlan, LinkPlan
+    from gateway.model import Link
 
 _WIDTH: Final = 120  # where the output is no terminal
 
@@ -21,11 +22,14 @@ def plan(
     site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
     summary: Annotated[bool, typer.Option("--summary", help="Poll groups only, without their requests.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Connect, and tell what servers make of subscriptions.")
+    ] = False,
 ) -> None:
     """Show the requests of every poll group, how long a scan takes, and how busy each link will be.
 
-    Nothing is connected to; times are estimates. A link with a load above 100 % cannot keep its intervals. Exits 1
-    where one is.
+    Nothing is connected to but with --online; times are estimates. A link with a load above 100 % cannot keep its
+    intervals. Exits 1 where one is, or cannot be reached with --online.
 
     Example: plantbridge plan site.yaml --summary
     """
@@ -33,14 +37,19 @@ def plan(
     from gateway.config.plans import plan_links
     from gateway.errors import ConfigError
 
-    plans, problems = plan_links(load_site(site, secrets=False).links)
+    links = load_site(site, secrets=online).links
+    plans, problems = plan_links(links)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise ConfigError(errors)
+    answers = [_online(link) for link in links] if online else []
     if json:
         import orjson
 
-        print(orjson.dumps({"links": [_link_json(each) for each in plans]}, option=orjson.OPT_INDENT_2).decode())
+        body: dict[str, Any] = {"links": [_link_json(each) for each in plans]}
+        if online:
+            body["online"] = answers
+        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
     else:
         from rich.console import Console
 
@@ -52,8 +61,53 @@ def plan(
                     f"[bold red]The link {each.link.name} is overbooked:[/] its scans need {each.load:.0%} of the time."
                 )
             console.print()
-    if any(each.load > 1 for each in plans):
+        for answer in answers:
+            console.print(_answer(answer))
+    if any(each.load > 1 for each in plans) or any(answer["error"] for answer in answers):
         raise typer.Exit(1)
+
+
+def _online(link: Link) -> dict[str, Any]:
+    """Connect to a link's peer and ask for what its subscribed groups need."""
+    import asyncio
+    import dataclasses
+
+    from gateway.contracts import Negotiating, Subscribing
+    from gateway.errors import DeviceError
+    from gateway.names import driver_spec
+
+    async def ask() -> list[dict[str, Any]]:
+        driver = driver_spec(link.driver).open(link)
+        try:
+            await driver.connect()
+            if not isinstance(driver, Negotiating) or not isinstance(driver, Subscribing):
+                return []
+            plans = [driver.plan(group.tables) for device in link.devices for group in device.groups]
+            return [dataclasses.asdict(each) for each in await driver.agree([p for p in plans if driver.subscribes(p)])]
+        finally:
+            await driver.close()
+
+    try:
+        return {"link": link.name, "error": "", "agreed": asyncio.run(ask())}
+    except DeviceError as error:
+        return {"link": link.name, "error": str(error), "agreed": []}
+
+
+def _answer(answer: dict[str, Any]) -> Table | str:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if answer["error"]:
+        return f"[bold red]{escape(answer['link'])}:[/] {escape(answer['error'])}"
+    if not answer["agreed"]:
+        return f"{escape(answer['link'])}: connected; nothing is subscribed"
+    table = Table("device / group", "", "asked", "got", title=escape(answer["link"]), title_justify="left")
+    for each in answer["agreed"]:
+        style = None if each["asked"] == each["got"] else "yellow"
+        table.add_row(
+            escape(f"{each['device']} / {each['group']}"), each["what"], each["asked"], each["got"], style=style
+        )
+    return table
 
 
 def _table(plan: LinkPlan, *, requests: bool) -> Table:

@@ -30,6 +30,10 @@ async def served() -> AsyncIterator[Plant]:
             node = await steam.add_variable(ua.NodeId(f"{boiler}.Steam.T", index), ua.QualifiedName("T", index), 180.5)
             unit = ua.EUInformation(DisplayName=ua.LocalizedText("°C"))
             await node.add_property(index, "EngineeringUnits", unit)
+            await node.add_property(index, "EURange", ua.Range(Low=0.0, High=250.0))
+            stage_id = ua.NodeId(f"{boiler}.Stage", index)
+            stage = await folder.add_variable(stage_id, ua.QualifiedName("Stage", index), 1, ua.VariantType.UInt32)
+            await stage.add_property(index, "EnumStrings", [ua.LocalizedText("off"), ua.LocalizedText("low")])
             await folder.add_variable(ua.NodeId(f"{boiler}.On", index), ua.QualifiedName("On", index), True)
             array = ua.NodeId(f"{boiler}.Flue", index)
             await folder.add_variable(array, ua.QualifiedName("Flue", index), [1.0, 2.0, 3.0])
@@ -56,7 +60,7 @@ async def found_in(url: str, start: str = "", limit: int = 100_000) -> list[Foun
 async def test_variables_are_listed_with_type_unit_value_and_access(served: Plant) -> None:
     found = {"/".join(each.path): each for each in await found_in(served.url)}
     assert found["Boiler 1/Steam/T"] == Found(
-        ("Boiler 1", "Steam", "T"), "nsu=urn:test:plant;s=Boiler 1.Steam.T", "float64", "°C", "180.5", "r"
+        ("Boiler 1", "Steam", "T"), "nsu=urn:test:plant;s=Boiler 1.Steam.T", "float64", "°C", "180.5", "r", (0.0, 250.0)
     )
     assert found["Boiler 2/Flue"].type == "float64[3]"
     assert found["Boiler 1/Steam"].type == ""
@@ -66,7 +70,7 @@ async def test_variables_are_listed_with_type_unit_value_and_access(served: Plan
 async def test_browsing_begins_where_it_is_told_and_is_bounded(served: Plant) -> None:
     """A server with a million nodes, or one whose folders form loops, must not hold a person up for ever."""
     below = await found_in(served.url, f"/Objects/{served.index}:Boiler 1")
-    assert sorted("/".join(each.path) for each in below) == ["Flue", "On", "Steam", "Steam/T"]
+    assert sorted("/".join(each.path) for each in below) == ["Flue", "On", "Stage", "Steam", "Steam/T"]
     assert len(await found_in(served.url, "", 50)) == 50
     with pytest.raises(ValueError, match="there is no node"):
         await found_in(served.url, "ns=2;s=Nothing")
@@ -90,7 +94,10 @@ async def test_the_fragment_is_a_site_that_reads(served: Plant, tmp_path: Path) 
     assert found["boiler-1/t"] == (180.5, 0)
     assert found["boiler-2/on"] == (True, 0)
     assert found["boiler-2/flue[2]"] == (3.0, 0)
-    assert len(found) == 10
+    assert len(found) == 12
+    tags = {tag.name: tag for table in compiled.tables if table.device == "boiler-1" for tag in table.tags}
+    assert (tags["t"].unit, tags["t"].minimum, tags["t"].maximum) == ("°C", 0.0, 250.0)
+    assert tags["stage"].states == ((0, "off"), (1, "low"))
 
 
 async def test_the_command_prints_a_tree_and_a_fragment(served: Plant) -> None:

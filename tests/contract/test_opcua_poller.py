@@ -182,3 +182,28 @@ async def test_what_a_group_cannot_say_is_refused(tmp_path: Path, key: str) -> N
     with pytest.raises(ConfigError) as caught:
         load_site(tmp_path / "site.yaml")
     assert "polled" in caught.value.problems[0].path
+
+
+def test_plan_online_tells_what_the_server_made_of_each_subscription(tmp_path: Path) -> None:
+    import orjson
+    from opcua_server import Background, Plant
+    from typer.testing import CliRunner
+
+    from gateway.cli.app import make_app
+
+    async def populate(running: Plant) -> None:
+        await running.add("Sine", 1.0)
+
+    app, server = make_app(), Background(populate)
+    text = SITE.replace("opc.tcp://127.0.0.1:1", f"opc.tcp://127.0.0.1:{server.port}/plant")
+    (tmp_path / "site.yaml").write_text(text.replace("urn:house", "urn:test:plant"))
+    result = CliRunner().invoke(app, ["plan", str(tmp_path / "site.yaml"), "--online", "--json"])
+    assert result.exit_code == 0, result.output
+    (answer,) = orjson.loads(result.stdout)["online"]
+    got = {each["what"]: (each["asked"], each["got"]) for each in answer["agreed"]}
+    assert {each["group"] for each in answer["agreed"]} == {"default"}
+    assert got["publishing interval"] == ("200 ms", "200 ms")
+    assert got["sampling interval"][0] == "200 ms"
+    assert got["nodes"] == ("5", "1, 4 refused")
+    (tmp_path / "site.yaml").write_text(SITE)
+    assert CliRunner().invoke(app, ["plan", str(tmp_path / "site.yaml"), "--online"]).exit_code == 1
