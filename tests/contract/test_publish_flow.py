@@ -25,6 +25,7 @@ from gateway.mqtt import Arrived, Connection
 from gateway.options import JournalOptions, MqttOptions, PublisherOptions
 from gateway.publisher import Publisher
 from gateway.sinks import sink_for
+from simulators.faults import FaultProxy
 from tests.native import T0
 from tests.native import table as table_of
 from tests.servers import Mosquitto, certificates
@@ -382,6 +383,26 @@ async def test_a_large_backlog_comes_late_and_marked_while_new_data_is_fresh(tmp
             await until(lambda: len(there.readings) == len(here.expected))
             assert there.readings == here.expected
             assert there.late == backlog
+
+
+async def test_on_a_thin_line_new_data_overtakes_the_backlog(tmp_path: Path) -> None:
+    """Half a megabyte of outage behind a modem of 100 kB/s: what is new must not queue behind it in the kernel."""
+    table = TABLES[0]
+    rng = np.random.default_rng(1)
+    with Mosquitto(tmp_path / "m") as broker:
+        async with cloud(broker) as there, edge(tmp_path) as here, FaultProxy("127.0.0.1", broker.port) as line:
+            line.bandwidth = 100_000
+            for n in range(2000):
+                batch = Batch.full(table, rng.random(len(table)), T0 - 10**12 + n)
+                here.journal.append(codec.pack(batch, 1), len(batch), 1, 2)
+            await here.journal.flush()
+            here.publish("cloud", PublisherOptions(url=f"mqtt://127.0.0.1:{line.port}", settle="0 s"))
+            await until(lambda: there.late > 0)
+            here.scan(1)
+            await until(lambda: len(there.readings) - there.late >= len(here.expected))
+            assert there.late < 2000 * len(table)
+            await here.acknowledged()
+            await until(lambda: len(there.readings) == 2000 * len(table) + len(here.expected))
 
 
 async def test_a_broker_that_takes_small_messages_only_gets_small_ones(tmp_path: Path) -> None:
