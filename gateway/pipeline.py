@@ -64,8 +64,8 @@ class Pipeline:
         for column in self._columns.values():
             batch = Batch.bad(column.table, status, time)
             column.bad = len(column.table)
+            column.report.lost(time)
             self._append(column, batch)
-        self.forget()
 
     def gap(self, start: int, end: int, reason: str, scans: int = 0, readings: int = 0) -> None:
         """Declare that this group has no readings between `start` and `end` (ns)."""

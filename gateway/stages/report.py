@@ -3,12 +3,16 @@
 A tag without a deadband passes every reading. With one, a reading passes when it is the tag's first, when its quality
 changed, when its value differs from the last reported one by more than the deadband (0: by anything), or when the
 last report is `max_silence` old. A step also passes on the last reading that was held back, so that a value that
-stood still for an hour and jumped is drawn as a step and not as a ramp. `forget()` makes every tag's next reading its
-first again: a full fresh report after a link came back.
+stood still for an hour and jumped is drawn as a step and not as a ramp.
+
+A reading that was read before, with the same source time, value and quality, is no new reading and never passes: a
+polled OPC UA node that stands still is one point, not one a second. After `lost()` every tag's next reading is its
+first again, and it is later than the Bad row even where its source time is not. History passes untouched.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,18 +41,45 @@ class ReportByException:
         self._held_value = self._value.copy()
         self._held_quality = self._quality.copy()
         self._held_time = self._time.copy()
+        self._last: Batch | None = None  # the last full scan
+        self._lost_at = 0
+
+    def lost(self, time: int) -> None:
+        """Take note that all tags became Bad at `time` (ns); what comes next is reported in full."""
+        self.forget()
+        self._lost_at = time
 
     def forget(self) -> None:
         """Take the next reading of each tag for its first. What is held back is not news any more."""
         self._known[:] = False
         self._held[:] = False
+        self._last = None
 
     def __call__(self, batch: Batch) -> Batch:
+        if batch.backfill:
+            return batch
+        if self._lost_at:
+            batch = replace(batch, time=np.maximum(batch.time, self._lost_at + 1))
+            self._lost_at = 0
+        if batch.tag is self._table.every:
+            batch = self._fresh(batch)
         if self._passes_all:
             return batch
         if batch.tag is self._table.every or len(np.unique(batch.tag)) == len(batch):
             return self._once(batch)
         return _join([self._once(batch.take(rows)) for rows in _occurrences(batch.tag)])
+
+    def _fresh(self, batch: Batch) -> Batch:
+        """Leave out the rows of a full scan that are those of the last one."""
+        last, self._last = self._last, batch
+        if last is None:
+            return batch
+        same = batch.time == last.time
+        if not same.any():
+            return batch
+        same &= batch.quality == last.quality
+        same &= (batch.value == last.value) | q.is_bad(batch.quality)  # a Bad row has no value to compare
+        return batch.take(~same) if same.any() else batch
 
     def _once(self, batch: Batch) -> Batch:
         """Handle a batch in which no tag occurs twice."""

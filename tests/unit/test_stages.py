@@ -206,3 +206,40 @@ def test_what_is_reported_is_never_further_than_the_deadband_from_what_was_read(
         if len(told):
             held = told.value[-1]
         assert abs(held - value) <= deadband
+
+
+@pytest.mark.parametrize("deadband", [math.nan, 0.5])
+def test_the_same_reading_read_again_is_not_reported_again(deadband: float) -> None:
+    """An OPC UA node that stands still keeps its source time: one point, however often it is polled."""
+    two = table(Tag("still", "a", deadband=deadband), Tag("moving", "b", deadband=math.nan))
+    report = ReportByException(two)
+    assert len(report(scan(two, [1.0, 2.0], 5.0))) == 2
+    again = scan(two, [1.0, 3.0], 5.0)
+    again.time[1] += SECOND
+    assert rows(report(again)) == [(1, 3.0, 6.0)]
+
+
+def test_another_value_under_the_same_source_time_is_reported() -> None:
+    one = table(Tag("x", "a"))
+    report = ReportByException(one)
+    assert [len(report(scan(one, [value], 5.0))) for value in (1.0, 1.0, 2.0)] == [1, 0, 1]
+
+
+def test_what_comes_back_after_a_loss_is_later_than_the_bad_row_though_its_source_time_is_not() -> None:
+    """Else the store would drop it for the reading before the loss, and show Bad for ever."""
+    one = table(Tag("x", "a"))
+    report = ReportByException(one)
+    report(scan(one, [1.0], 5.0))
+    report.lost(T0 + 9 * SECOND)
+    back = report(scan(one, [1.0], 5.0))
+    assert back.time.tolist() == [T0 + 9 * SECOND + 1]
+    assert len(report(scan(one, [1.0], 11.0))) == 1
+
+
+def test_history_passes_untouched() -> None:
+    one = table(Tag("x", "a", deadband=10.0))
+    report = ReportByException(one)
+    report(scan(one, [1.0], 50.0))
+    past = scan(one, [1.1], 5.0)
+    past.backfill = True
+    assert report(past) is past
