@@ -21,6 +21,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -29,6 +30,7 @@ import structlog
 
 from gateway.codec import unpack
 from gateway.contracts import Delivery, Encoder, Record, Sink
+from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
 from gateway.definitions import stored_table
 from gateway.encoders import Numbering, Sized
@@ -102,6 +104,7 @@ class Publisher:
         health: Health,
         dead_letters: Path,
         clock: Callable[[], int] = time.time_ns,
+        conversation: Conversation | None = None,
     ) -> None:
         self.name = name
         self._options = options
@@ -110,6 +113,7 @@ class Publisher:
         self._encoder = encoder
         self._health = health
         self._clock = clock
+        self._conversation = conversation
         self._log = log.bind(publisher=name, gateway=gateway)
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._largest = options.max_message
@@ -224,6 +228,8 @@ class Publisher:
 
     async def _publish(self, session: _Session) -> NoReturn:
         """Run both lanes until the session ends. Raises SinkUnavailable, JournalError."""
+        if self._conversation is not None:
+            self._spawn(session, self._conversation.run(session.next - 1), "conversation")
         self._spawn(session, self._live_lane(session), "live")
         self._spawn(session, self._backlog_lane(session), "backlog")
         asyncio.get_running_loop().call_later(_WELL, self._look_after, session)
@@ -302,6 +308,14 @@ class Publisher:
     async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
         """Encode what was read, and send it as soon as the window and the pace allow."""
         records = self._records(read, backlog=backlog)
+        async with self._turn(records):
+            await self._hand_out(session, read, records, backlog=backlog)
+
+    def _turn(self, records: Sequence[Record]) -> AbstractAsyncContextManager[None]:
+        """Give the time in which records may be encoded and handed over: in a conversation one speaks at a time."""
+        return nullcontext() if self._conversation is None else self._conversation.turn(records)
+
+    async def _hand_out(self, session: _Session, read: Chunk, records: list[Record], *, backlog: bool) -> None:
         messages = [message for message in self._encode(records) if message.topic not in self._refused]
         if not messages:
             self._journal.acknowledge(self.name, read.first, read.through, 0)

@@ -62,6 +62,7 @@ class Host:
         self.dead: set[str] = set()
         self.aliases: dict[int, tuple[str, str]] = {}  # device, metric
         self.last: Any = None
+        self.log: list[tuple[str, int, Any, bool]] = []  # every value that came: metric, ms, value, historical
         self.connect(will)
 
     def connect(self, will: Will) -> None:
@@ -175,6 +176,7 @@ class Host:
         self._is((which is None) is metric.is_null, "a metric has a value or is null")
         self._is(which in (None, _FIELD.get(shown.kind)), f"{which} for type {shown.kind}")
         value = None if which is None else signed(shown.kind, getattr(metric, which))
+        self.log.append((shown.name, metric.timestamp, value, metric.is_historical))
         if metric.is_historical:
             shown.history.append((metric.timestamp, value))
             return

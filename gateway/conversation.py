@@ -1,0 +1,158 @@
+"""The publisher's side of a Dialogue: one thing is said at a time, and what is heard is followed.
+
+    publisher's lanes ──turn()──▶┐
+    arrivals ──received()────────┼─▶ one lock: a call of the dialogue and the handing over of its messages ──▶ sink
+    clock ──tick()───────────────┘
+
+- A turn begins when readings may be sent (`ready`) and the records' devices are announced (`prepare`).
+- Commands are carried out by `execute`, outside the lock, and answered within it. Without `execute` they are refused.
+- A trouble that the peer tells is logged once for each text and counted always; it never ends the session. What ends it
+  is a Heard.leave, as SinkUnavailable with that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+
+from gateway import quality as q
+from gateway.commands import Result
+from gateway.contracts import Delivery, Record
+from gateway.dialects import Command, Heard, Refused
+from gateway.dialects.dialogue import Dialogue
+from gateway.errors import SinkUnavailable
+from gateway.model import Batch, Message
+from gateway.sinks.dialogue import DialogueSink
+
+Execute = Callable[[Command], Awaitable[Sequence[Result]]]
+"""Carries out a command: one result per value, in order. Never raises."""
+
+log = structlog.get_logger()
+
+_TICK: Final = 1.0  # seconds
+_TEXTS: Final = 100  # different troubles that are logged in one session
+
+
+class Conversation:
+    """One Dialogue, over any number of sessions."""
+
+    def __init__(
+        self,
+        name: str,
+        dialogue: Dialogue,
+        sink: DialogueSink,
+        current: Callable[[], Sequence[Batch]],
+        execute: Execute | None = None,
+        refused: Callable[[Refused], None] = lambda _: None,
+    ) -> None:
+        self._dialogue = dialogue
+        self._sink = sink
+        self._current = current
+        self._execute = execute or _commands_are_off
+        self._refused = refused
+        self._lock = asyncio.Lock()
+        self._begun = asyncio.Event()
+        self._heard = asyncio.Event()  # replaced and set when `ready` may have changed
+        self._said: set[str] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._log = log.bind(publisher=name)
+
+    async def run(self, upto: int) -> None:
+        """Hold one session, whose records up to `upto` are history. Raises SinkUnavailable; never returns."""
+        self._said.clear()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                async with self._lock:
+                    await self._say(self._dialogue.begin(self._current(), upto))
+                self._tell_denied()
+                self._begun.set()
+                tasks.create_task(self._listen(), name="listen")
+                tasks.create_task(self._keep_time(), name="tick")
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        finally:
+            self._begun.clear()
+            self._tasks = None
+
+    @asynccontextmanager
+    async def turn(self, records: Sequence[Record]) -> AsyncIterator[None]:
+        """Wait until these records may be sent; within, nothing else is said. The caller encodes and sends."""
+        while True:
+            await self._begun.wait()
+            heard = self._heard
+            async with self._lock:
+                if self._dialogue.ready:
+                    announcements = self._dialogue.prepare(records)
+                    if not announcements:
+                        yield
+                        return
+                    await self._say(announcements)
+                    if self._dialogue.ready:
+                        continue
+            await heard.wait()
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._sink.arrivals.get()
+            async with self._lock:
+                await self._follow(self._dialogue.received(message.topic, message.payload))
+            self._sink.acknowledge(message)
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            async with self._lock:
+                await self._follow(self._dialogue.tick())
+
+    async def _follow(self, heard: Heard) -> None:
+        """Do what follows from something heard. Raises SinkUnavailable where that is to leave."""
+        if heard.subscribe:
+            await self._sink.subscribe(heard.subscribe)
+            self._tell_denied()
+        await self._say(heard.send)
+        for trouble in heard.troubles:
+            self._log_once("The peer has something to say.", trouble)
+        for refused in heard.refused:
+            self._log_once("An incoming message is refused.", f"{refused.topic}: {refused.reason}")
+            self._refused(refused)
+        if heard.commands and self._tasks is not None:
+            for command in heard.commands:
+                self._tasks.create_task(self._carry_out(command), name="command")
+        before, self._heard = self._heard, asyncio.Event()
+        before.set()
+        if heard.leave:
+            raise SinkUnavailable(heard.leave)
+
+    async def _carry_out(self, command: Command) -> None:
+        results = await self._execute(command)
+        async with self._lock:
+            await self._say(self._dialogue.answer(command, results))
+
+    async def _say(self, messages: Sequence[Message]) -> None:
+        """Send messages that carry no record; they are with the broker when this returns."""
+        for message, delivery in zip(messages, await asyncio.gather(*map(self._sink.send, messages)), strict=True):
+            if delivery is Delivery.REJECTED:
+                self._log_once("The broker refuses what is to be said.", f"{message.topic}: {self._sink.refusal}")
+
+    def _tell_denied(self) -> None:
+        for name in self._sink.denied:
+            self._log_once("The broker refuses a subscription: commands and answers there are not heard.", name)
+
+    def _log_once(self, what: str, text: str) -> None:
+        if text not in self._said and len(self._said) < _TEXTS:
+            self._said.add(text)
+            self._log.warning(what, reason=text)
+
+
+async def _commands_are_off(command: Command) -> list[Result]:
+    return [Result(None, None, q.BAD_NOT_WRITABLE, "commands are off") for _ in command.values]
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,146 @@
+"""An MQTT session that holds a conversation: who we are, the will and the subscriptions come from a Dialogue.
+
+Messages of a format that prescribes QoS 0 (Sparkplug) have no acknowledgement of their own. `send` then returns when
+the broker has answered something that was sent after the message: a SUBSCRIBE for a topic we are subscribed to anyway.
+A broker reads a connection in order, so that answer says that it has got all before it. One such question serves all
+messages that wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.contracts import Delivery
+from gateway.dialects import Subscription
+from gateway.dialects.dialogue import Dialogue
+from gateway.errors import SinkUnavailable
+from gateway.model import Message
+from gateway.mqtt import QUOTA_EXCEEDED, Answer, Arrived, Connection, Will
+from gateway.options import PublisherOptions
+
+_FAREWELL: Final = 2.0  # seconds for the last words before DISCONNECT
+_ARRIVALS: Final = 1000  # incoming messages that may wait; more are not acknowledged until these are dealt with
+
+
+class DialogueSink:
+    """One broker and one Dialogue. A connection lives for one session."""
+
+    def __init__(self, name: str, options: PublisherOptions, gateway: str, dialogue: Dialogue) -> None:
+        """Prepare; no I/O. Raises ValueError for a URL that is none."""
+        self.refusal = ""
+        self.denied: list[str] = []  # subscriptions that the broker refused in this session
+        self.arrivals: asyncio.Queue[Arrived] = asyncio.Queue(_ARRIVALS)
+        self._options = options
+        self._dialogue = dialogue
+        self._client_id = f"plantbridge-{gateway}-{name}"
+        self._connection = Connection(options, client_id=self._client_id)
+        self._question = ""  # a filter to ask for where an answer is needed
+        self._handed = 0  # messages of QoS 0 in this session
+        self._known = 0  # how many of them the broker has got
+        self._asking: asyncio.Future[None] | None = None
+
+    async def connect(self) -> None:
+        """Make the session and subscribe. Raises SinkUnavailable."""
+        self.arrivals = asyncio.Queue(_ARRIVALS)
+        self._handed = self._known = 0
+        self._asking = None
+        self.denied = []
+        self._connection = self._make()
+        await self._connection.open()
+        try:
+            await self.subscribe(self._dialogue.subscriptions())
+        except BaseException:
+            await self._connection.close()
+            raise
+
+    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Subscribe; what the broker refuses is in `denied`. Raises SinkUnavailable."""
+        for qos in sorted({each.qos for each in subscriptions}):
+            filters = [each.filter for each in subscriptions if each.qos == qos]
+            answers = await self._connection.subscribe(filters, timeout=self._options.ack_timeout, qos=qos)
+            self.denied += [name for name, answer in zip(filters, answers, strict=True) if answer.refused]
+            self._question = self._question or filters[0]
+
+    def acknowledge(self, message: Arrived) -> None:
+        """Take responsibility for an arrival."""
+        self._connection.acknowledge(message)
+
+    async def send(self, message: Message) -> Delivery:
+        """Publish; return when the broker has it or refuses it. Raises SinkUnavailable."""
+        limits, topic = self._dialogue.limits, message.topic
+        if limits.qos and not topic.startswith(limits.qos_0 or ("\0",)):
+            answer = await self._publish(message)
+        else:
+            answer = self._connection.hand_over(topic, message.payload, retain=message.retain)
+            if not answer.refused and message.readings:
+                await self._got_it()
+        if answer.code == QUOTA_EXCEEDED:
+            raise SinkUnavailable(f"{self._connection.endpoint} takes no more now: {answer.name}")
+        if answer.refused:
+            self.refusal = f"{self._connection.endpoint} refused a message for {topic}: {answer.name}"
+            return Delivery.REJECTED
+        return Delivery.ACCEPTED
+
+    async def _publish(self, message: Message) -> Answer:
+        try:
+            return await self._connection.publish(
+                message.topic, message.payload, timeout=self._options.ack_timeout, retain=message.retain
+            )
+        except ValueError as error:
+            return Answer(0x90, f"topic {message.topic!r}: {error}")
+
+    async def _got_it(self) -> None:
+        """Return when the broker has all that was handed over until now."""
+        self._handed += 1
+        mine = self._handed
+        while self._known < mine:
+            if self._asking is None:
+                self._asking = asyncio.ensure_future(self._ask(self._handed))
+            await asyncio.shield(self._asking)
+
+    async def _ask(self, handed: int) -> None:
+        try:
+            await self._connection.subscribe([self._question], timeout=self._options.ack_timeout)
+            self._known = handed
+        finally:
+            self._asking = None
+
+    async def ended(self) -> str:
+        """Return, with the reason, when the session has ended."""
+        await self._connection.lost.wait()
+        return self._connection.reason
+
+    async def close(self) -> None:
+        """Say the last words and disconnect. Idempotent; never raises."""
+        if self._connection.connected:
+            with contextlib.suppress(SinkUnavailable, TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    for message in self._dialogue.end():
+                        await self.send(message)
+        await self._connection.close()
+
+    def _make(self) -> Connection:
+        """Prepare a session with fresh credentials and a fresh will."""
+        credentials, will = self._dialogue.credentials(), self._dialogue.will()
+        options, client_id = self._options, self._client_id
+        limits = self._dialogue.limits
+        changes: dict[str, object] = {}
+        if credentials is not None:
+            client_id = credentials.client_id
+            changes = {"client_id": None, "username": credentials.username, "password": credentials.password}
+        if options.version not in limits.versions:
+            changes["version"] = limits.versions[0]
+        changes["keep_alive"] = min(max(options.keep_alive, limits.keep_alive[0]), limits.keep_alive[1])
+        return Connection(
+            options.model_copy(update=changes),
+            client_id=client_id,
+            will=None if will is None or not limits.will else Will(will.topic, will.payload, will.retain),
+            on_message=self._arrived,
+        )
+
+    def _arrived(self, message: Arrived) -> None:
+        with contextlib.suppress(asyncio.QueueFull):  # not acknowledged: the broker stops, or sends it again
+            self.arrivals.put_nowait(message)
