@@ -55,6 +55,7 @@ class _Peer:
     up: bool | None = None
     declared: bool = False  # its tags have their Bad row
     retry_at: int = 0
+    pause: int = 0  # ns before `retry_at`
     turns: list[_Turn] = field(default_factory=list)
 
     @property
@@ -202,20 +203,20 @@ class Poller:
             wait = turn.when() - now
             if wait > 0:
                 await asyncio.sleep(min(wait / SECOND, LONGEST_SLEEP))
-                self._mind_the_clock(turn)
+                self._mind_the_clock()
                 continue
             await self._room()
             await self._scan(turn)
 
-    def _mind_the_clock(self, turn: _Turn) -> None:
+    def _mind_the_clock(self) -> None:
         """Put turns back on the grid where the wall clock was set back and would let them wait for hours."""
         now = self._clock()
         for other in self._turns:
             if not other.subscribed and other.due - now > other.group.interval:
                 other.due = next_instant(now, other.group.interval, other.group.phase)
-        longest = int(self._link.options.retry_longest * SECOND) + SHARE * int(turn.deadline * SECOND)
-        if turn.peer.up is False and turn.peer.retry_at - now > longest:
-            turn.peer.retry_at = now
+        for peer in self._peers:
+            if peer.up is False and peer.retry_at - now > peer.pause:
+                peer.retry_at = now
 
     async def _scan(self, turn: _Turn) -> None:
         peer, group = turn.peer, turn.group
@@ -293,8 +294,8 @@ class Poller:
     def _silent(self, peer: _Peer, error: NoAnswer, cost: float) -> None:
         """Take a device out of the rotation until its next probe."""
         neighbours = len(self._peers) > 1
-        pause = max(peer.backoff.pause(), SHARE * cost if neighbours else 0.0)
-        peer.retry_at = self._clock() + int(pause * SECOND)
+        peer.pause = int(max(peer.backoff.pause(), SHARE * cost if neighbours else 0.0) * SECOND)
+        peer.retry_at = self._clock() + peer.pause
         peer.up = False
         self._declare(peer, error)
         if all(other.up is False for other in self._peers):

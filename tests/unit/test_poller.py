@@ -302,3 +302,18 @@ async def test_a_journal_that_cannot_be_written_ends_the_poller() -> None:
         assert made.task is not None
         with pytest.raises(JournalError):
             await asyncio.wait_for(made.task, 20)
+
+
+async def test_a_wall_clock_that_is_set_back_holds_up_neither_scans_nor_probes() -> None:
+    """A gateway without a battery gets its time from the net, hours off, after it has begun to scan."""
+    made = plant("press", "oven")
+    made.driver.silent.add("oven")
+    back = 0
+    made.poller._clock = lambda: time.time_ns() - back
+    async with running(made):
+        await until(lambda: made.journal.bad("oven") == 1 and made.journal.good("press") > 0)
+        back = 3600 * 1000 * MS
+        made.driver.silent.clear()
+        before = made.journal.good("press")
+        await until(lambda: made.journal.good("press") > before + 2)
+        await until(lambda: made.journal.good("oven") > 2)
