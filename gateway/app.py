@@ -9,7 +9,9 @@ driver stays there; a JournalError ends the process, and the service manager sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -22,7 +24,7 @@ from gateway.errors import ConfigError, Problem
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.journal import Journal
 from gateway.metrics import Metrics
-from gateway.model import Gap, Link
+from gateway.model import Gap, Group, Link
 from gateway.names import driver_spec
 from gateway.pipeline import Pipeline
 from gateway.poller import Poller
@@ -32,6 +34,8 @@ from gateway.sinks import sink_for
 log = structlog.get_logger()
 
 DRAIN: Final = 5.0  # s that publishers have on shutdown to send what is on disk
+FLUSH: Final = 5.0  # s that a full disk may hold up the shutdown
+LONGEST_SLOT: Final = 60 * 10**9  # ns
 
 
 async def run(site: Site, stop: asyncio.Event) -> None:
@@ -43,7 +47,7 @@ async def run(site: Site, stop: asyncio.Event) -> None:
     try:
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
-            _declare_absence(journal)
+            _declare_absence(journal, site.links)
             pollers = [_poller(link, driver, journal, metrics, health) for link, driver in drivers]
             publishers = _publishers(site, journal, metrics, health)
             await _live(pollers, publishers, journal, health, stop)
@@ -56,6 +60,10 @@ async def run(site: Site, stop: asyncio.Event) -> None:
 
 def _nothing() -> None:
     return
+
+
+def _groups(links: Sequence[Link]) -> Iterator[Group]:
+    return (group for link in links for device in link.devices for group in device.groups)
 
 
 def _drivers(site: Site) -> list[tuple[Link, Driver]]:
@@ -102,11 +110,15 @@ def _publishers(site: Site, journal: Journal, metrics: Metrics, health: Health) 
     ]
 
 
-def _declare_absence(journal: Journal) -> None:
-    """Say in the data that nothing was read between the last committed reading and now."""
+def _declare_absence(journal: Journal, links: Sequence[Link]) -> None:
+    """Say in the data that nothing was read between the last committed reading and now.
+
+    The gap begins with the slot that was under way: of two devices on a line the second may have had no turn in it.
+    """
     last, now = journal.last_time, time.time_ns()
     if last:
-        gap = Gap("", "", min(last, now), now, "the gateway was not running")
+        slot = max((min(group.interval, LONGEST_SLOT) for group in _groups(links)), default=0)
+        gap = Gap("", "", min(last, now) - slot, now, "the gateway was not running")
         journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
 
 
@@ -121,7 +133,9 @@ async def _live(
         await stop.wait()
         notify("STOPPING=1")
         await _end(south)
-        await journal.flush()
+        with contextlib.suppress(TimeoutError):  # `close` tries for some seconds more, and says what is lost
+            async with asyncio.timeout(FLUSH):
+                await journal.flush()
         await asyncio.gather(*(publisher.drain(DRAIN) for publisher in publishers))
         await _end([*north, beat])
 

@@ -1,9 +1,9 @@
 """What is well and what is not, and how others ask: /healthz and /metrics over HTTP, and systemd's notifications.
 
 Health holds the last known state of links, devices and publishers; it is written by the loop thread and read by the
-HTTP server's thread, as whole values. /healthz answers 200 while the daemon's loop turns and the journal takes
-readings, 503 otherwise; what else is wrong (a silent device, a broker away) is in its body as "problems", because a
-restart of the daemon would not mend it.
+HTTP server's thread, as whole values. /healthz answers 200 while the daemon's loop turns, 503 otherwise (a journal
+that fails ends the process); what else is wrong (a silent device, a broker away) is in its body as "problems", because
+a restart of the daemon would not mend it.
 """
 
 from __future__ import annotations
