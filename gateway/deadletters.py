@@ -4,12 +4,14 @@ Files `dead-letters.jsonl` (the newest), `dead-letters.1.jsonl`, ... in one dire
 
     {"time": "2026-11-20T08:15:00.123456+00:00", "topic": "...", "reason": "...", "payload": "<base64>"}
 
-A line is on disk when `put` returns. When the newest file is full the oldest is deleted, which is logged.
+A line is on disk when `put` returns. When the newest file is full the oldest is deleted, which is logged; so is a
+message for which the disk has no room. Neither stops the rest.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import os
 import threading
@@ -47,17 +49,36 @@ class DeadLetters:
                 "payload": base64.b64encode(payload).decode(),
             }
         )
-        with self._lock:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            newest = self._path(0)
-            if newest.exists() and newest.stat().st_size + len(line) > self._file_size:
-                self._rotate()
-            with newest.open("ab") as file:
-                file.write(line + b"\n")
+        self._metrics.dead_letters.inc()
+        about = {"topic": topic, "reason": reason, "size": len(payload), "file": str(self._path(0))}
+        failure = ""
+        try:
+            with self._lock:
+                self._write(line + b"\n")
+        except OSError as error:
+            failure = str(error)
+        if failure:
+            log.error("a message was to be set aside and is lost: the disk does not take it", failure=failure, **about)
+        else:
+            log.error("a message was set aside", **about)
+
+    def _write(self, line: bytes) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        newest = self._path(0)
+        size = newest.stat().st_size if newest.exists() else 0
+        if size and size + len(line) > self._file_size:
+            self._rotate()
+            size = 0
+        with newest.open("ab") as file:
+            try:
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-        self._metrics.dead_letters.inc()
-        log.error("a message was set aside", topic=topic, reason=reason, size=len(payload), file=str(newest))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.close()
+                os.truncate(newest, size)  # half a line would spoil the next one
+                raise
 
     def _path(self, age: int) -> Path:
         return self.directory / (f"dead-letters.{age}.jsonl" if age else "dead-letters.jsonl")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import orjson
+import pytest
+from structlog.testing import capture_logs
 
 from gateway.deadletters import DeadLetters, read
 from gateway.metrics import Metrics
@@ -50,3 +53,27 @@ def test_several_threads_may_set_aside_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(read(tmp_path)) == 80
+
+
+def test_a_disk_that_does_not_take_them_is_said_loudly_and_stops_nothing(tmp_path: Path) -> None:
+    """A publisher meets a refused message and a full disk at once: the daemon must not die of the two."""
+    (tmp_path / "dead").write_text("a file where the directory should be")
+    metrics = Metrics()
+    with capture_logs() as logs:
+        DeadLetters(tmp_path / "dead", metrics).put("t", b"x", "refused")
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert metrics.registry.get_sample_value("plantbridge_dead_letters_total") == 1
+
+
+def test_half_a_line_on_a_full_disk_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = DeadLetters(tmp_path, Metrics())
+    letters.put("t", b"one", "first")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        letters.put("t", b"two", "second")
+    letters.put("t", b"three", "third")
+    assert [payload for _, payload, _ in read(tmp_path)] == [b"one", b"three"]
