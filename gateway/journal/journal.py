@@ -156,11 +156,15 @@ class Journal:
         return number
 
     def definition(self, number: int) -> bytes:
-        """Give a definition by its id. Raises LookupError."""
+        """Give a definition by its id. Raises LookupError, JournalError."""
         found = self._definitions.get(number)
         if found is None:
-            with self._reader_lock:  # of an earlier run; once per publisher, some microseconds
-                row = self._reader.execute("SELECT definition FROM definitions WHERE id = ?", (number,)).fetchone()
+            query = "SELECT definition FROM definitions WHERE id = ?"
+            try:
+                with self._reader_lock:  # of an earlier run; once per publisher, some microseconds
+                    row = self._reader.execute(query, (number,)).fetchone()
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
             if row is None:
                 raise LookupError(f"the journal has no definition {number}")
             found = row[0]
@@ -285,7 +289,8 @@ class Journal:
 
     def pending(self, name: str) -> list[Range]:
         """Give the ranges of committed sequences that the publisher has not acknowledged, oldest first."""
-        return self._acknowledged[name][0].missing(self._state.first, self.committed)
+        with self._shared:
+            return self._acknowledged[name][0].missing(self._state.first, self.committed)
 
     def acknowledge(self, name: str, first: int, last: int, readings: int) -> None:
         """Note that the publisher's peer has taken over first..last with so many readings. On disk a little later."""
