@@ -81,7 +81,7 @@ class Cloud:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._dialect = dialect
-        self._limits = replace(dialect.limits, payload=min(dialect.limits.payload, max_message))
+        self.max_message = max_message
         self._clock = clock
         self._current = Current()
         self._plans: dict[bytes, _Plan] = {}
@@ -97,7 +97,12 @@ class Cloud:
 
     @property
     def limits(self) -> Limits:
-        return self._limits
+        return replace(self._dialect.limits, payload=self._room)
+
+    @property
+    def _room(self) -> int:
+        """The bytes that a message may have."""
+        return min(self._dialect.limits.payload, self.max_message)
 
     @property
     def ready(self) -> bool:
@@ -224,7 +229,7 @@ class Cloud:
         draft.size += room
         draft.readings += len(section)
         draft.names.setdefault(section.device, set())
-        if not self._limits.repeats:
+        if not self._dialect.limits.repeats:
             draft.names[section.device].update(section.names)
         if not draft.records or draft.records[-1] != index:
             draft.records.append(index)
@@ -233,10 +238,10 @@ class Cloud:
         self._online[section.device] = now
 
     def _takes(self, draft: _Draft, section: Section, room: int) -> bool:
-        limits = self._limits
+        limits = self._dialect.limits
         if not limits.repeats and not draft.names.get(section.device, set()).isdisjoint(section.names):
             return False
-        if draft.size + room > limits.payload - ENVELOPE:
+        if draft.size + room > self._room - ENVELOPE:
             return False
         if limits.readings and draft.readings + len(section) > limits.readings:
             return False
@@ -302,8 +307,8 @@ class Cloud:
 
     def _fit(self, section: Section) -> Iterator[Section]:
         """Halve a section until it fits into a message. One value too large for the platform goes as it is."""
-        limits, rows = self._limits, len(section)
-        fits = self._dialect.room(section) <= limits.payload - ENVELOPE
+        limits, rows = self._dialect.limits, len(section)
+        fits = self._dialect.room(section) <= self._room - ENVELOPE
         if rows < 2 or (fits and (not limits.readings or rows <= limits.readings)):
             yield section
             return

@@ -19,6 +19,7 @@ out. There are no commands in this format.
 from __future__ import annotations
 
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final
-from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -132,7 +132,7 @@ class OpcuaJson:
         self._memory = memory
         self._clock = clock
         self._identify = identify
-        self._limits = Limits(payload=max_message)
+        self.max_message = max_message
         kept = memory.load().get("writers")
         self._kept: dict[str, dict[str, Any]] = kept if isinstance(kept, dict) else {}
         self._writers: dict[tuple[str, str], Writer] = {}
@@ -146,7 +146,7 @@ class OpcuaJson:
 
     @property
     def limits(self) -> Limits:
-        return self._limits
+        return Limits(payload=self.max_message)
 
     def credentials(self) -> Credentials | None:
         return None
@@ -327,7 +327,7 @@ class OpcuaJson:
         """Put a DataSetMessage into the device's NetworkMessage; halve it where it does not fit in one."""
         fields = b"".join(parts)
         rows = len(batch)
-        if len(fields) + 2 * _ENVELOPE > self._limits.payload and rows > 1:
+        if len(fields) + 2 * _ENVELOPE > self.max_message and rows > 1:
             half = rows // 2
             for rows_, part in (
                 (np.arange(half), parts[: 3 * half]),
@@ -342,7 +342,7 @@ class OpcuaJson:
 
     def _add(self, outbox: Outbox, group: str, message: bytes, index: int, rows: int, oldest: int) -> None:
         draft = self._drafts.setdefault(group, _Draft())
-        if draft.parts and draft.size + len(message) + _ENVELOPE > self._limits.payload:
+        if draft.parts and draft.size + len(message) + _ENVELOPE > self.max_message:
             self._close(outbox, group)
             draft = self._drafts.setdefault(group, _Draft())
         draft.parts.append(message)
@@ -399,7 +399,7 @@ class OpcuaJson:
     # ------------------------------------------------------------------------------------------------ discovery
 
     def _topic(self, word: str, *names: str) -> str:
-        return "/".join((self._options.prefix, "json", word, *(quote(each, " ") for each in (self._publisher, *names))))
+        return "/".join((self._options.prefix, "json", word, *(_level(each) for each in (self._publisher, *names))))
 
     def _message(self, kind: str, **content: Any) -> bytes:
         head = {"MessageId": self._identify(), "MessageType": kind, "PublisherId": self._publisher}
@@ -440,6 +440,11 @@ class OpcuaJson:
 
     def _now(self) -> str:
         return timestamp(self._clock()).decode()
+
+
+def _level(name: str) -> str:
+    """Give a name as one level of a topic: what cannot stand there is percent-encoded."""
+    return re.sub(r"[%/+#\0]", lambda found: f"%{ord(found[0]):02X}", name)
 
 
 def timestamp(when: int) -> bytes:

@@ -123,7 +123,7 @@ class EdgeNode:
         for each in (self._group, self._node, *({table.device for table in tables})):
             if problem := id_problem(each):
                 raise ValueError(problem)
-        self._limits = Limits(payload=max_message, qos=0)
+        self.max_message = max_message
         self._memory = memory
         self._brokers = brokers
         self._commands = commands
@@ -144,7 +144,7 @@ class EdgeNode:
 
     @property
     def limits(self) -> Limits:
-        return self._limits
+        return Limits(payload=self.max_message, qos=0)
 
     @property
     def ready(self) -> bool:
@@ -307,7 +307,7 @@ class EdgeNode:
         metrics = shape.encode(batch, old)
         start, oldest = 0, _oldest(batch)
         while start < len(metrics):
-            room = self._limits.payload - OVERHEAD - draft.size
+            room = self.max_message - OVERHEAD - draft.size
             stop = min(metrics.fits(start, room), len(metrics))
             part = metrics.part(start, stop)
             if len(part) > room and draft.parts:

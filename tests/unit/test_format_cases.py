@@ -18,6 +18,7 @@ from gateway import quality as q
 from gateway.contracts import Record
 from gateway.dialects import SECOND
 from gateway.dialects.dialogue import Dialogue, Forgetful
+from gateway.encoders import Sized
 from gateway.encoders.cloud import Cloud
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
@@ -119,3 +120,33 @@ def test_what_goes_over_the_wire_is_as_it_was(name: str) -> None:
     if os.environ.get("PLANTBRIDGE_WRITE_CASES"):
         file.write_text(said)
     assert said == file.read_text()
+
+
+WIDE = TagTable("press_1", "main", Kind.FLOAT, tuple(Tag(f"tag_{n}", "x", type="float64") for n in range(300)))
+
+
+@pytest.mark.parametrize("name", [*CASES, "sparkplug", "opcua-json"])
+def test_messages_can_be_made_smaller_on_the_way(name: str) -> None:
+    """The publisher does so when a peer ends each session at the first message."""
+    made: dict[str, Callable[[], Dialogue]] = {
+        "sparkplug": lambda: EdgeNode(SparkplugOptions(), "gw01", (WIDE,), Forgetful()),
+        "opcua-json": lambda: OpcuaJson(OpcuaJsonOptions(), "gw01", (WIDE,), Forgetful()),
+        **{each: (lambda each=each: Cloud(CASES[each]().dialect)) for each in CASES},  # type: ignore[misc]
+    }
+    dialogue = made[name]()
+    assert isinstance(dialogue, Sized)
+    dialogue.will()
+    dialogue.begin()
+    records = [Record(1, Batch.full(WIDE, np.random.default_rng(1).random(300), START))]
+    dialogue.prepare(records)
+    dialogue.max_message = 2000
+    messages = dialogue.encode(records)
+    assert max(len(message.payload) for message in messages) <= 2000
+    assert sum(message.readings for message in messages) == 300
+
+
+def test_names_that_cannot_stand_in_a_topic_are_encoded_and_others_left_as_they_are() -> None:
+    table = TagTable("压机/2 #+", "快", Kind.FLOAT, (Tag("x", "x", type="float64"),))
+    publisher = OpcuaJson(OpcuaJsonOptions(), "gw01", (table,), Forgetful())
+    topics = [message.topic for message in publisher.begin()]
+    assert topics[1] == "opcua/json/metadata/gw01/压机%2F2 %23%2B/快"
