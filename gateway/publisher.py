@@ -37,7 +37,7 @@ from gateway.encoders import Numbering, Sized
 from gateway.errors import SinkUnavailable
 from gateway.health import Health
 from gateway.journal import Chunk, Journal
-from gateway.journal.ranges import Range
+from gateway.journal.ranges import Range, Ranges
 from gateway.metrics import Metrics
 from gateway.model import Batch, Message, TagTable
 from gateway.options import PublisherOptions
@@ -125,7 +125,7 @@ class Publisher:
         self._was_up: bool | None = None
         self._session: _Session | None = None
         self._held: deque[tuple[float, _Chunk]] = deque()  # taken over by the peer, and when to believe it
-        self._doubted = 0  # up to here the peer took readings in a session that broke soon after
+        self._doubted = Ranges()  # what the peer took in a session that broke soon after
         self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
@@ -185,7 +185,8 @@ class Publisher:
         finally:
             self._session = None
             if self._held:  # `drain` has let go of them where the end was ours; else they are sent once more
-                self._doubted = max(self._doubted, *(chunk.last for _, chunk in self._held))
+                for _, chunk in self._held:
+                    self._doubted.add(chunk.first, chunk.last)
                 self._held.clear()
             await self._sink.close()
 
@@ -193,6 +194,8 @@ class Publisher:
         self._encoder.reset()
         window, loop = self._options.window, asyncio.get_running_loop()
         pending = self._journal.pending(self.name)
+        oldest = pending[0][0] if pending else self._journal.committed + 1
+        self._doubted = Ranges((first, last) for first, last in self._doubted if last >= oldest)
         return _Session(
             asyncio.Semaphore(window),
             asyncio.Semaphore(max(1, window - max(1, window // 4))),
@@ -265,11 +268,11 @@ class Publisher:
         while True:
             self._leave_behind(session)
             if session.live:
-                chunk = await self._journal.read(*session.live[0], self._piece)
+                chunk = await self._read(*session.live[0], self._piece)
                 _advance(session.live, chunk.through)
             else:
                 last = await self._journal.wait_committed(session.next - 1)
-                chunk = await self._journal.read(session.next, last, self._piece)
+                chunk = await self._read(session.next, last, self._piece)
                 session.next = chunk.through + 1
             await self._dispatch(session, chunk, backlog=False)
 
@@ -279,9 +282,17 @@ class Publisher:
             while not session.backlog:
                 await session.moved.wait()
             size = min(self._piece, self._pace.message)
-            chunk = await self._journal.read(*session.backlog[0], size)
+            chunk = await self._read(*session.backlog[0], size)
             _advance(session.backlog, chunk.through)
             await self._dispatch(session, chunk, backlog=True)
+
+    async def _read(self, first: int, last: int, size: int) -> Chunk:
+        """Read from `first` on, but not across the end of what was taken before: that is acknowledged by itself."""
+        for begin, end in self._doubted:
+            if end >= first:
+                last = min(last, end if begin <= first else begin - 1)
+                break
+        return await self._journal.read(first, last, size)
 
     @property
     def _piece(self) -> int:
@@ -375,7 +386,8 @@ class Publisher:
 
     def _taken(self, chunk: _Chunk) -> None:
         """Acknowledge a chunk in the journal, but not before the peer has lived on for a while: see `settle`."""
-        if chunk.refused or chunk.last <= self._doubted:  # refused must not come back; taken twice is enough
+        again = not self._doubted.missing(chunk.first, chunk.last)
+        if chunk.refused or again:  # refused must not come back; taken twice is enough
             self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
         else:
             loop = asyncio.get_running_loop()
