@@ -1,7 +1,8 @@
 """Columns to batches: which server types a tag's kind holds exactly, and how everything else is written as text.
 
 A type that the kind cannot hold exactly is BadTypeMismatch for that tag, whatever the value at hand; nothing is ever
-rounded or cut in silence. A value under a Bad code is no value. A Good code without a value is BadNoData.
+rounded or cut in silence. Only 64-bit integers under float64, which scaled counters are, are taken as far as they are
+exact, to 2^53. A value under a Bad code is no value. A Good code without a value is BadNoData.
 
 Text: String and LocalizedText as they are, numbers as their shortest exact form, Boolean true/false, Guid, NodeId and
 QualifiedName in their usual notation, DateTime as ISO 8601 with seven decimals and Z, ByteString as base64, arrays
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from drivers.opcua import wire
 from drivers.opcua.decode import Columns
 from gateway import quality as q
-from gateway.model import Kind
+from gateway.model import EXACT, Kind
 
 BAD_INDEX_RANGE_NO_DATA: Final = 0x80370000
 BAD_DATA_TYPE_ID_UNKNOWN: Final = 0x80110000
@@ -66,6 +67,10 @@ def gather(columns: Columns, kind: Kind, rows: NDArray[Any]) -> tuple[NDArray[An
     held = _EXACT[kind][types]
     if kind is Kind.FLOAT:
         value: NDArray[Any] = columns.number[rows]
+        wide = np.flatnonzero(_WIDE[types])
+        if len(wide):
+            value[wide], exact = _scaled_counters(columns.bits[rows][wide], types[wide])
+            held[wide] = exact
     elif kind is Kind.BOOL:
         value = columns.number[rows] == 1.0
     else:
@@ -83,6 +88,14 @@ def gather(columns: Columns, kind: Kind, rows: NDArray[Any]) -> tuple[NDArray[An
     if bad.any():
         value[bad] = kind.nothing
     return value, status
+
+
+def _scaled_counters(bits: NDArray[Any], types: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Give 64-bit integers as float64, and which of them it holds exactly: a tag with a scale is a float64."""
+    value = np.where(
+        types == wire.UINT64, bits.view(np.uint64).astype(np.float64), bits.view(np.int64).astype(np.float64)
+    )
+    return value, np.abs(value) <= EXACT
 
 
 def _texts(columns: Columns, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint32]]:

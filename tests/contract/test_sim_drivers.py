@@ -80,6 +80,10 @@ def opcua_site(folder: Path) -> Site:
     tags = [f"          {type_}: ns=2;s=One.{type_} {type_}" for type_ in OPCUA_TYPES]
     tags += [f"          many-{type_}: 'ns=3;s=Many.{type_} [0:2] {type_}'" for type_ in OPCUA_TYPES]
     tags += ["          path: /Objects/2:House/3:Room 1/2:T double", "          number: i=4711 int32"]
+    tags += [
+        f"          scaled-{t}: {{address: 'ns=2;s=Scaled.{t} {t}', scale: 0.01, max: 1000000}}"
+        for t in ("int64", "uint64")
+    ]
     link = ["  house:", "    driver: opcua", "    url: opc.tcp://127.0.0.1:1", "    devices:", "      boiler:"]
     text = HEAD + "\n".join([*link, "        namespace: urn:house", "        tags:", *tags]) + "\n"
     (folder / "site.yaml").write_text(text)
