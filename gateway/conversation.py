@@ -13,10 +13,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import structlog
 
 from gateway import quality as q
@@ -26,7 +29,9 @@ from gateway.dialects import Command, Heard, Refused
 from gateway.dialects.dialogue import Dialogue
 from gateway.errors import SinkUnavailable
 from gateway.model import Batch, Message
-from gateway.sinks.dialogue import DialogueSink
+
+if TYPE_CHECKING:  # it brings the MQTT library along, which whoever makes one has loaded
+    from gateway.sinks.dialogue import DialogueSink
 
 Execute = Callable[[Command], Awaitable[Sequence[Result]]]
 """Carries out a command: one result per value, in order. Never raises."""
@@ -147,6 +152,34 @@ class Conversation:
         if text not in self._said and len(self._said) < _TEXTS:
             self._said.add(text)
             self._log.warning(what, reason=text)
+
+
+class FileMemory:
+    """A dialogue's Memory in a small file of its own, written anew as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> dict[str, Any]:
+        try:
+            found = orjson.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            log.warning(
+                "What a publisher remembered cannot be read; it begins anew.", file=str(self._path), error=str(error)
+            )
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def save(self, state: dict[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("wb") as file:
+            file.write(orjson.dumps(state))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
 
 
 async def _commands_are_off(command: Command) -> list[Result]:

@@ -19,7 +19,7 @@ from bench.sparkplug_objects import Payload
 from gateway import codec
 from gateway import quality as q
 from gateway.commands import Result
-from gateway.conversation import Conversation
+from gateway.conversation import Conversation, FileMemory
 from gateway.dialects import Command, Will
 from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders.cloud import Cloud
@@ -419,3 +419,13 @@ async def test_credentials_are_renewed_by_a_new_session_and_nothing_is_lost(brok
             stored = platform.readings[case.device("meter_1"), "energy"]
             await until(lambda: {value for _, value in stored} == set(range(next(turn))))
     assert any("the credentials of this session expire" in str(line.get("reason")) for line in logs)
+
+
+def test_what_a_publisher_remembers_outlives_the_process_and_nonsense(tmp_path: Path) -> None:
+    memory = FileMemory(tmp_path / "publishers/scada.json")
+    assert memory.load() == {}
+    memory.save({"bdSeq": 7})
+    assert FileMemory(tmp_path / "publishers/scada.json").load() == {"bdSeq": 7}
+    for nonsense in (b"{", b"[1]", b""):
+        (tmp_path / "publishers/scada.json").write_bytes(nonsense)
+        assert memory.load() == {}
