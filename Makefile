@@ -63,7 +63,7 @@ unit: $(VENV)/setup-dev.stamp
 	$(PYTEST) -n 2 --dist loadfile -m "not e2e and not soak" tests
 
 e2e: $(VENV)/setup-dev.stamp
-	$(PYTEST) -n 4 -m "e2e and not soak" tests  # they mostly wait: for outages to pass and scans to come
+	$(PYTEST) -n 4 --dist loadgroup -m "e2e and not soak" tests  # they mostly wait: for outages to pass and scans to come
 
 lint: $(VENV)/setup-dev.stamp  ## style, types, who may import whom, generated files are fresh
 	$(BIN)/ruff check .

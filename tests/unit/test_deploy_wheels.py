@@ -17,7 +17,7 @@ from tests.servers import missing
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("wheels")]
 
 
 @pytest.fixture(scope="module")
