@@ -94,8 +94,10 @@ class Rogue:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for connection in self.connections:
-            connection.transport.abort()
+        for _ in range(10):  # a client may be about to be accepted, and what is aborted is closed a turn later
+            for connection in tuple(self.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
         await self._server.wait_closed()
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drivers.opcua.address import NodeName, Source
 from gateway.contracts import PlannedRequest
-from gateway.model import TagTable
+from gateway.model import Kind, TagTable
 
 CHUNK = 1000  # nodes in one request where the server names no limit
 SECONDS_PER_REQUEST = 0.002
@@ -31,6 +31,7 @@ class Part:
     picked: NDArray[np.bool_]  # which tags take an element or a field, and so are put together one by one
     field: tuple[tuple[str, ...], ...]  # of each tag, the path of the field that it takes
     picks: bool  # whether any tag takes a part
+    counters: NDArray[np.bool_] | None  # which tags are scaled 64-bit integers, where there are any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +77,14 @@ def plan(tables: Sequence[TagTable]) -> OpcuaPlan:
                 np.array([source.element >= 0 or bool(source.field) for source in sources], dtype=bool),
                 tuple(source.field for source in sources),
                 any(source.element >= 0 or source.field for source in sources),
+                _counters(table),
             )
         )
     return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts))
+
+
+def _counters(table: TagTable) -> NDArray[np.bool_] | None:
+    if table.kind is not Kind.FLOAT:
+        return None
+    declared = np.array([tag.type in ("int64", "uint64") for tag in table.tags], dtype=bool)
+    return declared if declared.any() else None

@@ -46,7 +46,8 @@ def batch(
 ) -> Batch:
     """Put together the batch in which row rows[i] of the columns is tag tags[i] of the part's table."""
     table = part.table
-    value, status = values.gather(columns, table.kind, rows)
+    counters = None if part.counters is None else part.counters[tags]
+    value, status = values.gather(columns, table.kind, rows, counters)
     if part.picks:
         for index in np.flatnonzero(part.picked[tags]).tolist():
             tag = int(tags[index])

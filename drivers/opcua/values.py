@@ -1,8 +1,8 @@
 """Columns to batches: which server types a tag's kind holds exactly, and how everything else is written as text.
 
 A type that the kind cannot hold exactly is BadTypeMismatch for that tag, whatever the value at hand; nothing is ever
-rounded or cut in silence. Only 64-bit integers under float64, which scaled counters are, are taken as far as they are
-exact, to 2^53. A value under a Bad code is no value. A Good code without a value is BadNoData.
+rounded or cut in silence. Only a tag that was declared as a 64-bit integer and is scaled, and so is float64, is taken
+as far as it is exact, to 2^53. A value under a Bad code is no value. A Good code without a value is BadNoData.
 
 Text: String and LocalizedText as they are, numbers as their shortest exact form, Boolean true/false, Guid, NodeId and
 QualifiedName in their usual notation, DateTime as ISO 8601 with seven decimals and Z, ByteString as base64, arrays
@@ -58,8 +58,13 @@ _EXACT: Final = {kind: _lookup(types) for kind, types in _HELD.items()}
 _WIDE: Final = _lookup((wire.INT64, wire.UINT64))
 
 
-def gather(columns: Columns, kind: Kind, rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-    """Give value and quality of whole scalar values in these rows, as `kind`. Text comes from `as_text`."""
+def gather(
+    columns: Columns, kind: Kind, rows: NDArray[Any], counters: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+    """Give value and quality of whole scalar values in these rows, as `kind`. Text comes from `as_text`.
+
+    `counters` marks the rows of tags that were declared as 64-bit integers and are float64 because they are scaled.
+    """
     if kind is Kind.TEXT:
         return _texts(columns, rows)
     types = columns.type[rows]
@@ -67,7 +72,7 @@ def gather(columns: Columns, kind: Kind, rows: NDArray[Any]) -> tuple[NDArray[An
     held = _EXACT[kind][types]
     if kind is Kind.FLOAT:
         value: NDArray[Any] = columns.number[rows]
-        wide = np.flatnonzero(_WIDE[types])
+        wide = np.flatnonzero(_WIDE[types] & counters) if counters is not None else ()
         if len(wide):
             value[wide], exact = _scaled_counters(columns.bits[rows][wide], types[wide])
             held[wide] = exact
