@@ -106,7 +106,9 @@ class ModbusServer:
         """Stop listening and cut what is connected."""
         for server in self._servers:
             server.close()
-        self.drop_connections()
+        for _ in range(10):  # a client may be about to be accepted, and what is aborted is closed a turn later
+            self.drop_connections()
+            await asyncio.sleep(0)
         for transport in self._datagrams:
             transport.close()
         for ours, theirs in self._terminals:
