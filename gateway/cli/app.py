@@ -6,9 +6,10 @@ a traceback.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib import import_module
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -37,19 +38,45 @@ def make_app() -> typer.Typer:
     """Build the command line."""
     app = typer.Typer(
         name="plantbridge",
-        help="PlantBridge 厂云桥: machines to the cloud, losing nothing on the way.",
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_options)
     for name in COMMANDS:
         module: Any = import_module(f"gateway.cli.{name}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
+            commands = module.app.registered_commands
         else:
             app.command(name)(getattr(module, name))
+            commands = app.registered_commands[-1:]
+        for each in commands:
+            each.help = reflowed(each.callback.__doc__ or "")
     return app
+
+
+def reflowed(text: str) -> str:
+    """Join the lines of a docstring's paragraphs, which typer would break where the source does; not of examples."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(each if each.startswith("Example") else " ".join(each.split("\n")) for each in paragraphs)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import gateway
+
+        print(f"plantbridge {gateway.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """PlantBridge 厂云桥: machines to the cloud, losing nothing on the way."""
 
 
 def main() -> None:

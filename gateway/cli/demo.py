@@ -139,5 +139,14 @@ def _print_account(running: Demo, account: Account) -> None:
     console.print(table)
     for example in account.examples:
         console.print(f"wrong: {example}", markup=False)
-    console.print(f"Look into it: plantbridge query {running.cloud}", markup=False, highlight=False)
-    console.print(f"              plantbridge journal {running.site}", markup=False, highlight=False)
+    command = _command()
+    console.print(f"Look into it: {command} query {running.cloud}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"              {command} journal {running.site}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _command() -> str:
+    """Say how a shell finds this command: `make demo` runs it where it is not on the path."""
+    import shutil
+    import sys
+
+    return "plantbridge" if shutil.which("plantbridge") or not sys.argv[0] else sys.argv[0]

@@ -60,24 +60,28 @@ def _page(directory: Path, max_size: int, found: Survey) -> list[RenderableType]
     share = found.bytes / max_size
     rows = {
         "journal": f"{found.id} in {escape(str(directory))}, since {_time(found.created)}",
-        "kept": f"{found.records:,} records, {found.readings:,} readings, {_size(found.bytes)}"
+        "kept": f"{_count(found.records, 'record')}, {_count(found.readings, 'reading')}, {_size(found.bytes)}"
         f" ({share:.1%} of {_size(max_size)}); {_size(found.file_bytes)} on disk",
         "from, to": f"{_time(found.oldest)} … {_time(found.newest)}",
-        "appended": f"{found.appended:,} readings in {found.last:,} records",
-        "dropped": f"{found.dropped:,} readings",
+        "appended": f"{_count(found.appended, 'reading')} in {_count(found.last, 'record')}",
+        "dropped": _count(found.dropped, "reading"),
     }
     for name, text in rows.items():
         head.add_row(name, f"[bold red]{text}[/]" if name == "dropped" and found.dropped else text)
     table = Table("publisher", "delivered", "to send", "oldest", title_justify="left")
     for each in found.publishers:
-        waiting = f"{each.pending_readings:,} readings in {each.pending_records:,} records"
+        waiting = f"{_count(each.pending_readings, 'reading')} in {_count(each.pending_records, 'record')}"
         table.add_row(
             escape(each.name),
-            f"{each.delivered_readings:,} readings",
+            _count(each.delivered_readings, "reading"),
             waiting if each.pending_records else "nothing",
             _time(each.oldest),
         )
     return [head, table]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _time(ns: int | None) -> str:

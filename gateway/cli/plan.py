@@ -129,7 +129,7 @@ def _table(plan: LinkPlan, *, requests: bool) -> Table:
             else (0, 0)
         )
         busy = f"[bold red]{group.load:.1%}[/]" if group.load > 1 else f"{group.load:.1%}"
-        what = f"{group.tags} tags in {count} request{'' if count == 1 else 's'}" if requests else str(count)
+        what = f"{_count(group.tags, 'tag')} in {_count(count, 'request')}" if requests else str(count)
         interval = lasting(group.group.interval / 1e9)
         table.add_row(
             name,
@@ -146,6 +146,10 @@ def _table(plan: LinkPlan, *, requests: bool) -> Table:
         if requests:
             table.add_section()
     return table
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def lasting(seconds: float) -> str:

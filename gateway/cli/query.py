@@ -29,7 +29,7 @@ def query(
         list[str] | None, typer.Argument(help="DEVICE/TAG, also with * and ?; all tags where none is given.")
     ] = None,
     last: Annotated[
-        bool, typer.Option("--last", help="The newest value of each tag; so it is without a time.")
+        bool, typer.Option("--last", help="The newest value of each tag, as without --since, --from and --to.")
     ] = False,
     since: Annotated[str | None, typer.Option(help="How far back: 90 s, 1 h, 7 d.", metavar="DURATION")] = None,
     from_: Annotated[

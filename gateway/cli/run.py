@@ -21,14 +21,30 @@ def run(
 
     Example: plantbridge run /etc/plantbridge/site.yaml
     """
-    import orjson
-
     from gateway import app
     from gateway.config import load_site
     from gateway.log import configure
     from gateway.loop import run_until_signal
 
-    urls = orjson.loads(links.read_bytes()) if links else None
-    loaded = load_site(site, links=urls)
+    loaded = load_site(site, links=_urls(links) if links else None)
     configure(loaded.log)
     run_until_signal(lambda stop: app.run(loaded, stop))
+
+
+def _urls(path: Path) -> dict[str, str]:
+    """Read the file that `simulate --map` writes. Raises ConfigError."""
+    import orjson
+
+    from gateway.errors import ConfigError, Problem
+
+    try:
+        urls = orjson.loads(path.read_bytes())
+        if isinstance(urls, dict) and all(isinstance(url, str) for url in urls.values()):
+            return urls
+        reason = "no table of link urls"
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except orjson.JSONDecodeError as error:
+        reason = f"not JSON: {error.msg}"
+    hint = 'expected {"LINK": "URL"}, as `plantbridge simulate SITE.yaml --map FILE` writes it'
+    raise ConfigError([Problem(str(path), 0, 0, "", reason, hint)])

@@ -101,12 +101,13 @@ def table(site: Site, simulator: SiteSimulator) -> Table:
     from rich.table import Table
 
     shown = Table(title=f"simulated site {site.gateway}", title_justify="left")
-    for heading in ("link", "devices", "tags", "simulated at", ""):
+    notes = any(each.note for each in simulator.links)
+    for heading in ("link", "devices", "tags", "simulated at", *([""] if notes else [])):
         shown.add_column(heading, justify="right" if heading == "tags" else "left", overflow="fold")
     for each in simulator.links:
         names = ", ".join(device.name for device in each.link.devices)
         tags = sum(len(table) for table in each.link.tables)
-        shown.add_row(each.link.name, names, str(tags), each.url or "-", each.note)
+        shown.add_row(each.link.name, names, str(tags), each.url or "-", *([each.note] if notes else []))
     return shown
 
 
