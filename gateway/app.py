@@ -127,6 +127,7 @@ async def _live(
 ) -> None:
     async with asyncio.TaskGroup() as group:
         beat = group.create_task(heartbeat(health), name="heartbeat")
+        watch = group.create_task(_watch(journal), name="journal")
         north = [group.create_task(publisher.run(), name="publisher") for publisher in publishers]
         south = [group.create_task(poller.run(), name="poller") for poller in pollers]
         notify("READY=1")
@@ -137,7 +138,13 @@ async def _live(
             async with asyncio.timeout(FLUSH):
                 await journal.flush()
         await asyncio.gather(*(publisher.drain(DRAIN) for publisher in publishers))
-        await _end([*north, beat])
+        await _end([*north, beat, watch])
+
+
+async def _watch(journal: Journal) -> None:
+    """Notice that the journal has failed, also while devices and brokers are away and nobody asks it for anything."""
+    while True:
+        await journal.wait_committed(journal.committed)  # raises JournalError
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
