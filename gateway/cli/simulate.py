@@ -76,7 +76,8 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
         async with simulator:
             if map_file is not None:
                 write_map(map_file, simulator.urls)
-            show(table(site, simulator), path, map_file)
+            elsewhere = any(_moved(each.link.options.url, each.url) for each in simulator.links if each.url)
+            show(table(site, simulator), path, map_file, elsewhere=elsewhere)
             print("READY", flush=True)
             await stop.wait()
 
@@ -85,6 +86,14 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
     except PortTaken as error:
         print(f"plantbridge: {error} (--free-ports finds others)", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _moved(own: str, there: str) -> bool:
+    """Say whether the stand-in has another place than the link's own url names."""
+    from urllib.parse import urlsplit
+
+    wanted, got = urlsplit(own.replace("//localhost", "//127.0.0.1")), urlsplit(there)
+    return wanted.hostname != got.hostname or wanted.port not in (None, got.port)
 
 
 def write_map(path: Path, urls: dict[str, str]) -> None:
@@ -111,11 +120,19 @@ def table(site: Site, simulator: SiteSimulator) -> Table:
     return shown
 
 
-def show(shown: Table, path: Path, map_file: Path | None) -> None:
+def show(shown: Table, path: Path, map_file: Path | None, *, elsewhere: bool) -> None:
     """Print the table, and how to go on."""
     from rich.console import Console
 
     console = Console()
     console.print(shown)
+    if elsewhere and map_file is None:
+        console.print(
+            "Not at the addresses of the site file: `run` would look for the real devices. Begin again with "
+            "--map links.json to try it with these.",
+            markup=False,
+            highlight=False,
+        )
+        return
     links = f" --links {map_file}" if map_file is not None else ""
     console.print(f"Now: plantbridge run {path}{links}", markup=False, highlight=False)
