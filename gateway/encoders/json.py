@@ -197,8 +197,13 @@ class _Writer:
             yield self._keys[int(batch.tag[row])] + text
 
     def times(self, batch: Batch, newest: int) -> Iterator[bytes]:
-        for row in np.flatnonzero(batch.time != newest).tolist():
-            yield self._keys[int(batch.tag[row])] + orjson.dumps(iso(int(batch.time[row])))
+        others = np.flatnonzero(batch.time != newest)
+        distinct, which = np.unique(
+            batch.time[others], return_inverse=True
+        )  # a scan has a time per request, not per row
+        texts = [orjson.dumps(iso(time)) for time in distinct.tolist()]
+        for tag, text in zip(batch.tag[others].tolist(), which.tolist(), strict=True):
+            yield self._keys[tag] + texts[text]
 
     def _keys_of(self, batch: Batch) -> Iterable[bytes]:
         if len(batch) == len(self._keys) and batch.tag is self._table.every:
