@@ -17,6 +17,8 @@ import pytest
 
 from tests.e2e.conftest import prove
 from tests.e2e.plant import Plant, plant, wait_until
+from tests.influx_proxy import InfluxProxy
+from tests.stores_servers import InfluxDB
 
 SEED = 20261122
 
@@ -189,3 +191,28 @@ def test_a_full_disk_is_declared_as_a_loss_and_the_daemon_goes_on(tmp_path: Path
         rows_flow(made, 6.0)
         evidence = prove(made)
     print([hole.reason for hole in evidence.holes])
+
+
+def test_a_store_that_refuses_writes_for_30_seconds_costs_nothing(tmp_path: Path) -> None:
+    """InfluxDB's own engine behind a proxy that answers 503; the broker keeps what ingest does not acknowledge."""
+    (tmp_path / "plant").mkdir()
+    with InfluxDB(tmp_path / "influxdb") as engine, InfluxProxy(engine.url) as proxy:
+        engine.create("plant")
+        store = f"store: {{type: influxdb, url: '{proxy.url}', bucket: plant, token: {proxy.token}}}"
+
+        def stored() -> int:
+            counts = engine.query("plant", "SELECT count(quality) FROM readings")
+            return int(counts[0]["count"]) if counts else 0
+
+        with plant(tmp_path / "plant", store=store) as made:
+            rows_flow(made)
+            proxy.refuse.set()
+            rows_flow(made, 30.0)
+            held = stored()
+            proxy.refuse.clear()
+            rows_flow(made)
+            assert made.edge.stop() == 0
+            made.settle()
+            appended = made.account().appended
+            wait_until(lambda: stored() >= appended, "the store to have it all")
+            assert stored() == appended > held
