@@ -41,7 +41,8 @@ def demo(
     if json and not seconds:
         raise typer.BadParameter("with --json the demonstration needs an end", param_hint="--seconds")
     running = Demo((data or Path(tempfile.mkdtemp(prefix="plantbridge-demo-"))).absolute())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside: in order, too
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(ending, signal.default_int_handler)
     try:
         _say(json, f"Starting broker, simulators, ingest and the edge daemon; files are in {running.data}")
         running.start()
