@@ -45,9 +45,15 @@ def demo(
         signal.signal(ending, signal.default_int_handler)
     try:
         _say(json, f"Starting broker, simulators, ingest and the edge daemon; files are in {running.data}")
-        running.start()
-        site = running.load()
-        ran = _watch(running, site, seconds, live=not json)
+        started = time.monotonic()
+        try:
+            running.start()
+            site = running.load()
+            ran = _watch(running, site, seconds, live=not json)
+        except KeyboardInterrupt:
+            if "run" not in running.processes:  # nothing was read yet, so there is nothing to account for
+                raise
+            site, ran = running.load(), time.monotonic() - started
         _say(json, "Ending in order: edge daemon, ingest, broker, simulators")
         running.stop()
         account = take(site, running.database)
