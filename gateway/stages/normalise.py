@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gateway import quality as q
 from gateway.contracts import Stage
-from gateway.model import EXACT, Batch, Kind, Tag, TagTable
+from gateway.model import EXACT, Batch, Kind, TagTable
 
 _NUMERIC: Final = (Kind.FLOAT, Kind.INT, Kind.UINT)
 _MODES: Final = {"uncertain": 0, "bad": 1, "clamp": 2}
@@ -154,10 +154,3 @@ def _name_states(
         quality = quality.copy()
         quality[unnamed] = q.UNCERTAIN_ENGINEERING_UNITS_EXCEEDED
     return quality
-
-
-def normalise_one(tag: Tag, raw: float) -> tuple[float, int]:
-    """Normalise a single raw value of a FLOAT tag: for the command line, not for the path."""
-    table = TagTable("", "", Kind.FLOAT, (tag,))
-    batch = normalise(table)(Batch.full(table, np.array([raw], dtype=np.float64), 0))
-    return float(batch.value[0]), int(batch.quality[0])
