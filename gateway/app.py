@@ -11,25 +11,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from gateway import codec
 from gateway.config import Site
-from gateway.contracts import Driver
-from gateway.encoders import encoder_for
+from gateway.contracts import Driver, Sink
+from gateway.conversation import Conversation, FileMemory
+from gateway.dialects.dialogue import Dialogue
+from gateway.encoders import dialogue_for, encoder_for
+from gateway.encoders.current import Current
 from gateway.errors import ConfigError, Problem
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.journal import Journal
 from gateway.metrics import Metrics
-from gateway.model import Gap, Group, Link
+from gateway.model import Batch, Gap, Group, Link
 from gateway.names import driver_spec
 from gateway.pipeline import Pipeline
 from gateway.poller import Poller
 from gateway.publisher import Publisher
-from gateway.sinks import sink_for
+from gateway.sinks import dialogue_sink, sink_for
 
 log = structlog.get_logger()
 
@@ -41,15 +44,17 @@ LONGEST_SLOT: Final = 60 * 10**9  # ns
 async def run(site: Site, stop: asyncio.Event) -> None:
     """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError."""
     metrics, health = Metrics(), Health()
-    drivers = _drivers(site)
+    drivers, dialogues = _drivers(site), _dialogues(site)
     directory = site.data / site.journal.directory
     journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
     try:
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
             _declare_absence(journal, site.links)
-            pollers = [_poller(link, driver, journal, metrics, health) for link, driver in drivers]
-            publishers = _publishers(site, journal, metrics, health)
+            current = Current()
+            publishers = _publishers(site, journal, metrics, health, dialogues, current)
+            seen = current.take if dialogues else None
+            pollers = [_poller(link, driver, journal, metrics, health, seen) for link, driver in drivers]
             await _live(pollers, publishers, journal, health, stop)
         finally:
             end_http()
@@ -84,30 +89,65 @@ def _drivers(site: Site) -> list[tuple[Link, Driver]]:
     return drivers
 
 
-def _poller(link: Link, driver: Driver, journal: Journal, metrics: Metrics, health: Health) -> Poller:
+def _poller(
+    link: Link,
+    driver: Driver,
+    journal: Journal,
+    metrics: Metrics,
+    health: Health,
+    seen: Callable[[Batch], None] | None,
+) -> Poller:
     pipelines = {
-        (group.device, group.name): Pipeline(group, journal, metrics)
+        (group.device, group.name): Pipeline(group, journal, metrics, seen)
         for device in link.devices
         for group in device.groups
     }
     return Poller(link, driver, pipelines, metrics, health, journal.wait_room)
 
 
-def _publishers(site: Site, journal: Journal, metrics: Metrics, health: Health) -> list[Publisher]:
-    return [
-        Publisher(
-            name,
-            options,
-            site.gateway,
-            journal,
-            sink_for(name, options, site.gateway),
-            encoder_for(options, site.gateway, journal.id),
-            metrics,
-            health,
-            site.data / "dead-letters",
-        )
-        for name, options in site.publishers.items()
-    ]
+def _dialogues(site: Site) -> dict[str, Dialogue]:
+    """Make the dialogues of the publishers whose formats are conversations. Raises ConfigError."""
+    tables = [table for group in _groups(site.links) for table in group.tables]
+    dialogues: dict[str, Dialogue] = {}
+    problems: list[Problem] = []
+    for name, options in site.publishers.items():
+        memory = FileMemory(site.data / "publishers" / f"{name}.json")
+        try:
+            dialogue = dialogue_for(name, options, site.gateway, tables, memory)
+        except ValueError as error:
+            problems.append(Problem("", 0, 0, f"publish.{name}", str(error)))
+            continue
+        if dialogue is not None:
+            dialogues[name] = dialogue
+    if problems:
+        raise ConfigError(problems)
+    return dialogues
+
+
+def _publishers(
+    site: Site,
+    journal: Journal,
+    metrics: Metrics,
+    health: Health,
+    dialogues: Mapping[str, Dialogue],
+    current: Current,
+) -> list[Publisher]:
+    letters = site.data / "dead-letters"
+    publishers = []
+    for name, options in site.publishers.items():
+        sink: Sink
+        if (encoder := dialogues.get(name)) is not None:
+            sink = speaking = dialogue_sink(name, options, site.gateway, encoder)
+            talk = Conversation(name, encoder, speaking, current.batches)
+            publishers.append(
+                Publisher(
+                    name, options, site.gateway, journal, sink, encoder, metrics, health, letters, conversation=talk
+                )
+            )
+            continue
+        sink, plain = sink_for(name, options, site.gateway), encoder_for(options, site.gateway, journal.id)
+        publishers.append(Publisher(name, options, site.gateway, journal, sink, plain, metrics, health, letters))
+    return publishers
 
 
 def _declare_absence(journal: Journal, links: Sequence[Link]) -> None:

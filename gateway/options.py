@@ -11,7 +11,7 @@ import os.path
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -293,32 +293,10 @@ class MqttOptions(Options):
     retry_longest: Duration = 30.0
 
 
-class PublisherOptions(MqttOptions):
-    """One northbound connection with its own cursor in the journal."""
-
-    format: Literal["columns", "json"] = "columns"
-    """columns: Arrow with zstd, the native form. json: one message per device and scan."""
-    topic: str | None = None
-    """Topic template. columns: the prefix, default `plantbridge/{gateway}`. json: default
-    `plantbridge/{gateway}/json/{device}/{group}`."""
-    window: int = Field(default=32, ge=1, le=1000)
-    """Messages that may wait for their acknowledgement at once."""
-    max_message: Size = 256_000
-    """Largest payload of one message."""
-    ack_timeout: Duration = 20.0
-    """A message not acknowledged in this time ends the session, and is sent again in the next."""
-    unheard: Literal["keep", "deliver"] | None = None
-    """What a message is that the broker took and nobody is subscribed to (MQTT 5 says so): kept in the journal and sent
-    again until somebody is, the default of `columns`; or delivered, the default of other formats. Set deliver where a
-    rule inside the broker takes the messages."""
-    settle: Duration = 5.0
-    """What the broker acknowledged in this time before a session broke is sent again in the next: a broker that was
-    killed may not have written it down. Stores drop what comes twice."""
-
-    def prefix(self, gateway: str) -> str:
-        """Give the topic prefix of the native format, under which every publisher tells its status too."""
-        template = self.topic if self.format == "columns" and self.topic else "plantbridge/{gateway}"
-        return template.replace("{gateway}", gateway).rstrip("/")
+Format = Literal[
+    "columns", "json", "sparkplug", "opcua-json", "thingsboard", "huawei", "aliyun", "tencent", "aws", "azure"
+]
+_WITH_SETTINGS: Final = ("huawei", "aliyun", "tencent", "aws", "azure")  # what they need cannot be guessed
 
 
 class SparkplugOptions(Options):
@@ -441,6 +419,61 @@ class AzureOptions(Options):
     """How long a SAS token is valid; a new session is made before that."""
     method: str = "set"
     """Name of the direct method that sets values: {"device": "press-1", "values": {"setpoint": 5}}."""
+
+
+class PublisherOptions(MqttOptions):
+    """One northbound connection with its own cursor in the journal."""
+
+    format: Format = "columns"
+    """columns: Arrow with zstd, the native form. json: one message per device and scan. sparkplug: an edge node of
+    Sparkplug B 3.0. opcua-json: OPC UA PubSub. The others are cloud platforms."""
+    sparkplug: SparkplugOptions | None = None
+    """Settings of `format: sparkplug`."""
+    opcua_json: OpcuaJsonOptions | None = None
+    """Settings of `format: opcua-json`."""
+    thingsboard: ThingsboardOptions | None = None
+    """Settings of `format: thingsboard`."""
+    huawei: HuaweiOptions | None = None
+    """Settings of `format: huawei`; needed for it."""
+    aliyun: AliyunOptions | None = None
+    """Settings of `format: aliyun`; needed for it."""
+    tencent: TencentOptions | None = None
+    """Settings of `format: tencent`; needed for it."""
+    aws: AwsOptions | None = None
+    """Settings of `format: aws`; needed for it."""
+    azure: AzureOptions | None = None
+    """Settings of `format: azure`; needed for it."""
+    topic: str | None = None
+    """Topic template. columns: the prefix, default `plantbridge/{gateway}`. json: default
+    `plantbridge/{gateway}/json/{device}/{group}`."""
+    window: int = Field(default=32, ge=1, le=1000)
+    """Messages that may wait for their acknowledgement at once."""
+    max_message: Size = 256_000
+    """Largest payload of one message."""
+    ack_timeout: Duration = 20.0
+    """A message not acknowledged in this time ends the session, and is sent again in the next."""
+    unheard: Literal["keep", "deliver"] | None = None
+    """What a message is that the broker took and nobody is subscribed to (MQTT 5 says so): kept in the journal and sent
+    again until somebody is, the default of `columns`; or delivered, the default of other formats. Set deliver where a
+    rule inside the broker takes the messages."""
+    settle: Duration = 5.0
+    """What the broker acknowledged in this time before a session broke is sent again in the next: a broker that was
+    killed may not have written it down. Stores drop what comes twice."""
+
+    @model_validator(mode="after")
+    def _settings_of_the_format(self) -> Self:
+        for name in ("sparkplug", "opcua_json", "thingsboard", "huawei", "aliyun", "tencent", "aws", "azure"):
+            given, wanted = getattr(self, name) is not None, self.format == name.replace("_", "-")
+            if given and not wanted:
+                raise ValueError(f"{name} has the settings of another format than {self.format}")
+            if wanted and not given and name in _WITH_SETTINGS:
+                raise ValueError(f"format {self.format} needs the key {name} with its settings")
+        return self
+
+    def prefix(self, gateway: str) -> str:
+        """Give the topic prefix of the native format, under which every publisher tells its status too."""
+        template = self.topic if self.format == "columns" and self.topic else "plantbridge/{gateway}"
+        return template.replace("{gateway}", gateway).rstrip("/")
 
 
 class MetricsOptions(Options):

@@ -6,7 +6,7 @@ missing: one Bad row per tag when a device or link goes away, a gap record when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -43,9 +43,13 @@ class _Column:
 class Pipeline:
     """The way of one poll group's readings."""
 
-    def __init__(self, group: Group, journal: Appendable, metrics: Metrics) -> None:
+    def __init__(
+        self, group: Group, journal: Appendable, metrics: Metrics, seen: Callable[[Batch], None] | None = None
+    ) -> None:
+        """Prepare. `seen` is called with each batch that goes into the journal, for births that show what is so now."""
         self.group = group
         self._journal = journal
+        self._seen = seen
         self._columns = {id(table): _Column(table, journal) for table in group.tables}
         self._counters = [metrics.readings.labels(group.device, word) for word in ("good", "uncertain", "bad", "bad")]
         self._appended = metrics.appended
@@ -84,6 +88,8 @@ class Pipeline:
         record = codec.pack(batch, column.id)
         self._journal.append(record, size, int(batch.time.min()), int(batch.time.max()))
         self._appended.inc(size)
+        if self._seen is not None:
+            self._seen(batch)
         if not batch.quality.any():
             self._counters[0].inc(size)
             return

@@ -5,11 +5,14 @@ An encoder does no I/O and keeps no time. What is common to several: `texts` (nu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from gateway.contracts import Encoder
+from gateway.dialects import Dialect
+from gateway.dialects.dialogue import Dialogue, Memory
 from gateway.model import TagTable
-from gateway.options import PublisherOptions
+from gateway.options import OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
 
 
 @runtime_checkable
@@ -33,6 +36,66 @@ def encoder_for(options: PublisherOptions, gateway: str, journal: str) -> Encode
         from gateway.encoders.json import DEFAULT_TOPIC, Json
 
         return Json(gateway, options.topic or DEFAULT_TOPIC, options.max_message)
+    if options.format != "columns":
+        raise ValueError(f"{options.format} is a conversation: see dialogue_for")
     from gateway.encoders.columns import Columns
 
     return Columns(gateway, journal, options.prefix(gateway), options.max_message)
+
+
+def dialogue_for(
+    name: str,
+    options: PublisherOptions,
+    gateway: str,
+    tables: Sequence[TagTable],
+    memory: Memory,
+    commands: bool = False,
+) -> Dialogue | None:
+    """Make the dialogue of a publisher; None where its format is none. Raises ValueError for what its peer cannot take.
+
+    `tables` are those of the configuration, `commands` whether values may be set from outside.
+    """
+    if options.format == "sparkplug":
+        from gateway.encoders.sparkplug import EdgeNode
+
+        settings = options.sparkplug or SparkplugOptions()
+        return EdgeNode(settings, gateway, tables, memory, max_message=options.max_message, commands=commands)
+    if options.format == "opcua-json":
+        from gateway.encoders.opcua_json import OpcuaJson
+
+        of = options.opcua_json or OpcuaJsonOptions()
+        return OpcuaJson(of, gateway, tables, memory, max_message=options.max_message)
+    dialect = _dialect(name, options, gateway)
+    if dialect is None:
+        return None
+    from gateway.encoders.cloud import Cloud
+
+    return Cloud(dialect, max_message=options.max_message)
+
+
+def _dialect(name: str, options: PublisherOptions, gateway: str) -> Dialect | None:
+    if options.format == "thingsboard":
+        from gateway.dialects.thingsboard import Thingsboard
+
+        return Thingsboard(options.thingsboard or ThingsboardOptions(), f"plantbridge-{gateway}-{name}")
+    if options.huawei is not None:
+        from gateway.dialects.huawei import Huawei
+
+        return Huawei(options.huawei)
+    if options.aliyun is not None:
+        from gateway.dialects.aliyun import Aliyun
+
+        return Aliyun(options.aliyun, tls=options.tls is not None or options.url.startswith("mqtts:"))
+    if options.tencent is not None:
+        from gateway.dialects.tencent import Tencent
+
+        return Tencent(options.tencent)
+    if options.aws is not None:
+        from gateway.dialects.aws import Aws
+
+        return Aws(options.aws)
+    if options.azure is not None:
+        from gateway.dialects.azure import Azure
+
+        return Azure(options.azure)
+    return None

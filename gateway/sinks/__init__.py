@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gateway.contracts import Sink
+from gateway.dialects.dialogue import Dialogue
 from gateway.options import PublisherOptions
+
+if TYPE_CHECKING:
+    from gateway.sinks.dialogue import DialogueSink
 
 
 @runtime_checkable
@@ -38,3 +42,10 @@ def sink_for(name: str, options: PublisherOptions, gateway: str) -> Sink:
     from gateway.sinks.mqtt import MqttSink  # the one kind so far; imported here because it brings its library along
 
     return MqttSink(name, options, gateway)
+
+
+def dialogue_sink(name: str, options: PublisherOptions, gateway: str, dialogue: Dialogue) -> DialogueSink:
+    """Make the sink of a publisher whose format is a conversation. Raises ValueError for a URL that is none."""
+    from gateway.sinks.dialogue import DialogueSink
+
+    return DialogueSink(name, options, gateway, dialogue)

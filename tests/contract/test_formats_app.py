@@ -1,0 +1,138 @@
+"""The daemon, from a site file to a real broker, with formats that hold a conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from bench.sparkplug_objects import Payload
+from gateway import app
+from gateway.config import load_site
+from gateway.dialects import Will
+from gateway.errors import ConfigError
+from gateway.model import Message
+from gateway.mqtt import Arrived, Connection
+from gateway.options import MqttOptions
+from tests.fakes.opcua_reader import Reader
+from tests.fakes.sparkplug_host import Host
+from tests.servers import Mosquitto, mosquitto
+
+__all__ = ["mosquitto"]
+
+SITE = """
+gateway: gw1
+data: ./data
+links:
+  made-up:
+    driver: replay
+    url: replay:generated
+    devices:
+      {device}:
+        interval: 100 ms
+        tags:
+          temperature: {{address: sine float32, unit: °C}}
+          pieces: counter uint64
+publish:
+  scada: {{url: "{url}", format: {format}, retry_first: 20 ms, {more}}}
+metrics: {{listen: null}}
+"""
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running(directory: Path, url: str, form: str, more: str = "", device: str = "oven") -> AsyncIterator[None]:
+    path = directory / "site.yaml"
+    path.write_text(SITE.format(url=url, format=form, more=more, device=device))
+    stop = asyncio.Event()
+    task = asyncio.create_task(app.run(load_site(path), stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(60):
+            await task
+
+
+@contextlib.asynccontextmanager
+async def listening(broker: Mosquitto, topic: str, take: Callable[[Arrived], None]) -> AsyncIterator[None]:
+    def acknowledged(message: Arrived) -> None:
+        connection.acknowledge(message)
+        take(message)
+
+    connection = Connection(MqttOptions(url=broker.url), client_id="host", on_message=acknowledged)
+    await connection.open()
+    await connection.subscribe([topic], timeout=20)
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
+def as_message(message: Arrived) -> Message:
+    return Message(message.topic, message.payload, 0, 0, 0, 0, retain=message.retained)
+
+
+async def test_a_site_file_makes_an_edge_node_that_goes_on_counting(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    hosts: list[Host] = []
+
+    def take(message: Arrived) -> None:
+        if "/NBIRTH/" in message.topic:
+            metrics = Payload.FromString(message.payload).metrics
+            number = next(metric.long_value for metric in metrics if metric.name == "bdSeq")
+            death = Payload(timestamp=1)
+            death.metrics.add(name="bdSeq", datatype=4).long_value = number
+            hosts.append(Host("Plant1", "gw1", Will("spBv1.0/Plant1/NDEATH/gw1", death.SerializeToString())))
+        hosts[-1].take([as_message(message)])
+
+    async with listening(mosquitto, "spBv1.0/#", take):
+        for sessions in (1, 2):
+            async with running(tmp_path, mosquitto.url, "sparkplug", "sparkplug: {group: Plant1}"):
+                await until(lambda wanted=sessions: len(hosts) == wanted and "DDATA" in hosts[-1].words)  # type: ignore[misc]
+                await until(lambda: hosts[-1].devices["oven"]["pieces"].value is not None)
+            await until(lambda: not hosts[-1].online)
+    assert [host.broken for host in hosts] == [[], []]
+    assert [host.bdseq for host in hosts] == [0, 1]
+    assert hosts[0].devices["oven"]["temperature"].properties["engUnit"] == "°C"
+    # what was left unsent at the end, if anything, came as history
+    assert hosts[1].devices["oven"]["temperature"].value is not None
+
+
+async def test_a_site_file_makes_an_opc_ua_publisher(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    reader = Reader("opcua", "gw1", "data-value", "compact")
+    said: list[Arrived] = []
+    async with listening(mosquitto, "opcua/#", said.append):
+        async with running(tmp_path, mosquitto.url, "opcua-json", "opcua_json: {encoding: compact}"):
+            await until(lambda: sum("/data/" in message.topic for message in said) > 3)
+        await until(lambda: b'"Status":0' in said[-1].payload)
+    for message in said:  # to one who is subscribed already, retained messages come without the flag
+        retained = "/data/" not in message.topic
+        reader.take([Message(message.topic, message.payload, 0, 0, 0, 0, retain=retained)])
+    assert reader.values["oven", "default", "temperature"]
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "device", "said"),
+    [
+        ("huawei", "", "oven", "format huawei needs the key huawei"),
+        ("json", "sparkplug: {group: x}", "oven", "sparkplug has the settings of another format than json"),
+        ("sparkplug", "sparkplug: {group: a/b}", "oven", "must not contain /"),
+        ("tencent", "tencent: {product: p, name: n, secret: '?'}", "oven", "not base64"),
+    ],
+)
+async def test_what_a_format_cannot_be_is_said_before_anything_runs(
+    tmp_path: Path, form: str, more: str, device: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        async with running(tmp_path, "mqtt://127.0.0.1:1", form, more, device):
+            raise AssertionError
