@@ -28,10 +28,14 @@ from gateway.encoders.sparkplug_payload import (
     Property,
     Value,
     datatype,
+    message_field,
     metric_field,
     milliseconds,
+    properties_field,
     quality_properties,
     signed,
+    value_field,
+    varint,
 )
 from gateway.model import Tag, TagTable
 
@@ -79,6 +83,8 @@ class Known:
     alias: int
     kind: DataType
     properties: Mapping[str, Property]
+    front: bytes  # name and alias, as each birth begins
+    back: bytes  # data type and properties, as a birth goes on behind the time where the reading is Good
 
     def value(self, metric: Metric) -> Value:
         """Give the value of a command's metric in this metric's type. Raises ValueError where it does not fit."""
@@ -191,7 +197,9 @@ def _known(tag: Tag, alias: int, commands: bool) -> Known:
         names = {str(number): text for number, text in tag.states}
         properties["states"] = (DataType.STRING, orjson.dumps(names).decode())
     properties["readOnly"] = (DataType.BOOLEAN, not (commands and tag.writable is not None))
-    return Known(tag, alias, kind, properties)
+    front = message_field(1, tag.name.encode()) + b"\x10" + varint(alias)
+    back = b"\x20" + varint(kind) + properties_field(properties)
+    return Known(tag, alias, kind, properties, front, back)
 
 
 def _birth_metric(known: Known, value: Any, status: int, time: int) -> bytes:
@@ -199,12 +207,15 @@ def _birth_metric(known: Known, value: Any, status: int, time: int) -> bytes:
         low, high = _RANGES[known.kind]
         if not (low <= value <= high and value == int(value)):
             value, status = None, q.BAD_OUT_OF_RANGE
+    if not status:
+        stamp = b"\x18" + varint(milliseconds(time))
+        return message_field(2, known.front + stamp + known.back + value_field(known.kind, value))
     metric = Metric(
         name=known.tag.name,
         alias=known.alias,
         timestamp=milliseconds(time),
         datatype=known.kind,
         value=value,
-        properties={**known.properties, **quality_properties(status)} if status else known.properties,
+        properties={**known.properties, **quality_properties(status)},
     )
     return metric_field(metric)

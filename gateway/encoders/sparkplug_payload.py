@@ -107,8 +107,13 @@ def milliseconds(time: int) -> int:
     return max(0, time) // _MILLISECOND
 
 
+_ONE_BYTE: Final = tuple(bytes((number,)) for number in range(0x80))
+
+
 def varint(number: int) -> bytes:
     """Write an unsigned integer."""
+    if number < 0x80:
+        return _ONE_BYTE[number]
     octets = bytearray()
     while number > 0x7F:
         octets.append(number & 0x7F | 0x80)
@@ -117,8 +122,8 @@ def varint(number: int) -> bytes:
     return bytes(octets)
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """Write a length-delimited field."""
+def message_field(number: int, content: bytes) -> bytes:
+    """Write a message or a text as a field."""
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
@@ -145,7 +150,7 @@ def _scalar(kind: int, value: Value, first: int) -> bytes:
     if kind == DataType.BOOLEAN:
         return varint((first + 4) << 3) + (b"\x01" if value else b"\x00")
     if kind in (DataType.STRING, DataType.TEXT):
-        return _field(first + 5, str(value).encode(errors="replace"))
+        return message_field(first + 5, str(value).encode(errors="replace"))
     return varint(first << 3) + varint(int(value) & 0xFFFFFFFF)
 
 
@@ -153,11 +158,16 @@ def properties_field(properties: Mapping[str, Property]) -> bytes:
     """Write a metric's properties; nothing where there are none."""
     if not properties:
         return b""
-    keys = b"".join(_field(1, key.encode()) for key in properties)
+    keys = b"".join(message_field(1, key.encode()) for key in properties)
     values = b"".join(
-        _field(2, b"\x08" + varint(kind) + _scalar(kind, value, 3)) for kind, value in properties.values()
+        message_field(2, b"\x08" + varint(kind) + _scalar(kind, value, 3)) for kind, value in properties.values()
     )
-    return _field(9, keys + values)
+    return message_field(9, keys + values)
+
+
+def value_field(kind: int, value: Value) -> bytes:
+    """Write a metric's value."""
+    return _scalar(kind, value, 10)
 
 
 def metric_field(metric: Metric, kind: int | None = None) -> bytes:
@@ -165,7 +175,7 @@ def metric_field(metric: Metric, kind: int | None = None) -> bytes:
     kind = metric.datatype if kind is None else kind
     parts = []
     if metric.name is not None:
-        parts.append(_field(1, metric.name.encode()))
+        parts.append(message_field(1, metric.name.encode()))
     if metric.alias is not None:
         parts.append(b"\x10" + varint(metric.alias))
     if metric.timestamp is not None:
@@ -179,7 +189,7 @@ def metric_field(metric: Metric, kind: int | None = None) -> bytes:
     parts.append(properties_field(metric.properties))
     if metric.value is not None:
         parts.append(_scalar(DataType.STRING if kind is None else kind, metric.value, 10))
-    return _field(2, b"".join(parts))
+    return message_field(2, b"".join(parts))
 
 
 def payload(timestamp: int, seq: int | None, *metrics: bytes | memoryview) -> bytes:
