@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from drivers.opcua import names, rows, wire
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
+from drivers.opcua.items import Watched, Wish
 from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
-from drivers.opcua.subscribe import Watched, Watcher, Wish
+from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Agreed, Found, Plan, Write, Written
@@ -214,12 +215,12 @@ class OpcuaDriver:
             watched.append(await self._watched(session, each))
         watcher, resumed = self._watcher, None
         if watcher is not None:
-            watcher.lost = self._lost
+            watcher.items.lost = self._lost
         if watcher is not None and watcher.fits(watched):
             resumed = await watcher.resume(session)
         if watcher is None or resumed is None:
             before, watcher = watcher, Watcher(session, self._limits, watched)
-            watcher.lost = self._lost
+            watcher.items.lost = self._lost
             if before is not None and before.follows(watched):
                 for batch in await watcher.fill(before):
                     yield batch

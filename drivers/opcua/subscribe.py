@@ -9,12 +9,10 @@ What can go wrong, and what happens:
 - the server forgets the subscription (BadSubscriptionIdInvalid, BadNoSubscription, a StatusChange): it is made again,
   in full, in the same session.
 - a notification is missing (sequence numbers): Republish; where the server has it no more, all nodes are read again.
-- the session was lost: in the next one TransferSubscriptions and Republish fetch what was missed, marked as backfill.
-- it was lost for longer than the server keeps subscriptions: with `fill_gaps`, the raw history of the time between.
+- the session was lost: in the next one TransferSubscriptions and Republish fetch what was missed, marked as backfill;
+  where the server did not keep the subscriptions, drivers.opcua.missed fills what it can.
 - neither data nor keep-alive within one and a half keep-alive periods and a timeout: NotConnected.
-- a subscription that is alive but empty: nodes that were silent for `freshness` are read; one whose value differs twice
-  from what the subscription last said shows that it lies: what was read is given, and the subscription made again.
-- a tag silent for its max_silence is read and given, as of now.
+- a subscription is alive but empty, a tag silent for its max_silence: drivers.opcua.freshness.
 """
 
 from __future__ import annotations
@@ -23,17 +21,16 @@ import asyncio
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from asyncua import ua
-from numpy.typing import NDArray
 
-from drivers.opcua import history, rows, wire
+from drivers.opcua import freshness, missed, wire
 from drivers.opcua.decode import Columns, decode
+from drivers.opcua.items import Forgotten, Items, News, Watched, Wish, create_request
 from drivers.opcua.names import Limits
-from drivers.opcua.plan import OpcuaPlan, Part
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
 from gateway.contracts import Agreed
@@ -43,12 +40,9 @@ from gateway.model import Batch, Gap
 RETRY: Final = 30.0  # s; refused items are asked for again this often
 KEEP_ALIVE: Final = 5.0  # s; a subscription without changes is heard of about this often
 LIFETIME: Final = 60.0  # s; how long the server keeps a subscription that nobody asks for
-HISTORY_NODES: Final = 100  # whose history is asked for at once
 _CREATE_ITEMS: Final = (b"\x01\x00\xef\x02", b"\x01\x00\xf2\x02")  # i=751, i=754
 _DATA_CHANGE: Final = 811
 _STATUS_CHANGE: Final = 820
-_DEADBANDS: Final = {"none": 0, "absolute": 1, "percent": 2}
-TRIGGERS: Final = {"status": 0, "value": 1, "timestamp": 2}
 _FORGOTTEN: Final = {
     int(ua.StatusCodes.BadSubscriptionIdInvalid), int(ua.StatusCodes.BadNoSubscription),
     int(ua.StatusCodes.BadSequenceNumberUnknown),
@@ -57,53 +51,6 @@ _FILTER_REFUSED: Final = {
     int(ua.StatusCodes.BadFilterNotAllowed), int(ua.StatusCodes.BadMonitoredItemFilterUnsupported),
     int(ua.StatusCodes.BadMonitoredItemFilterInvalid), int(ua.StatusCodes.BadDeadbandFilterInvalid),
 }  # fmt: skip
-
-
-News = Batch | Gap
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a poll group wants to be told of changes. Intervals in seconds."""
-
-    publishing: float
-    sampling: float
-    queue: int = 10
-    discard_oldest: bool = True
-    deadband: float = 0.0
-    deadband_type: str = "none"
-    trigger: str = "value"
-    freshness: float = 60.0
-    clock: str = "source"
-    fill_gaps: bool = False
-
-    def filter(self) -> bytes:
-        """Encode the DataChangeFilter, or none where the server's default does."""
-        if self.deadband_type == "none" and self.trigger == "value":
-            return b"\0\0\0"
-        body = struct.pack("<IId", TRIGGERS[self.trigger], _DEADBANDS[self.deadband_type], self.deadband)
-        return b"\x01\x00\xd4\x02\x01" + struct.pack("<i", len(body)) + body  # i=724
-
-
-@dataclass(slots=True, eq=False)
-class Watched:
-    """A plan that is subscribed, with its nodes' ids on this server (None: not there, and why in `missing`)."""
-
-    plan: OpcuaPlan
-    wish: Wish
-    ids: list[bytes | None]
-    missing: dict[int, int]
-    timeout: float
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A node that is monitored. Its client handle is its place in the list of items."""
-
-    owner: Watched
-    node: int
-    refused: int = 0
-    plain: bool = False  # the server does not take the filter for this one
 
 
 @dataclass(slots=True, eq=False)
@@ -119,34 +66,6 @@ class _Subscription:
     lifetime: float = LIFETIME
 
 
-class _Forgotten(Exception):
-    """The server does not know a subscription any more, or it lies: make all of them again."""
-
-    def __init__(self, reason: str = "the server forgot the subscription", *, lies: bool = False) -> None:
-        super().__init__(reason)
-        self.lies = lies
-
-
-@dataclass(slots=True, eq=False)
-class _Known:
-    """What is known of each item: when it was last heard of, and the value it had."""
-
-    heard: NDArray[np.float64]
-    number: NDArray[np.float64]
-    bits: NDArray[np.int64]
-    status: NDArray[np.uint32]
-    time: NDArray[np.int64] = field(init=False)  # the latest source time, ns
-    server: NDArray[np.int64] = field(init=False)  # the latest server time, ns
-    suspect: NDArray[np.bool_] = field(init=False)
-    owed: NDArray[np.bool_] = field(init=False)  # not heard of since the subscriptions were made
-
-    def __post_init__(self) -> None:
-        self.time = np.zeros(len(self.heard), dtype=np.int64)
-        self.server = np.zeros(len(self.heard), dtype=np.int64)
-        self.suspect = np.zeros(len(self.heard), dtype=bool)
-        self.owed = np.ones(len(self.heard), dtype=bool)
-
-
 class Watcher:
     """All subscriptions of one session."""
 
@@ -154,50 +73,17 @@ class Watcher:
         self._session = session
         self._limits = limits
         self._watched = watched
-        self._items = [_Item(each, node) for each in watched for node in range(len(each.plan.nodes))]
-        self._parts: list[tuple[Part, str]] = []
-        self._map()
+        self.items = Items(watched)
         self._subscriptions: dict[int, _Subscription] = {}
         self._acknowledge: list[tuple[int, int]] = []
         self._outstanding: list[tuple[int, asyncio.Future[Any]]] = []  # as they were sent, with their generation
         self._generation = 0
         self._most = 0
-        size = len(self._items)
-        self._known = _Known(np.zeros(size), np.full(size, np.nan), np.zeros(size, np.int64), np.zeros(size, np.uint32))
-        self.sampling = np.zeros(size)  # as the server revised it, s
-        self.queue = np.zeros(size, dtype=np.int64)
         self._retry_at = 0.0
         self._look_at = 0.0
         self._heard_at = 0  # ns of the wall clock; of the last answer, and of the last data
         self._told_at = 0
         self._taken_over = False  # and nothing heard since
-        self.lost = 0  # ns of the wall clock; when the last interruption was over
-
-    def _map(self) -> None:
-        """Note for each handle the tags it feeds: target[start[handle]:start[handle] + count[handle]] = (part, tag)."""
-        first = {id(each): 0 for each in self._watched}
-        position = 0
-        for each in self._watched:
-            first[id(each)] = position
-            position += len(each.plan.nodes)
-        targets: list[list[tuple[int, int]]] = [[] for _ in range(position)]
-        silences = [np.inf] * position
-        for each in self._watched:
-            for part in each.plan.parts:
-                self._parts.append((part, each.wish.clock))
-                for tag, node in enumerate(part.node.tolist()):
-                    handle = first[id(each)] + node
-                    targets[handle].append((len(self._parts) - 1, tag))
-                    silence = part.table.tags[tag].max_silence
-                    if silence:
-                        silences[handle] = min(silences[handle], silence / 1e9)
-        self._count = np.array([len(entry) for entry in targets], dtype=np.intp)
-        self._start = np.cumsum(self._count) - self._count
-        flat = [pair for entry in targets for pair in entry]
-        self._target_part = np.array([pair[0] for pair in flat], dtype=np.intp)
-        self._target_tag = np.array([pair[1] for pair in flat], dtype=np.uint32)
-        self._silence = np.array(silences)
-        self._freshness = np.array([item.owner.wish.freshness for item in self._items])
 
     # ---------------------------------------------------------------------------------------------- running
 
@@ -211,9 +97,9 @@ class Watcher:
                 while True:
                     for batch in await self._next():
                         yield batch
-            except _Forgotten as error:
+            except Forgotten as error:
                 await self._drop()
-                for each in await self.fill(self, str(error), self._told_at if error.lies else self._heard_at):
+                for each in await self._filled(self, str(error), self._told_at if error.lies else self._heard_at):
                     yield each
 
     async def agree(self) -> list[Agreed]:
@@ -223,15 +109,15 @@ class Watcher:
         for each in self._watched:
             wish, name = each.wish, (each.plan.device, each.plan.group)
             (made,) = (one for one in self._subscriptions.values() if one.wish.publishing == wish.publishing)
-            mine = [n for n, item in enumerate(self._items) if item.owner is each and not item.refused]
-            refused = sum(item.owner is each and item.refused != 0 for item in self._items)
-            plain = sum(item.owner is each and item.plain for item in self._items)
+            mine = [n for n, item in enumerate(self.items.items) if item.owner is each and not item.refused]
+            refused = sum(item.owner is each and item.refused != 0 for item in self.items.items)
+            plain = sum(item.owner is each and item.plain for item in self.items.items)
             agreed += [
                 Agreed(*name, "publishing interval", _span([wish.publishing]), _span([made.interval])),
                 Agreed(*name, "lifetime", _span([max(LIFETIME, wish.publishing)]), _span([made.lifetime])),
                 Agreed(*name, "keep-alive", _span([max(KEEP_ALIVE, wish.publishing)]), _span([made.keep_alive])),
-                Agreed(*name, "sampling interval", _span([wish.sampling]), _span(self.sampling[mine].tolist())),
-                Agreed(*name, "queue size", str(wish.queue), _counts(self.queue[mine].tolist())),
+                Agreed(*name, "sampling interval", _span([wish.sampling]), _span(self.items.sampling[mine].tolist())),
+                Agreed(*name, "queue size", str(wish.queue), _counts(self.items.queue[mine].tolist())),
             ]
             if refused:
                 agreed.append(Agreed(*name, "nodes", str(len(mine) + refused), f"{len(mine)}, {refused} refused"))
@@ -250,60 +136,6 @@ class Watcher:
         """Say whether the same groups are wanted, whatever their nodes are called today."""
         return [each.plan for each in watched] == [each.plan for each in self._watched]
 
-    async def fill(self, before: Watcher, reason: str = "", since: int = 0) -> list[News]:
-        """Give the history of what `before` did not hear any more, as backfill, and as gaps what has none.
-
-        What is current stays out: the subscription's first notification brings it. What was given before is known here
-        from now on.
-        """
-        known = before._known
-        self._known.time[:], self._known.number[:] = known.time, known.number
-        self._known.bits[:], self._known.status[:] = known.bits, known.status
-        there = [
-            handle
-            for handle, item in enumerate(self._items)
-            if item.owner.ids[item.node] is not None and not item.refused
-        ]
-        wanted = [handle for handle in there if self._items[handle].owner.wish.fill_gaps and known.time[handle] > 0]
-        now = time.time_ns()
-        batches, filled = await self._history(np.array(wanted, dtype=np.intp), now) if wanted else ([], set())
-        lost = {id(self._items[handle].owner): 0 for handle in there if handle not in filled}
-        start = since or before._heard_at
-        if not start:
-            return batches
-        for each in self._watched:
-            if id(each) in lost:
-                why = reason or "the server did not keep the subscription"
-                why += "; not all of its nodes have a history" if each.wish.fill_gaps else ""
-                batches.append(Gap(each.plan.device, each.plan.group, start, max(start, now), why))
-        return batches
-
-    async def _history(self, wanted: NDArray[np.intp], now: int) -> tuple[list[News], set[int]]:
-        """Give the history of items since they were last heard of, and which of them have one."""
-        since_all = self._known.time[wanted]
-        present, _ = await self._read(wanted, given=np.zeros(len(wanted), dtype=bool))
-        batches: list[News] = []
-        filled: set[int] = set()
-        for first in range(0, len(wanted), HISTORY_NODES):
-            some = wanted[first : first + HISTORY_NODES]
-            since = since_all[first : first + HISTORY_NODES]
-            ids = [self._items[handle].owner.ids[self._items[handle].node] or b"" for handle in some.tolist()]
-            try:
-                found = await history.fetch(self._session, ids, int(since.min()), now)
-            except Refused:
-                return batches, filled  # this server keeps no history
-            for place, handle in enumerate(some.tolist()):
-                until = present.source[first + place] or now
-                if found[place]:
-                    filled.add(handle)
-                for columns in found[place]:
-                    inside = (columns.source > since[place]) & (columns.source < until)
-                    picked = _rows_of(columns, np.flatnonzero(inside))
-                    if len(picked):
-                        every = np.full(len(picked), handle, dtype=np.intp)
-                        batches += self._batches(picked, every, now, backfill=True)
-        return batches, filled
-
     def _gap(self, subscription: _Subscription, reason: str) -> list[News]:
         """Declare what a subscription missed since it was last heard of."""
         now = time.time_ns()
@@ -313,6 +145,13 @@ class Watcher:
             for each in self._watched
             if each.wish.publishing == subscription.wish.publishing
         ]
+
+    async def fill(self, before: Watcher) -> list[News]:
+        """Give what `before`, of an earlier session, did not hear any more: its history as backfill, else gaps."""
+        return await self._filled(before, "", before._heard_at)
+
+    async def _filled(self, before: Watcher, reason: str, start: int) -> list[News]:
+        return await missed.fill(self._session, self._limits, self.items, before.items, start, reason)
 
     async def resume(self, session: Session) -> list[News] | None:
         """Take the subscriptions of a session that was lost over into a new one.
@@ -339,15 +178,15 @@ class Watcher:
             batches: list[News] = []
             for subscription, result in zip(list(self._subscriptions.values()), results, strict=True):
                 batches += await self._missed(subscription, result.AvailableSequenceNumbers or [])
-        except (Refused, _Forgotten):
+        except (Refused, Forgotten):
             return None
         now = time.monotonic()
-        self._known.heard[:] = now
+        self.items.known.heard[:] = now
         self._retry_at, self._look_at = now + RETRY, now + 1.0
-        good = [handle for handle, item in enumerate(self._items) if not item.refused]
-        self._known.owed[:] = True
-        batches += await self._resync(np.array(good, dtype=np.intp))
-        batches += self._bad([handle for handle, item in enumerate(self._items) if item.refused])
+        good = [handle for handle in range(len(self.items)) if not self.items[handle].refused]
+        self.items.known.owed[:] = True
+        batches += await self._resync(good)
+        batches += self.items.bad(self.items.refused())
         self._taken_over = True
         self._fill()
         return batches
@@ -373,19 +212,17 @@ class Watcher:
         for each in self._watched:
             wishes.setdefault(each.wish.publishing, each.wish)
         now = time.monotonic()
-        self._known.heard[:] = now
-        self._known.suspect[:] = False
-        self._known.owed[:] = True
+        self.items.known.heard[:] = now
+        self.items.known.suspect[:] = False
+        self.items.known.owed[:] = True
         for publishing, wish in wishes.items():
             subscription = await self._create(wish)
-            members = [handle for handle, item in enumerate(self._items) if item.owner.wish.publishing == publishing]
-            await self._monitor(subscription, members)
+            await self._monitor(subscription, self.items.of(publishing))
         self._most = 2 + 2 * len(self._subscriptions)
         self._retry_at = now + RETRY
         self._look_at = now + 1.0
         self._fill()
-        refused = [handle for handle, item in enumerate(self._items) if item.refused]
-        return list(self._bad(refused))
+        return list(self.items.bad(self.items.refused()))
 
     async def _create(self, wish: Wish) -> _Subscription:
         request = ua.CreateSubscriptionRequest()
@@ -413,8 +250,8 @@ class Watcher:
         again: list[int] = []
         ready = []
         for handle in handles:
-            item = self._items[handle]
-            identified = item.owner.ids[item.node]
+            item = self.items[handle]
+            identified = self.items.id(handle)
             if identified is None:
                 item.refused = item.owner.missing[item.node]
             else:
@@ -422,11 +259,11 @@ class Watcher:
         for first in range(0, len(ready), self._limits.monitor):
             some = ready[first : first + self._limits.monitor]
             tail = struct.pack("<III", subscription.id, 2, len(some)) + b"".join(
-                _item(identified, handle, item) for handle, item, identified in some
+                create_request(identified, handle, item) for handle, item, identified in some
             )
             body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
             for (handle, item, _), made in zip(some, _created(body, at, len(some)), strict=True):
-                status, self.sampling[handle], self.queue[handle] = made
+                status, self.items.sampling[handle], self.items.queue[handle] = made
                 item.refused = status if status >= q.BAD else 0
                 if status in _FILTER_REFUSED and not item.plain:
                     item.plain = True
@@ -462,7 +299,7 @@ class Watcher:
             await self._retry()
         if now >= self._look_at:
             self._look_at = now + 1.0
-            batches += await self._look(now)
+            batches += await freshness.look(self._session, self._limits, self.items, now)
         return batches
 
     def _late(self, subscription: _Subscription) -> float:
@@ -489,7 +326,7 @@ class Watcher:
             if error.status in _FORGOTTEN:
                 if generation < self._generation:
                     return []  # sent before the present subscriptions were made
-                raise _Forgotten from error
+                raise Forgotten from error
             if error.status == ua.StatusCodes.BadTooManyPublishRequests and self._most > 1:
                 self._most -= 1
                 return []
@@ -522,7 +359,7 @@ class Watcher:
         return batches
 
     def _message(self, body: bytes, at: int, backfill: bool = False) -> list[News]:
-        """Read a NotificationMessage's data. Raises _Forgotten where it says that the subscription ended."""
+        """Read a NotificationMessage's data. Raises Forgotten where it says that the subscription ended."""
         batches: list[News] = []
         count = wire.int32(body, at + 12)
         at += 16
@@ -531,90 +368,11 @@ class Watcher:
             at = wire.skip_node_id(body, at) + 1
             end = at + 4 + max(wire.int32(body, at), 0)
             if kind == _DATA_CHANGE:
-                batches += self._changed(body, at + 4, backfill)
+                batches += self.items.changed(_notified(body, at + 4), backfill)
             elif kind == _STATUS_CHANGE:
-                raise _Forgotten(f"the subscription ended: {status_name(wire.uint32(body, at + 4))}")
+                raise Forgotten(f"the subscription ended: {status_name(wire.uint32(body, at + 4))}")
             at = end
         return batches
-
-    def _changed(self, body: bytes, at: int, backfill: bool) -> list[Batch]:
-        size = wire.int32(body, at)
-        if not 0 <= size <= len(body):
-            raise wire.Malformed(f"{size} notifications")
-        columns = Columns.empty(size)
-        decode(body, at + 4, columns, 0, size, handles=True)
-        if size and columns.handle.max() >= len(self._items):
-            raise wire.Malformed("a client handle that was never given")
-        handles = columns.handle.astype(np.intp)
-        columns, handles = self._news(columns, handles)
-        known = self._known
-        known.heard[handles] = time.monotonic()
-        known.suspect[handles] = False
-        before = self._note(columns, handles, backfill)
-        return before + self._batches(columns, handles, time.time_ns(), backfill=backfill)
-
-    def _news(self, columns: Columns, handles: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
-        """Leave out what was given already: the same value, status and source time, unless a first row is owed."""
-        known = self._known
-        again = (columns.source != 0) & (columns.source == known.time[handles]) & ~known.owed[handles]
-        if again.any():
-            again &= (columns.number == known.number[handles]) | (
-                np.isnan(columns.number) & np.isnan(known.number[handles])
-            )
-            again &= (columns.bits == known.bits[handles]) & (columns.status == known.status[handles])
-            again[list(columns.spans)] = False  # texts and arrays are not compared
-        if not again.any():
-            return columns, handles
-        fresh = np.flatnonzero(~again)
-        return _rows_of(columns, fresh), handles[fresh]
-
-    def _note(self, columns: Columns, handles: NDArray[np.intp], backfill: bool = False) -> list[Batch]:
-        """Keep what is given. What is owed and older than the interruption is dated anew (rows.redate).
-
-        Where such a value was not given before the interruption, it is given with its own time too, as backfill.
-        """
-        known = self._known
-        owed = known.owed[handles] & (columns.source != 0) & (not backfill)
-        given = columns.source == known.time[handles]
-        still = owed & (given | (columns.source <= self.lost))
-        untold = np.flatnonzero(still & ~given) if self.lost else np.flatnonzero(still & False)
-        before = self._batches(_rows_of(columns, untold), handles[untold], time.time_ns(), backfill=True)
-        server = known.server[handles]
-        if not backfill:
-            known.owed[handles] = False
-        known.number[handles] = columns.number
-        known.bits[handles] = columns.bits
-        known.status[handles] = columns.status
-        np.maximum.at(known.time, handles, columns.source)
-        np.maximum.at(known.server, handles, columns.server)
-        rows.redate(columns, still, np.maximum(server, self.lost))
-        return before
-
-    def _batches(
-        self, columns: Columns, handles: NDArray[np.intp], arrival: int, clock: str = "", backfill: bool = False
-    ) -> list[Batch]:
-        """Give the batches of rows whose client handles are these; a tag at most once in each, but for backfill."""
-        count = self._count[handles]
-        row = np.repeat(np.arange(len(handles)), count)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        target = np.repeat(self._start[handles], count) + within
-        part_of, tags = self._target_part[target], self._target_tag[target]
-        batches: list[Batch] = []
-        for number in np.unique(part_of).tolist():
-            part, own_clock = self._parts[number]
-            mine = np.flatnonzero(part_of == number)
-            whole = rows.batch(part, columns, row[mine], tags[mine], arrival, clock or own_clock)
-            whole.backfill = backfill
-            batches += [whole] if backfill else rows.once_each(whole)
-        return batches
-
-    def _bad(self, handles: Sequence[int]) -> list[Batch]:
-        """Give Bad rows for the tags of items that the server refused."""
-        if not handles:
-            return []
-        columns = Columns.empty(len(handles))
-        columns.status[:] = [self._items[handle].refused for handle in handles]
-        return self._batches(columns, np.array(handles, dtype=np.intp), time.time_ns())
 
     # ------------------------------------------------------------------------------------- what may be amiss
 
@@ -625,18 +383,16 @@ class Watcher:
             found = await self._again(subscription, subscription.expected)
             if found is None:
                 members = [
-                    handle
-                    for handle, item in enumerate(self._items)
-                    if item.owner.wish.publishing == subscription.wish.publishing and not item.refused
+                    handle for handle in self.items.of(subscription.wish.publishing) if not self.items[handle].refused
                 ]
                 batches += self._gap(subscription, "notifications were lost")
-                return batches + await self._resync(np.array(members, dtype=np.intp))
+                return batches + await self._resync(members)
             batches += found
             subscription.expected = subscription.expected % (2**32 - 1) + 1
         return batches
 
     async def _again(self, subscription: _Subscription, sequence: int, backfill: bool = False) -> list[News] | None:
-        """Ask for a notification once more; None where the server has it no more. Raises _Forgotten."""
+        """Ask for a notification once more; None where the server has it no more. Raises Forgotten."""
         tail = struct.pack("<II", subscription.id, sequence)
         try:
             body, at = await self._session.exchange(
@@ -644,81 +400,24 @@ class Watcher:
             )
         except Refused as error:
             if error.status in _FORGOTTEN:
-                raise _Forgotten from error
+                raise Forgotten from error
             return None
         if wire.uint32(body, at) != sequence:
             return None  # some servers give an empty message instead of BadMessageNotAvailable
         self._acknowledge.append((subscription.id, sequence))
         return self._message(body, at, backfill)
 
-    async def _resync(self, handles: NDArray[np.intp]) -> list[Batch]:
-        """Read items and give what they hold."""
-        columns, _ = await self._read(handles, given=np.zeros(len(handles), dtype=bool))
-        self._known.owed[handles] = True
-        before = self._note(columns, handles)
-        return before + self._batches(columns, handles, time.time_ns())
-
     async def _retry(self) -> None:
         """Ask again for items that were refused."""
         for subscription in self._subscriptions.values():
-            refused = [
-                handle
-                for handle, item in enumerate(self._items)
-                if item.refused and item.owner.wish.publishing == subscription.wish.publishing
-            ]
+            refused = [handle for handle in self.items.of(subscription.wish.publishing) if self.items[handle].refused]
             if refused:
                 await self._monitor(subscription, refused)
 
-    async def _look(self, now: float) -> list[Batch]:
-        """Read what was silent for too long: for its max_silence, or to see whether the subscription still works."""
-        known = self._known
-        silent = now - known.heard
-        quiet = silent >= self._silence
-        stale = np.flatnonzero(quiet | (silent >= self._freshness))
-        stale = stale[[self._items[handle].refused == 0 for handle in stale.tolist()]] if len(stale) else stale
-        if not len(stale):
-            return []
-        before = known.number[stale], known.bits[stale], known.status[stale]
-        suspected = known.suspect[stale].copy()
-        heard = known.heard[stale].copy()
-        columns, batches = await self._read(stale, given=quiet[stale])
-        differs = ~((columns.number == before[0]) | (np.isnan(columns.number) & np.isnan(before[0])))
-        deadband = np.array([self._items[handle].owner.wish.deadband_type != "none" for handle in stale.tolist()])
-        differs &= ~deadband
-        differs |= (columns.bits != before[1]) | (columns.status != before[2])
-        differs &= known.heard[stale] == heard  # else a notification came while we were reading
-        known.suspect[stale] = differs
-        known.heard[stale] = np.where(differs, heard, now)
-        if (differs & suspected).any():
-            raise _Forgotten("the subscription was alive but did not tell of changes", lies=True)
-        return batches
-
-    async def _read(
-        self, handles: NDArray[np.intp], given: NDArray[np.bool_] | None = None
-    ) -> tuple[Columns, list[Batch]]:
-        """Read items; give the columns, and as batches, as of now, those that are `given`."""
-        ids = []
-        for handle in handles.tolist():
-            item = self._items[handle]
-            ids.append(item.owner.ids[item.node] or b"\0\0")
-        columns = Columns.empty(len(ids))
-        for first in range(0, len(ids), self._limits.read):
-            some = ids[first : first + self._limits.read]
-            body, at = await self._session.exchange(
-                wire.READ_REQUEST, wire.READ_RESPONSE, wire.read_tail(some), self._session.options.timeout
-            )
-            if wire.int32(body, at) != len(some):
-                raise ProtocolError(f"{self._session.url}: {wire.int32(body, at)} values in answer to {len(some)}")
-            decode(body, at + 4, columns, first, len(some))
-        chosen = np.arange(len(ids)) if given is None else np.flatnonzero(given)
-        if not len(chosen):
-            return columns, []
-        picked = _rows_of(columns, chosen)
-        known = self._known
-        stands = picked.server <= known.server[handles[chosen]]  # a server that does not date its answers
-        np.maximum.at(known.server, handles[chosen], picked.server)
-        picked.server[stands] = 0
-        return columns, self._batches(picked, handles[chosen], time.time_ns(), clock="server")
+    async def _resync(self, handles: Sequence[int]) -> list[Batch]:
+        """Read items and give what they hold."""
+        every = np.array(handles, dtype=np.intp)
+        return await freshness.resync(self._session, self._limits, self.items, every)
 
 
 def _span(seconds: Sequence[float]) -> str:
@@ -732,26 +431,14 @@ def _counts(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _rows_of(columns: Columns, chosen: NDArray[np.intp]) -> Columns:
-    spans = {new: columns.spans[old] for new, old in enumerate(chosen.tolist()) if old in columns.spans}
-    return Columns(
-        columns.type[chosen], columns.number[chosen], columns.bits[chosen], columns.status[chosen],
-        columns.source[chosen], columns.server[chosen], columns.handle[chosen], spans,
-    )  # fmt: skip
-
-
-def _item(identified: bytes, handle: int, item: _Item) -> bytes:
-    """Encode a MonitoredItemCreateRequest."""
-    wish = item.owner.wish
-    return b"".join(
-        (
-            identified,
-            struct.pack("<IiHi", 13, -1, 0, -1),
-            struct.pack("<IId", 2, handle, wish.sampling * 1000),
-            b"\0\0\0" if item.plain else wish.filter(),
-            struct.pack("<I?", wish.queue, wish.discard_oldest),
-        )
-    )
+def _notified(body: bytes, at: int) -> Columns:
+    """Read a DataChangeNotification's values, each under its client handle. Raises Malformed."""
+    size = wire.int32(body, at)
+    if not 0 <= size <= len(body):
+        raise wire.Malformed(f"{size} notifications")
+    columns = Columns.empty(size)
+    decode(body, at + 4, columns, 0, size, handles=True)
+    return columns
 
 
 def _created(body: bytes, at: int, expected: int) -> Iterator[tuple[int, float, int]]:

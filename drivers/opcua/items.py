@@ -1,0 +1,256 @@
+"""What the subscriptions of a session watch, and what is known of it: each node as an item, and the tags it feeds.
+
+An item is a node of one poll group; its client handle is its place in the list. Columns that come in under handles
+become batches here; what was given already is left out, and what an interruption lies before is dated anew.
+No I/O: drivers.opcua.subscribe, freshness and missed ask the server.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers.opcua import rows, wire
+from drivers.opcua.decode import Columns
+from drivers.opcua.plan import OpcuaPlan, Part
+from gateway.model import Batch, Gap
+
+_DEADBANDS: Final = {"none": 0, "absolute": 1, "percent": 2}
+TRIGGERS: Final = {"status": 0, "value": 1, "timestamp": 2}
+
+News = Batch | Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a poll group wants to be told of changes. Intervals in seconds."""
+
+    publishing: float
+    sampling: float
+    queue: int = 10
+    discard_oldest: bool = True
+    deadband: float = 0.0
+    deadband_type: str = "none"
+    trigger: str = "value"
+    freshness: float = 60.0
+    clock: str = "source"
+    fill_gaps: bool = False
+
+    def filter(self) -> bytes:
+        """Encode the DataChangeFilter, or none where the server's default does."""
+        if self.deadband_type == "none" and self.trigger == "value":
+            return b"\0\0\0"
+        body = struct.pack("<IId", TRIGGERS[self.trigger], _DEADBANDS[self.deadband_type], self.deadband)
+        return b"\x01\x00\xd4\x02\x01" + struct.pack("<i", len(body)) + body  # i=724
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """A plan that is subscribed, with its nodes' ids on this server (None: not there, and why in `missing`)."""
+
+    plan: OpcuaPlan
+    wish: Wish
+    ids: list[bytes | None]
+    missing: dict[int, int]
+    timeout: float
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A node that is monitored. Its client handle is its place in the list of items."""
+
+    owner: Watched
+    node: int
+    refused: int = 0
+    plain: bool = False  # the server does not take the filter for this one
+
+
+class Forgotten(Exception):
+    """The server does not know a subscription any more, or it lies: make all of them again."""
+
+    def __init__(self, reason: str = "the server forgot the subscription", *, lies: bool = False) -> None:
+        super().__init__(reason)
+        self.lies = lies
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """What is known of each item: when it was last heard of, and the value it had."""
+
+    heard: NDArray[np.float64]
+    number: NDArray[np.float64]
+    bits: NDArray[np.int64]
+    status: NDArray[np.uint32]
+    time: NDArray[np.int64] = field(init=False)  # the latest source time, ns
+    server: NDArray[np.int64] = field(init=False)  # the latest server time, ns
+    suspect: NDArray[np.bool_] = field(init=False)
+    owed: NDArray[np.bool_] = field(init=False)  # not heard of since the subscriptions were made
+
+    def __post_init__(self) -> None:
+        self.time = np.zeros(len(self.heard), dtype=np.int64)
+        self.server = np.zeros(len(self.heard), dtype=np.int64)
+        self.suspect = np.zeros(len(self.heard), dtype=bool)
+        self.owed = np.ones(len(self.heard), dtype=bool)
+
+
+class Items:
+    """The items of a session, their tags, and what was heard of them."""
+
+    def __init__(self, watched: Sequence[Watched]) -> None:
+        self.watched = watched
+        self.items = [Item(each, node) for each in watched for node in range(len(each.plan.nodes))]
+        self._parts: list[tuple[Part, str]] = []
+        self._map()
+        size = len(self.items)
+        self.known = Known(np.zeros(size), np.full(size, np.nan), np.zeros(size, np.int64), np.zeros(size, np.uint32))
+        self.sampling = np.zeros(size)  # as the server revised it, s
+        self.queue = np.zeros(size, dtype=np.int64)
+        self.lost = 0  # ns of the wall clock; when the last interruption was over
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, handle: int) -> Item:
+        return self.items[handle]
+
+    def id(self, handle: int) -> bytes | None:
+        """Give the encoded node id of an item; None where it is not on this server."""
+        item = self.items[handle]
+        return item.owner.ids[item.node]
+
+    def of(self, publishing: float) -> list[int]:
+        """Give the handles of the items that are published at this interval."""
+        return [handle for handle, item in enumerate(self.items) if item.owner.wish.publishing == publishing]
+
+    def refused(self) -> list[int]:
+        """Give the handles of the items that the server refused."""
+        return [handle for handle, item in enumerate(self.items) if item.refused]
+
+    def _map(self) -> None:
+        """Note for each handle the tags it feeds: target[start[handle]:start[handle] + count[handle]] = (part, tag)."""
+        first = {id(each): 0 for each in self.watched}
+        position = 0
+        for each in self.watched:
+            first[id(each)] = position
+            position += len(each.plan.nodes)
+        targets: list[list[tuple[int, int]]] = [[] for _ in range(position)]
+        silences = [np.inf] * position
+        for each in self.watched:
+            for part in each.plan.parts:
+                self._parts.append((part, each.wish.clock))
+                for tag, node in enumerate(part.node.tolist()):
+                    handle = first[id(each)] + node
+                    targets[handle].append((len(self._parts) - 1, tag))
+                    silence = part.table.tags[tag].max_silence
+                    if silence:
+                        silences[handle] = min(silences[handle], silence / 1e9)
+        self._count = np.array([len(entry) for entry in targets], dtype=np.intp)
+        self._start = np.cumsum(self._count) - self._count
+        flat = [pair for entry in targets for pair in entry]
+        self._target_part = np.array([pair[0] for pair in flat], dtype=np.intp)
+        self._target_tag = np.array([pair[1] for pair in flat], dtype=np.uint32)
+        self.silence = np.array(silences)
+        self.freshness = np.array([item.owner.wish.freshness for item in self.items])
+
+    def changed(self, columns: Columns, backfill: bool) -> list[Batch]:
+        """Take what was notified, each row under its client handle; give what of it is news. Raises Malformed."""
+        if len(columns.handle) and columns.handle.max() >= len(self.items):
+            raise wire.Malformed("a client handle that was never given")
+        handles = columns.handle.astype(np.intp)
+        columns, handles = self._news(columns, handles)
+        known = self.known
+        known.heard[handles] = time.monotonic()
+        known.suspect[handles] = False
+        before = self.note(columns, handles, backfill)
+        return before + self.batches(columns, handles, time.time_ns(), backfill=backfill)
+
+    def _news(self, columns: Columns, handles: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
+        """Leave out what was given already: the same value, status and source time, unless a first row is owed."""
+        known = self.known
+        again = (columns.source != 0) & (columns.source == known.time[handles]) & ~known.owed[handles]
+        if again.any():
+            again &= (columns.number == known.number[handles]) | (
+                np.isnan(columns.number) & np.isnan(known.number[handles])
+            )
+            again &= (columns.bits == known.bits[handles]) & (columns.status == known.status[handles])
+            again[list(columns.spans)] = False  # texts and arrays are not compared
+        if not again.any():
+            return columns, handles
+        fresh = np.flatnonzero(~again)
+        return rows_of(columns, fresh), handles[fresh]
+
+    def note(self, columns: Columns, handles: NDArray[np.intp], backfill: bool = False) -> list[Batch]:
+        """Keep what is given. What is owed and older than the interruption is dated anew (rows.redate).
+
+        Where such a value was not given before the interruption, it is given with its own time too, as backfill.
+        """
+        known = self.known
+        owed = known.owed[handles] & (columns.source != 0) & (not backfill)
+        given = columns.source == known.time[handles]
+        still = owed & (given | (columns.source <= self.lost))
+        untold = np.flatnonzero(still & ~given) if self.lost else np.flatnonzero(still & False)
+        before = self.batches(rows_of(columns, untold), handles[untold], time.time_ns(), backfill=True)
+        server = known.server[handles]
+        if not backfill:
+            known.owed[handles] = False
+        known.number[handles] = columns.number
+        known.bits[handles] = columns.bits
+        known.status[handles] = columns.status
+        np.maximum.at(known.time, handles, columns.source)
+        np.maximum.at(known.server, handles, columns.server)
+        rows.redate(columns, still, np.maximum(server, self.lost))
+        return before
+
+    def batches(
+        self, columns: Columns, handles: NDArray[np.intp], arrival: int, clock: str = "", backfill: bool = False
+    ) -> list[Batch]:
+        """Give the batches of rows whose client handles are these; a tag at most once in each, but for backfill."""
+        count = self._count[handles]
+        row = np.repeat(np.arange(len(handles)), count)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        target = np.repeat(self._start[handles], count) + within
+        part_of, tags = self._target_part[target], self._target_tag[target]
+        batches: list[Batch] = []
+        for number in np.unique(part_of).tolist():
+            part, own_clock = self._parts[number]
+            mine = np.flatnonzero(part_of == number)
+            whole = rows.batch(part, columns, row[mine], tags[mine], arrival, clock or own_clock)
+            whole.backfill = backfill
+            batches += [whole] if backfill else rows.once_each(whole)
+        return batches
+
+    def bad(self, handles: Sequence[int]) -> list[Batch]:
+        """Give Bad rows for the tags of items that the server refused."""
+        if not handles:
+            return []
+        columns = Columns.empty(len(handles))
+        columns.status[:] = [self.items[handle].refused for handle in handles]
+        return self.batches(columns, np.array(handles, dtype=np.intp), time.time_ns())
+
+
+def rows_of(columns: Columns, chosen: NDArray[np.intp]) -> Columns:
+    spans = {new: columns.spans[old] for new, old in enumerate(chosen.tolist()) if old in columns.spans}
+    return Columns(
+        columns.type[chosen], columns.number[chosen], columns.bits[chosen], columns.status[chosen],
+        columns.source[chosen], columns.server[chosen], columns.handle[chosen], spans,
+    )  # fmt: skip
+
+
+def create_request(identified: bytes, handle: int, item: Item) -> bytes:
+    """Encode a MonitoredItemCreateRequest."""
+    wish = item.owner.wish
+    return b"".join(
+        (
+            identified,
+            struct.pack("<IiHi", 13, -1, 0, -1),
+            struct.pack("<IId", 2, handle, wish.sampling * 1000),
+            b"\0\0\0" if item.plain else wish.filter(),
+            struct.pack("<I?", wish.queue, wish.discard_oldest),
+        )
+    )
