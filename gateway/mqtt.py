@@ -43,6 +43,7 @@ TOO_LARGE: Final = 0x95
 QUOTA_EXCEEDED: Final = 0x97
 
 _MISC_EVERY: Final = 1.0  # seconds between paho's looks at the keep-alive
+_STALE: Final = 3.0  # seconds between looks after which what is read may have lain there: it is no sign of life
 _CLOSING: Final = 2.0  # seconds for DISCONNECT to leave the machine
 _SEND_BUFFER: Final = 1 << 20  # a window of messages goes to the kernel in few pieces
 
@@ -148,6 +149,9 @@ class Connection:
         self.lost = asyncio.Event()
         self.reason = f"{self.endpoint}: not connected"
         self.session_present = False
+        self.heard = 0.0  # when the broker gave the last sign of life, by the loop's clock
+        self._asked = 0.0
+        self._looked = 0.0  # when the loop last turned
         self._options = options
         self._client_id = options.client_id or client_id
         self._will = will
@@ -269,6 +273,12 @@ class Connection:
         if self._client is not None and not self.lost.is_set() and message.qos:
             self._client.ack(message.mid, message.qos)
 
+    def ask(self) -> None:
+        """Have the broker give a sign of life, which moves `heard`; one question at a time."""
+        if self._client is not None and not self.lost.is_set() and self._asked <= self.heard:
+            self._asked = asyncio.get_running_loop().time()
+            self._client._send_pingreq()  # paho has no other way to ping before the keep-alive is over
+
     # ------------------------------------------------------------------------------------------------ inside
 
     @property
@@ -326,6 +336,7 @@ class Connection:
         client.on_socket_close = lambda _client, _data, closing: _forget(loop, closing)
         client.on_socket_register_write = lambda _client, _data, open_: loop.add_writer(open_, self._write)
         client.on_socket_unregister_write = lambda _client, _data, open_: _remove_writer(loop, open_)
+        self._looked = loop.time()
         loop.add_reader(sock, self._read)
         if client.want_write():
             loop.add_writer(sock, self._write)
@@ -336,6 +347,9 @@ class Connection:
         if client is None:
             return
         self._guarded(client.loop_read)
+        now = asyncio.get_running_loop().time()
+        if not self.lost.is_set():
+            self.heard, self._asked = (now, self._asked) if now - self._looked < _STALE else (self.heard, 0.0)
         while not self.lost.is_set():  # TLS: what is decrypted already makes no socket readable
             pending = getattr(client.socket(), "pending", None)
             if pending is None or not pending():
@@ -349,7 +363,9 @@ class Connection:
     def _misc(self) -> None:
         if self._client is None or self.lost.is_set():
             return
-        self._timer = asyncio.get_running_loop().call_later(_MISC_EVERY, self._misc)
+        loop = asyncio.get_running_loop()
+        self._looked = loop.time()
+        self._timer = loop.call_later(_MISC_EVERY, self._misc)
         self._guarded(self._client.loop_misc)
 
     def _guarded(self, step: Callable[[], MQTTErrorCode]) -> None:

@@ -13,6 +13,7 @@
   a careful one: a record at a time, each settled before the next, so that the guilty one does not hold up the others.
   Where nothing goes through session after session, messages are made smaller.
 - A record that cannot be read is given up and declared by a gap record. Transitions are logged, the rest is counted.
+- A defect in a format or a sink ends the session, not the daemon: it is logged and tried again like a lost peer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
 from gateway.definitions import stored_table
 from gateway.encoders import Numbering, Sized
-from gateway.errors import SinkUnavailable
+from gateway.errors import JournalError, SinkUnavailable
 from gateway.health import Health
 from gateway.journal import Chunk, Journal
 from gateway.journal.ranges import Range, Ranges
@@ -43,7 +44,7 @@ from gateway.model import Batch, Message, TagTable
 from gateway.options import PublisherOptions
 from gateway.pace import Pace
 from gateway.schedule import Backoff
-from gateway.sinks import Explaining, Outspoken, Watched
+from gateway.sinks import Explaining, Heard, Outspoken, Watched
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ _SECONDS_WORTH: Final = 1 << 20  # bytes in the journal beyond which a backlog i
 _BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller
 _SMALLEST: Final = 4096
 _CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
+_LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
 _WELL: Final = 5.0  # s after which a session in which nothing was to be sent counts as a good one
 
 
@@ -125,6 +127,7 @@ class Publisher:
         self._was_up: bool | None = None
         self._session: _Session | None = None
         self._held: deque[tuple[float, _Chunk]] = deque()  # taken over by the peer, and when to believe it
+        self._listening: asyncio.TimerHandle | None = None  # the next look at `_held`
         self._doubted = Ranges()  # what the peer took in a session that broke soon after
         self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
         self._letters = DeadLetters(dead_letters / name, metrics)
@@ -139,7 +142,13 @@ class Publisher:
         """Publish until cancelled. Raises JournalError."""
         self._health.publisher(self.name, up=False, reason="not connected yet")
         while True:
-            reason = await self._attempt()
+            try:
+                reason = await self._attempt()
+            except JournalError:
+                raise
+            except Exception as error:  # noqa: BLE001  a defect here must not cost what the others do
+                reason = f"a defect in the gateway ({type(error).__name__}: {error}); please report it with the log"
+                self._log.exception("A publisher failed over a defect; it starts again.")
             self._up.set(0)
             self._health.publisher(self.name, up=False, reason=reason)
             if self._was_up is not False:
@@ -387,20 +396,31 @@ class Publisher:
     def _taken(self, chunk: _Chunk) -> None:
         """Acknowledge a chunk in the journal, but not before the peer has lived on for a while: see `settle`."""
         again = not self._doubted.missing(chunk.first, chunk.last)
-        if chunk.refused or again:  # refused must not come back; taken twice is enough
+        if chunk.refused or again or not self._options.settle:  # refused must not come back; taken twice is enough
             self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
         else:
             loop = asyncio.get_running_loop()
             self._held.append((loop.time() + self._options.settle, chunk))
-            loop.call_later(self._options.settle, self._let_go)
+            if self._listening is None:
+                self._listening = loop.call_later(self._options.settle, self._let_go)
         self._news.set()
 
     def _let_go(self, *, all_of_them: bool = False) -> None:
-        """Acknowledge what was taken long enough ago by a session that still lives."""
-        now = asyncio.get_running_loop().time()
-        while self._held and (all_of_them or self._held[0][0] <= now + 0.001):
+        """Acknowledge what was taken so long before the peer's last sign of life that it has surely been kept."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        heard = self._sink.heard if isinstance(self._sink, Heard) else now
+        while self._held and (all_of_them or self._held[0][0] <= heard + 0.001):
             _, chunk = self._held.popleft()
             self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
+        if self._listening is not None:
+            self._listening.cancel()
+        self._listening = None
+        if not self._held:
+            return
+        self._listening = loop.call_later(max(_LISTEN, self._held[0][0] - now), self._let_go)
+        if self._held[0][0] <= now and isinstance(self._sink, Heard):
+            self._sink.ask()
         self._news.set()
 
     def _reject(self, message: Message) -> None:

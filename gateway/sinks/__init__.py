@@ -30,6 +30,20 @@ class Outspoken(Protocol):
 
 
 @runtime_checkable
+class Heard(Protocol):
+    """A sink that knows when its peer gave the last sign of life, and can ask for one."""
+
+    @property
+    def heard(self) -> float:
+        """Time of the last sign of life, by the event loop's clock."""
+        ...
+
+    def ask(self) -> None:
+        """Ask the peer for a sign of life, without waiting for it. Never raises."""
+        ...
+
+
+@runtime_checkable
 class Explaining(Protocol):
     """A sink that knows why the peer refused the last message that it refused."""
 

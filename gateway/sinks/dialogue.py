@@ -108,6 +108,15 @@ class DialogueSink:
         finally:
             self._asking = None
 
+    @property
+    def heard(self) -> float:
+        """When the broker gave the last sign of life, by the event loop's clock."""
+        return self._connection.heard
+
+    def ask(self) -> None:
+        """Ask the broker for a sign of life."""
+        self._connection.ask()
+
     async def ended(self) -> str:
         """Return, with the reason, when the session has ended."""
         await self._connection.lost.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,12 @@ async def refusal(target: Mosquitto | str, **more: Any) -> str:
         await connection.open()
     assert not connection.connected
     return str(caught.value)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 class Inbox:
@@ -181,6 +187,38 @@ async def test_an_idle_session_with_a_silent_broker_is_noticed_by_the_keep_alive
         async with asyncio.timeout(30):
             await connection.lost.wait()
     mosquitto.resume()
+
+
+async def test_a_sign_of_life_is_an_answer_and_comes_when_asked_for(mosquitto: Mosquitto) -> None:
+    async with connected(mosquitto) as connection:
+        assert connection.heard > 0
+        for _ in range(2):
+            before = connection.heard
+            connection.ask()
+            connection.ask()
+            await until(lambda before=before: connection.heard > before)
+        mosquitto.pause()
+        before = connection.heard
+        connection.ask()
+        with pytest.raises(SinkUnavailable):
+            await connection.publish("a", b"x", timeout=0.3)
+        assert connection.heard == before
+    mosquitto.resume()
+
+
+async def test_what_lay_unread_while_the_loop_stood_still_is_no_sign_of_life(mosquitto: Mosquitto) -> None:
+    """After a suspended night the first thing read is what the broker said last evening; it may be dead since."""
+    async with connected(mosquitto) as connection:
+        before = connection.heard
+        connection._looked -= 60
+        await connection.publish("a", b"x", timeout=10)
+        assert connection.heard == before
+
+        def heard() -> bool:
+            connection.ask()
+            return connection.heard > before
+
+        await until(heard)
 
 
 async def test_the_will_is_published_on_loss_and_not_on_close(mosquitto: Mosquitto) -> None:
