@@ -9,16 +9,17 @@ Drivers try once and say what happened; this module decides what follows, the sa
   neighbours. When it answers, all its groups are scanned at once and reported in full.
 - NotConnected concerns the link: each tag of each device gets one Bad row, once, and the link is made again after a
   pause that doubles, with jitter. A link all of whose devices are silent is treated so too: it may be half-open.
-- A defect in a driver costs that link a restart, never the daemon.
+- A defect in a driver (an exception of any kind, a call that does not come back) costs that link a restart, never the
+  daemon. Only a driver that blocks the event loop's thread cannot be helped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -40,6 +41,8 @@ SHARE: Final = 30  # a probe of a silent device may take 1/SHARE of the link's t
 LONGEST_SLEEP: Final = 1.0  # s; the wall clock is looked at again at least this often, in case it was set
 SECOND: Final = 1_000_000_000
 NEVER: Final = 2**62  # ns
+PATIENCE: Final = 10.0  # s beyond a driver's own deadline before it counts as stuck; and what `close` may take
+LET_GO: Final = 1.0  # s that a stuck call has to take its cancellation; then it is left behind
 
 
 Room = Callable[[], Awaitable[None]]
@@ -113,6 +116,9 @@ class Poller:
         self._clock = clock
         self._log = log.bind(link=link.name)
         options = link.options
+        self.connecting = PATIENCE + 2.0 * options.connect_timeout  # s; the driver has its own deadline, as for reads
+        self.closing = PATIENCE  # s
+        self._told: set[tuple[str, str]] = set()  # defects that were logged
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._peers = [_Peer(device, Backoff(options.retry_first, options.retry_longest)) for device in link.devices]
         self._turns: list[_Turn] = []
@@ -144,33 +150,57 @@ class Poller:
             turn.due = turn.slot(self._clock())
         while True:
             try:
-                await self._driver.connect()
+                await _within(self.connecting, self._driver.connect(), "connect")
                 self._linked()
                 await self._session()
             except NotConnected as error:
                 self._lost(error)
-            except JournalError:
-                raise
-            except Exception as error:  # noqa: BLE001  a third party's driver may raise anything
-                self._log.exception("A defect in the driver; the link is started again.")
+            except BaseException as error:  # a third party's driver may raise anything
+                if isinstance(error, JournalError | KeyboardInterrupt) or _ending():
+                    raise
+                self._defect("A defect in the driver; the link is started again.", error)
                 self._lost(NotConnected(f"defect in the driver: {error!r}"))
             finally:
-                await self._driver.close()
+                await self._close()
             await asyncio.sleep(self._backoff.pause())
 
-    async def _session(self) -> None:
-        """Poll and listen until something ends the session. Raises NotConnected, or what a defect raises."""
-        if not self._subscribed:
-            await self._poll(self._turns)
-            return
-        polled = [turn for turn in self._turns if not turn.subscribed]
+    async def _close(self) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._listen(), name=f"{self._link.name} changes")
-                if polled:
-                    group.create_task(self._poll(polled), name=f"{self._link.name} scans")
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
+            await _within(self.closing, self._driver.close(), "close")
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or _ending():
+                raise
+            self._defect("A defect in the driver: it did not close.", error)
+
+    def _defect(self, event: str, error: BaseException) -> None:
+        """Log a defect with its traceback, once until another one or a good answer."""
+        if (event, repr(error)) not in self._told:
+            self._told.add((event, repr(error)))
+            self._log.error(event, exc_info=error)
+
+    async def _session(self) -> None:
+        """Poll and listen until something ends the session. Raises NotConnected, or what a defect raises.
+
+        Both run in tasks of their own: what a driver does to the task that calls it does not reach this one.
+        """
+        polled = [turn for turn in self._turns if not turn.subscribed]
+        tasks = []
+        if polled:
+            tasks.append(asyncio.create_task(_contained(self._poll(polled)), name=f"{self._link.name} scans"))
+        if self._subscribed:
+            tasks.append(asyncio.create_task(_contained(self._listen()), name=f"{self._link.name} changes"))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended = [task for task in tasks if task.done()]
+            for task in tasks:
+                task.cancel()
+                task.add_done_callback(_looked_at)
+            await asyncio.wait(tasks, timeout=self.closing)
+        errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+        for error in sorted(filter(None, errors), key=lambda error: not isinstance(error, JournalError)):
+            raise error
+        raise NotConnected(f"the driver gave up by itself: {ended[0].get_name()}")
 
     async def _listen(self) -> None:
         """Take what the peer reports."""
@@ -285,6 +315,7 @@ class Poller:
         peer.up, peer.declared = True, False
         peer.backoff.reset()
         self._backoff.reset()
+        self._told.clear()
         self._metrics.device_up.labels(name).set(1)
         self._health.device(name, up=True)
         self._metrics.link_up.labels(self._link.name).set(1)
@@ -323,3 +354,42 @@ class Poller:
         self._health.device(name, up=False, reason=str(error))
         if isinstance(error, NoAnswer):
             self._log.warning("The device does not answer; its tags are Bad.", device=name, reason=str(error))
+
+
+def _ending() -> bool:
+    """Say whether this task was asked to end: a driver may raise CancelledError for reasons of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _contained(call: Coroutine[Any, Any, None]) -> None:
+    """Await a call into a driver; SystemExit, which would pass through the event loop, becomes a defect like others."""
+    try:
+        await call
+    except SystemExit as error:
+        raise RuntimeError(f"the driver wanted to end the process: {error!r}") from error
+
+
+async def _within(seconds: float, call: Coroutine[Any, Any, None], name: str) -> None:
+    """Await a driver's call in a task of its own, so that one that hangs, or swallows its cancellation, can be left.
+
+    Raises what the call raises, NotConnected where it did not come back in time.
+    """
+    task = asyncio.create_task(_contained(call), name=f"driver {name}")
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if task.done():
+            task.result()
+            return
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=LET_GO)
+        task.add_done_callback(_looked_at)
+    raise NotConnected(f"the driver did not come back from {name} within {seconds:g} s")
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Look at a call that was left behind, so that how it ends is not reported as forgotten."""
+    if not task.cancelled():
+        task.exception()

@@ -48,12 +48,29 @@ class FakeDriver:
     asked: list[str] = field(default_factory=list)
     connects: int = 0
     closes: int = 0
+    failing: BaseException | None = None  # what connect or close raises
+    where: str = "connect"
+    hangs: bool = False  # connect or close does not come back
+    stubborn: bool = False  # not even when it is cancelled
+
+    async def misbehave(self, where: str) -> None:
+        if where != self.where:
+            return
+        if self.failing is not None:
+            raise self.failing
+        while self.hangs:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if not self.stubborn:
+                    raise
 
     def plan(self, tables: Sequence[TagTable]) -> FakePlan:
         return FakePlan(tuple(tables))
 
     async def connect(self) -> None:
         self.connects += 1
+        await self.misbehave("connect")
         if self.refuse:
             raise NotConnected("connection refused by 127.0.0.1:502")
 
@@ -73,6 +90,7 @@ class FakeDriver:
 
     async def close(self) -> None:
         self.closes += 1
+        await self.misbehave("close")
 
 
 @dataclass
@@ -240,6 +258,60 @@ async def test_a_defect_in_a_driver_restarts_its_link_and_not_the_daemon() -> No
         made.driver.broken = False
         await until(lambda: made.journal.good("press") >= 3)
     assert made.journal.bad("press") == 1
+
+
+class OddError(BaseException):
+    """Not even an Exception."""
+
+
+@pytest.mark.parametrize("where", ["connect", "close"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("not a number"),
+        OddError("odd"),
+        asyncio.CancelledError(),
+        SystemExit(3),
+        ExceptionGroup("", [OSError()]),
+    ],
+)
+async def test_a_driver_that_raises_anything_in_connect_or_close_costs_its_link_a_restart(
+    where: str, error: BaseException
+) -> None:
+    made = plant("press")
+    made.driver.failing, made.driver.where = error, where
+    made.driver.cut = where == "close"
+    async with running(made):
+        await until(lambda: made.driver.connects >= 3)
+        assert made.task is not None
+        assert not made.task.done()
+        assert made.journal.bad("press") == 1
+        made.driver.failing, made.driver.cut = None, False
+        await until(lambda: made.journal.good("press") >= 3)
+    assert made.task.cancelled()  # and it ends when it is asked to
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("where", ["connect", "close"])
+async def test_a_driver_that_hangs_in_connect_or_close_costs_its_link_a_restart(
+    where: str, stubborn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.poller.LET_GO", 0.02)
+    made = plant("press")
+    made.poller.connecting = made.poller.closing = 0.05
+    made.driver.hangs, made.driver.stubborn, made.driver.where = True, stubborn, where
+    made.driver.cut = where == "close"
+    async with running(made):
+        await until(lambda: made.driver.connects >= 3)
+        if where == "connect":
+            assert made.journal.bad("press") == 1
+            assert "did not come back from connect" in str(made.health.report())
+        made.driver.hangs, made.driver.cut = False, False
+        made.driver.where = ""
+        await until(lambda: made.journal.good("press") >= 3)
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("driver "):
+                task.cancel()  # the stubborn ones that were left behind
 
 
 async def test_scans_that_come_too_late_are_skipped_counted_and_declared() -> None:
