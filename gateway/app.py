@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -18,7 +19,7 @@ import structlog
 
 from gateway import codec
 from gateway.config import Site
-from gateway.contracts import Driver, Sink
+from gateway.contracts import Driver, Encoder, Sink
 from gateway.conversation import Conversation, FileMemory
 from gateway.dialects.dialogue import Dialogue
 from gateway.encoders import dialogue_for, encoder_for
@@ -27,11 +28,12 @@ from gateway.errors import ConfigError, Problem
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.journal import Journal
 from gateway.metrics import Metrics
-from gateway.model import Batch, Gap, Group, Link
+from gateway.model import Batch, Gap, Group, Link, TagTable
 from gateway.names import driver_spec
 from gateway.pipeline import Pipeline
 from gateway.poller import Poller
 from gateway.publisher import Publisher
+from gateway.selection import Selection
 from gateway.sinks import dialogue_sink, sink_for
 
 log = structlog.get_logger()
@@ -44,7 +46,8 @@ LONGEST_SLOT: Final = 60 * 10**9  # ns
 async def run(site: Site, stop: asyncio.Event) -> None:
     """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError."""
     metrics, health = Metrics(), Health()
-    drivers, dialogues = _drivers(site), _dialogues(site)
+    drivers, selections = _drivers(site), _selections(site)
+    dialogues = _dialogues(site, selections)
     directory = site.data / site.journal.directory
     journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
     try:
@@ -52,7 +55,7 @@ async def run(site: Site, stop: asyncio.Event) -> None:
         try:
             _declare_absence(journal, site.links)
             current = Current()
-            publishers = _publishers(site, journal, metrics, health, dialogues, current)
+            publishers = _publishers(site, journal, metrics, health, dialogues, current, selections)
             seen = current.take if dialogues else None
             pollers = [_poller(link, driver, journal, metrics, health, seen) for link, driver in drivers]
             await _live(pollers, publishers, journal, health, stop)
@@ -105,13 +108,26 @@ def _poller(
     return Poller(link, driver, pipelines, metrics, health, journal.wait_room)
 
 
-def _dialogues(site: Site) -> dict[str, Dialogue]:
+def _tables(site: Site) -> list[TagTable]:
+    return [table for group in _groups(site.links) for table in group.tables]
+
+
+def _selections(site: Site) -> dict[str, Selection]:
+    """Make the selections of the publishers that do not tell everything."""
+    tables = _tables(site)
+    return {
+        name: Selection(options.tags, tables) for name, options in site.publishers.items() if options.tags is not None
+    }
+
+
+def _dialogues(site: Site, selections: Mapping[str, Selection]) -> dict[str, Dialogue]:
     """Make the dialogues of the publishers whose formats are conversations. Raises ConfigError."""
-    tables = [table for group in _groups(site.links) for table in group.tables]
+    every = _tables(site)
     dialogues: dict[str, Dialogue] = {}
     problems: list[Problem] = []
     for name, options in site.publishers.items():
         memory = FileMemory(site.data / "publishers" / f"{name}.json")
+        tables = selections[name].tables(every) if name in selections else every
         try:
             dialogue = dialogue_for(name, options, site.gateway, tables, memory)
         except ValueError as error:
@@ -131,23 +147,34 @@ def _publishers(
     health: Health,
     dialogues: Mapping[str, Dialogue],
     current: Current,
+    selections: Mapping[str, Selection],
 ) -> list[Publisher]:
     letters = site.data / "dead-letters"
     publishers = []
     for name, options in site.publishers.items():
+        selection, talk, newest = selections.get(name), None, current.batches
         sink: Sink
-        if (encoder := dialogues.get(name)) is not None:
-            sink = speaking = dialogue_sink(name, options, site.gateway, encoder)
-            talk = Conversation(name, encoder, speaking, current.batches)
-            publishers.append(
-                Publisher(
-                    name, options, site.gateway, journal, sink, encoder, metrics, health, letters, conversation=talk
-                )
+        encoder: Encoder
+        if (dialogue := dialogues.get(name)) is not None:
+            sink = speaking = dialogue_sink(name, options, site.gateway, dialogue)
+            encoder = dialogue
+            if selection is not None:
+                newest = functools.partial(_selected, current, selection)
+            talk = Conversation(name, dialogue, speaking, newest)
+        else:
+            sink, encoder = sink_for(name, options, site.gateway), encoder_for(options, site.gateway, journal.id)
+        publishers.append(
+            Publisher(
+                name, options, site.gateway, journal, sink, encoder, metrics, health, letters,
+                conversation=talk, selection=selection,
             )
-            continue
-        sink, plain = sink_for(name, options, site.gateway), encoder_for(options, site.gateway, journal.id)
-        publishers.append(Publisher(name, options, site.gateway, journal, sink, plain, metrics, health, letters))
+        )  # fmt: skip
     return publishers
+
+
+def _selected(current: Current, selection: Selection) -> list[Batch]:
+    """Give the newest readings that a publisher may tell."""
+    return selection.batches(current.batches())
 
 
 def _declare_absence(journal: Journal, links: Sequence[Link]) -> None:

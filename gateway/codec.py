@@ -126,6 +126,13 @@ def unpack(record: bytes, tables: Callable[[int], TagTable]) -> Batch | Gap:
     return Batch(table, tag, value, quality, time, bool(flags & _BACKFILL))
 
 
+def table_id(record: bytes) -> int | None:
+    """Give the id of a record's table without unpacking it; None for a gap and for what is no record."""
+    if len(record) < _HEAD.size or record[0] != VERSION or record[1] == _GAP:
+        return None
+    return int.from_bytes(record[4:8], "little")
+
+
 # ------------------------------------------------------------------------------------------------ packing columns
 
 

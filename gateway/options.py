@@ -421,6 +421,25 @@ class AzureOptions(Options):
     """Name of the direct method that sets values: {"device": "press-1", "values": {"setpoint": 5}}."""
 
 
+class TagSelection(Options):
+    """What a publisher may tell. A list of globs is short for {include: list}."""
+
+    include: tuple[str, ...] = ("*",)
+    """Globs over DEVICE/TAG: press-1/*, "*/energy*"; a glob without a slash means a device."""
+    exclude: tuple[str, ...] = ()
+    """Globs of tags that stay out, whatever includes them."""
+    names: dict[str, str] = Field(default_factory=dict, alias="as")
+    """Other names: {press-1: machine-a, press-1/hyd_p2: pressure}. A device by its name, a tag by DEVICE/TAG."""
+    hide: tuple[Literal["address", "description", "unit", "limits", "states", "group"], ...] = ("address",)
+    """Parts of the definitions that are not told. address: also scale and offset. limits: min and max. states: names of
+    values."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"include": data} if isinstance(data, list | tuple) else data
+
+
 class PublisherOptions(MqttOptions):
     """One northbound connection with its own cursor in the journal."""
 
@@ -446,6 +465,8 @@ class PublisherOptions(MqttOptions):
     topic: str | None = None
     """Topic template. columns: the prefix, default `plantbridge/{gateway}`. json: default
     `plantbridge/{gateway}/json/{device}/{group}`."""
+    tags: TagSelection | None = None
+    """The tags that are published, and what is told of them; all of everything where not given."""
     window: int = Field(default=32, ge=1, le=1000)
     """Messages that may wait for their acknowledgement at once."""
     max_message: Size = 256_000

@@ -29,7 +29,7 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
-from gateway.codec import unpack
+from gateway.codec import table_id, unpack
 from gateway.contracts import Delivery, Encoder, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
@@ -40,10 +40,11 @@ from gateway.health import Health
 from gateway.journal import Chunk, Journal
 from gateway.journal.ranges import Range, Ranges
 from gateway.metrics import Metrics
-from gateway.model import Batch, Message, TagTable
+from gateway.model import Batch, Gap, Message, TagTable
 from gateway.options import PublisherOptions
 from gateway.pace import Pace
 from gateway.schedule import Backoff
+from gateway.selection import Selection
 from gateway.sinks import Explaining, Heard, Outspoken, Watched
 
 log = structlog.get_logger()
@@ -107,6 +108,7 @@ class Publisher:
         dead_letters: Path,
         clock: Callable[[], int] = time.time_ns,
         conversation: Conversation | None = None,
+        selection: Selection | None = None,
     ) -> None:
         self.name = name
         self._options = options
@@ -116,11 +118,13 @@ class Publisher:
         self._health = health
         self._clock = clock
         self._conversation = conversation
+        self._selection = selection
         self._log = log.bind(publisher=name, gateway=gateway)
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._largest = options.max_message
         self._pace = Pace(16 << 10, options.window * options.max_message)
         self._tables: dict[int, TagTable] = {}
+        self._unseen: set[int] = set()  # tables of which nothing is selected
         self._barren = 0  # sessions in a row that ended over their first message
         self._careful = 0  # records that are still to be sent one by one
         self._refused: set[str] = set()  # topics of retained messages that the peer does not want
@@ -328,6 +332,10 @@ class Publisher:
     async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
         """Encode what was read, and send it as soon as the window and the pace allow."""
         records = self._records(read, backlog=backlog)
+        if not records:  # nothing that this publisher may tell, or nothing that can be read
+            self._journal.acknowledge(self.name, read.first, read.through, 0)
+            self._news.set()
+            return
         async with self._turn(records):
             await self._hand_out(session, read, records, backlog=backlog)
 
@@ -433,9 +441,11 @@ class Publisher:
     # ------------------------------------------------------------------------------------------------ records
 
     def _records(self, read: Chunk, *, backlog: bool) -> list[Record]:
-        """Unpack; what cannot be is given up."""
+        """Unpack and select; what cannot be read is given up."""
         records: list[Record] = []
         for sequence, packed in read.records:
+            if self._unseen and table_id(packed) in self._unseen:
+                continue
             try:
                 content = unpack(packed, self._table)
             except ValueError as error:
@@ -443,8 +453,16 @@ class Publisher:
                 continue
             if backlog and isinstance(content, Batch):
                 content.backfill = True
-            records.append(Record(sequence, content))
+            selected = self._selected(content)
+            if selected is not None:
+                records.append(Record(sequence, selected))
         return records
+
+    def _selected(self, content: Batch | Gap) -> Batch | Gap | None:
+        """Give what this publisher may tell of a record."""
+        if self._selection is None:
+            return content
+        return self._selection.gap(content) if isinstance(content, Gap) else self._selection.batch(content)
 
     def _encode(self, records: list[Record]) -> list[Message]:
         """Encode; a record at which the encoder fails is given up, so that it does not stop all that follows."""
@@ -462,8 +480,11 @@ class Publisher:
         table = self._tables.get(number)
         if table is None:
             table = self._tables[number] = stored_table(self._journal.definition(number))
-            if isinstance(self._encoder, Numbering):
-                self._encoder.know(number, table)
+            shown = table if self._selection is None else self._selection.table(table)
+            if shown is None:
+                self._unseen.add(number)
+            elif isinstance(self._encoder, Numbering):
+                self._encoder.know(number, shown)
         return table
 
 

@@ -95,6 +95,11 @@ def _optional(node: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in node.items() if key != "anyOf"}, **flat}
 
 
+def _either(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the alternatives of a key."""
+    return node.get("anyOf") or [{"$ref": node["$ref"]}]
+
+
 def _for_templates(node: dict[str, Any]) -> None:
     """A device with a template may leave out what the template says, and remove tags by null."""
     properties = node.get("properties", {})
@@ -103,7 +108,11 @@ def _for_templates(node: dict[str, Any]) -> None:
         address["type"] = ["string", "integer"]  # Modbus: 40101
         address["examples"] = re.findall(r"`([^`]+)`", address.get("description", ""))
         node["required"] = [key for key in node.get("required", ()) if key != "address"]
-    if "tags" in properties:
+    if "window" in properties and "tags" in properties:  # a publisher
+        globs = {"type": "array", "items": {"type": "string"}, "description": "Globs over DEVICE/TAG."}
+        properties["tags"] = {**properties["tags"], "anyOf": [*_either(properties["tags"]), globs]}
+        properties["tags"].pop("$ref", None)
+    elif "tags" in properties:
         short = {"type": ["string", "integer", "null"], "description": "The address alone."}
         tags = properties["tags"]["additionalProperties"]
         tags["anyOf"] = [each for each in tags["anyOf"] if each.get("type") != "string"] + [short]

@@ -19,6 +19,7 @@ from gateway.config.merge import include
 from gateway.config.messages import Piece, check
 from gateway.config.models import FragmentOptions, SiteOptions
 from gateway.config.references import Missing, References, written
+from gateway.config.selected import check_publishers
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link, Where
@@ -62,6 +63,8 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
     options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
     if options is not None and "gateway" in tree:
         check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
+    if publishers and not any(problem.severity == "error" for problem in files.found()):
+        check_publishers(publishers, compiled, tree, files)
     problems = files.found()
     if options is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)

@@ -1,0 +1,104 @@
+"""What publishers may tell, held against the tags there are: globs that match nothing, names that clash.
+
+It runs when links and publishers are otherwise without errors: a glob may well mean a tag that was misspelt above.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from gateway.config.document import Mapping as Tree
+from gateway.config.document import locate
+from gateway.config.files import Files
+from gateway.config.tags import check_name
+from gateway.model import Link
+from gateway.options import PublisherOptions, TagSelection
+from gateway.selection import Selection, matcher
+
+Path = tuple[str | int, ...]
+
+
+def check_publishers(
+    publishers: Mapping[str, PublisherOptions], links: Sequence[Link], tree: Tree, files: Files
+) -> None:
+    """Report what publishers say of tags that are not there, and publishers that get in each other's way."""
+    names = {f"{table.device}/{name}": None for link in links for table in link.tables for name in table.names}
+    devices = {table.device: None for link in links for table in link.tables}
+    for name, options in publishers.items():
+        if options.tags is not None:
+            _selection(options.tags, ("publish", name, "tags"), [*names], [*devices], links, tree, files)
+    _same_place(publishers, tree, files)
+
+
+def _selection(
+    selection: TagSelection,
+    path: Path,
+    names: Sequence[str],
+    devices: Sequence[str],
+    links: Sequence[Link],
+    tree: Tree,
+    files: Files,
+) -> None:
+    before = len(files.problems)
+    for key, globs in (("include", selection.include), ("exclude", selection.exclude)):
+        for index, glob in enumerate(globs):
+            if not any(map(matcher([glob]), names)):
+                place = _place(tree, path, key, index)
+                files.report(locate(tree, place)[1], place, f"no tag matches {glob}", _meant(glob, names, devices))
+    allowed, refused = matcher(selection.include), matcher(selection.exclude)
+    shown = [name for name in names if allowed(name) and not refused(name)]
+    if not shown and len(files.problems) == before:
+        files.report(locate(tree, path)[0], path, "no tag is left to publish", "exclude less, or include more")
+    for old, new in selection.names.items():
+        place = (*path, "as", old)
+        if old not in names and old not in devices:
+            hint = _meant(old, names, devices)
+            files.report(locate(tree, place)[0], place, f"there is no device or tag {old}", hint)
+        check_name(new, "tag" if "/" in old else "device", locate(tree, place)[1], place, files)
+    if len(files.problems) == before:
+        try:
+            Selection(selection, (table for link in links for table in link.tables))
+        except ValueError as error:
+            place = (*path, "as")
+            files.report(locate(tree, place)[0], place, str(error), "names are to differ within a device")
+
+
+def _place(tree: Tree, path: Path, key: str, index: int) -> Path:
+    """Give the place of a glob: also where the list stands without its key."""
+    publisher = tree["publish"][path[1]]
+    return (*path, index) if isinstance(publisher["tags"], list) else (*path, key, index)
+
+
+def _meant(wanted: str, names: Sequence[str], devices: Sequence[str]) -> str:
+    """Say what was probably meant."""
+    known = [*names, *devices]
+    plain = wanted.replace("*", "").strip("/")
+    close = difflib.get_close_matches(plain, known, 1, 0.6)
+    device, slash, tag = wanted.partition("/")
+    if not close and device == "*":
+        tags = dict.fromkeys(name.partition("/")[2] for name in names)
+        close = [f"*/{near}" for near in difflib.get_close_matches(tag.strip("*"), [*tags], 1, 0.6)]
+    if not close and slash:
+        near = difflib.get_close_matches(device, devices, 1, 0.6)
+        close = [f"{near[0]}/{tag}"] if near and near[0] != device else []
+    if not close:
+        close = [name for name in names if name.rpartition("/")[2] == plain][:1]
+    elif "*" in wanted and wanted.endswith("/*") and close[0] in devices:
+        close = [f"{close[0]}/*"]
+    examples = ", ".join(devices[:5]) + (", …" if len(devices) > 5 else "")
+    return f"did you mean {close[0]}?" if close else f"a glob over DEVICE/TAG; the devices are {examples}"
+
+
+def _same_place(publishers: Mapping[str, PublisherOptions], tree: Tree, files: Files) -> None:
+    """Two publishers of the native format that define their tables at one place would overwrite each other's."""
+    seen: dict[tuple[str, str], tuple[str, TagSelection | None]] = {}
+    for name, options in publishers.items():
+        if options.format != "columns":
+            continue
+        other, tags = seen.setdefault((options.url, options.prefix("{gateway}")), (name, options.tags))
+        if other != name and tags != options.tags:
+            place: Path = ("publish", name)
+            reason = f"{other} and {name} tell different things of the same tables at one place of one broker"
+            hint = f"give {name} a topic of its own, such as partner/{{gateway}}"
+            files.report(locate(tree, place)[0], place, reason, hint)
