@@ -8,14 +8,22 @@
 
 Files are DER or PEM. A server is trusted where its certificate lies in trusted/, or where a chain of valid signatures
 leads from it to a certificate in trusted/ that is an issuer. In both cases it must be within its time, and not revoked
-by a list of its issuer. No file is ever trusted because it was received.
+by a list of its issuer (OPC 10000-4, 6.1.3).
+
+Who trusts an issuer trusts certificates that nobody here has seen. So of a server that is trusted for its issuer's sake
+more is asked: a revocation list of each issuer up to the trusted one, within its time; the host of the URL among the
+certificate's host names; the ApplicationUri that the server calls itself by. The standard lets a person suppress these
+checks for a certificate (OPC 10000-6, E.6): to put that very certificate into trusted/ does so. No file is ever trusted
+because it was received.
 """
 
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import os
 import re
+import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +33,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 YEARS: Final = 5
@@ -66,6 +74,21 @@ def uris(certificate: x509.Certificate) -> list[str]:
     return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
+def hosts(certificate: x509.Certificate) -> list[str]:
+    """Give the host names and addresses in the subject's alternative names."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    return [*names.get_values_for_type(x509.DNSName), *addresses]
+
+
+def application_uri() -> str:
+    """Give the ApplicationUri of a gateway on this machine."""
+    return f"urn:{socket.gethostname()}:plantbridge"
+
+
 def load(path: Path) -> x509.Certificate:
     """Read a certificate, DER or PEM. Raises ValueError."""
     data = path.read_bytes()
@@ -84,12 +107,18 @@ def certificates(folder: Path) -> list[tuple[Path, x509.Certificate]]:
     return found
 
 
-def _lists(folder: Path) -> list[x509.CertificateRevocationList]:
+def revocations(folder: Path) -> list[tuple[Path, str, datetime.datetime | None]]:
+    """Give the revocation lists in a folder: file, issuer, and when the next one is due."""
+    return [(path, each.issuer.rfc4514_string(), each.next_update_utc) for path, each in _lists(folder)]
+
+
+def _lists(folder: Path) -> list[tuple[Path, x509.CertificateRevocationList]]:
     found = []
     for path in sorted(folder.glob("*.crl")) if folder.is_dir() else []:
         data = path.read_bytes()
         try:
-            found.append(x509.load_pem_x509_crl(data) if b"-----BEGIN" in data else x509.load_der_x509_crl(data))
+            pem = b"-----BEGIN" in data
+            found.append((path, x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)))
         except ValueError:
             continue
     return found
@@ -110,7 +139,7 @@ def own(folder: Path, name: str = "PlantBridge") -> Own:
 def create(folder: Path, name: str = "PlantBridge") -> Own:
     """Make a new key and a certificate signed by itself; what was there before is kept beside it."""
     host = socket.gethostname()
-    uri = f"urn:{host}:plantbridge"
+    uri = application_uri()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     subject = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, f"{name}@{host}"[:64]),
@@ -153,34 +182,82 @@ def create(folder: Path, name: str = "PlantBridge") -> Own:
     return Own(place / "cert.der", place / "key.pem", uri, certificate.not_valid_after_utc)
 
 
-def check(chain: Sequence[x509.Certificate], folder: Path, now: datetime.datetime | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a server says it is: the host we called, and the ApplicationUri it goes by."""
+
+    host: str
+    application_uri: str
+
+
+def check(chain: Sequence[x509.Certificate], folder: Path, claim: Claim, now: datetime.datetime | None = None) -> None:
     """Accept a server's certificate (the first; the rest help to find its issuers). Raises NotTrusted."""
     server = chain[0]
     now = now or datetime.datetime.now(datetime.UTC)
     trusted = [certificate for _, certificate in certificates(folder / "trusted")]
     issuers = [certificate for _, certificate in certificates(folder / "issuers")] + list(chain[1:])
-    lists = _lists(folder / "trusted") + _lists(folder / "issuers")
-    current, pinned = server, server in trusted
+    lists = [each for place in ("trusted", "issuers") for _, each in _lists(folder / place)]
+    pinned = server in trusted
+    current, unknown = server, ""
     for _ in range(_LONGEST_CHAIN):
         if not current.not_valid_before_utc <= now <= current.not_valid_after_utc:
             raise NotTrusted(
                 f"the server's certificate is outside its time ({current.not_valid_before_utc:%Y-%m-%d} to "
                 f"{current.not_valid_after_utc:%Y-%m-%d}; it is {now:%Y-%m-%d %H:%M} here): {describe(current)}"
             )
+        if current is not server and current in trusted:
+            break
         issuer = _issuer(current, trusted) or _issuer(current, issuers)
-        if issuer is not None and _revoked(current, issuer, lists):
-            raise NotTrusted(f"the server's certificate was revoked by its issuer: {describe(current)}")
-        if pinned or (current is not server and current in trusted):
+        if issuer is not None and issuer != current:
+            known = [each for each in lists if _is_list_of(each, issuer)]
+            if any(each.get_revoked_certificate_by_serial_number(current.serial_number) for each in known):
+                raise NotTrusted(f"the server's certificate was revoked by its issuer: {describe(current)}")
+            if not any(_is_current(each, now) for each in known):
+                unknown = unknown or _unknown(issuer, bool(known), folder)
+        if pinned:
             return
         if issuer is None or issuer == current:
-            break
+            raise NotTrusted(f"the server's certificate is not known: {_how_to_trust(server, folder)}")
         current = issuer
+    reason = unknown or _misfit(server, claim)
+    if reason:
+        raise NotTrusted(
+            f"the server's certificate has a trusted issuer, but {reason}; {_how_to_trust(server, folder)}"
+        )
+
+
+def _how_to_trust(server: x509.Certificate, folder: Path) -> str:
+    """Put a certificate into rejected/ and say what it is and which command trusts it."""
     path = reject(server, folder)
-    raise NotTrusted(
-        f"the server's certificate is not known: {describe(server)}. Compare the fingerprint with the one the server "
-        f"shows; where they are the same, trust it with: plantbridge pki trust {fingerprint(server)} --folder {folder} "
-        f"(it lies in {path})"
+    return (
+        f"{describe(server)}. Compare the fingerprint with the one the server shows; where they are the same, trust it "
+        f"with: plantbridge pki trust {fingerprint(server)} --folder {shlex.quote(str(folder))} (it lies in {path})"
     )
+
+
+def _unknown(issuer: x509.Certificate, outdated: bool, folder: Path) -> str:
+    name = issuer.subject.rfc4514_string()
+    which = "the revocation list is out of date" if outdated else "there is no revocation list"
+    return f"{which} of {name}: put its present .crl file into {folder / 'issuers'}"
+
+
+def _misfit(server: x509.Certificate, claim: Claim) -> str:
+    """Say how a certificate does not belong to who shows it; empty where it does."""
+    if canonical(claim.host) not in [canonical(name) for name in hosts(server)]:
+        named = ", ".join(hosts(server)) or "no host at all"
+        return f"it names {named}, not {claim.host}, which was called"
+    if claim.application_uri not in uris(server):
+        named = ", ".join(uris(server)) or "no ApplicationUri"
+        return f"it names {named}, and the server calls itself {claim.application_uri or 'nothing'}"
+    return ""
+
+
+def canonical(host: str) -> str:
+    """Write a host as it compares: an address in its shortest form, a name in small letters."""
+    try:
+        return str(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        return host.lower()
 
 
 def _issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> x509.Certificate | None:
@@ -199,18 +276,17 @@ def _issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate
     return None
 
 
-def _revoked(
-    certificate: x509.Certificate, issuer: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]
-) -> bool:
-    for revoked in lists:
-        if revoked.issuer != issuer.subject:
-            continue
-        key = issuer.public_key()
-        if isinstance(key, rsa.RSAPublicKey) and not revoked.is_signature_valid(key):
-            continue
-        if revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
-            return True
-    return False
+def _is_list_of(revoked: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """Say whether a revocation list was signed by this issuer."""
+    key = issuer.public_key()
+    if revoked.issuer != issuer.subject or not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        return False
+    return revoked.is_signature_valid(key)
+
+
+def _is_current(revoked: x509.CertificateRevocationList, now: datetime.datetime) -> bool:
+    until = revoked.next_update_utc
+    return revoked.last_update_utc <= now and (until is None or now <= until)
 
 
 def reject(certificate: x509.Certificate, folder: Path) -> Path:

@@ -30,7 +30,7 @@ from asyncua.client.ua_client import UASocketProtocol
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_from_binary
 
-from drivers.opcua import security, wire
+from drivers.opcua import pki, security, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.spec import OpcuaLink
 from gateway import quality as q
@@ -147,7 +147,7 @@ class Session:
         created = False
         asked = _cancellations()
         try:
-            await security.prepare(client, self.options)
+            await security.prepare(client, self.options, self.url)
             await client.connect_socket()
             _mind_cancellation(asked)
             client.uaclient.protocol._callbackmap = _Waiting()
@@ -155,7 +155,7 @@ class Session:
             await client.open_secure_channel()
             await client.create_session()
             created = True
-            security.check_password(client, self.options)
+            security.check_password(client, self.options, self.url)
             await client._activate_with_credentials()
         except Exception as error:
             if created:
@@ -176,7 +176,7 @@ class Session:
         client = Client(url, timeout=self.options.timeout)
         client.name = "PlantBridge"
         client.description = "PlantBridge"
-        client.application_uri = "urn:plantbridge:client"
+        client.application_uri = pki.application_uri()
         client.product_uri = "urn:plantbridge"
         client.session_timeout = round(self.options.session_timeout * 1000)
         client.secure_channel_timeout = round(self.options.channel_lifetime * 1000)

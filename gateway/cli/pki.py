@@ -16,15 +16,16 @@ Folder = Annotated[Path, typer.Option(help="The link's `pki` folder.")]
 
 @app.command()
 def show(folder: Folder = Path("pki")) -> None:
-    """List our own certificate and those that are trusted and rejected. Exits 1 where something needs attention.
+    """List our own certificate, those trusted and rejected, and revocation lists. Exits 1 where something needs attention.
 
     Example: plantbridge pki show --folder plant/pki
     """
     import datetime
 
-    from drivers.opcua.pki import certificates, describe
+    from drivers.opcua.pki import certificates, describe, revocations
 
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)
+    now = datetime.datetime.now(datetime.UTC)
+    soon = now + datetime.timedelta(days=30)
     attention = False
     for name in ("own", "trusted", "issuers", "rejected"):
         typer.echo(f"{name}:")
@@ -32,6 +33,11 @@ def show(folder: Folder = Path("pki")) -> None:
             expiring = certificate.not_valid_after_utc < soon
             attention |= expiring or name == "rejected"
             typer.echo(f"  {path.name}: {describe(certificate)}{'  EXPIRES SOON OR HAS EXPIRED' if expiring else ''}")
+        for path, issuer, until in revocations(folder / name):
+            outdated = until is not None and until < now
+            attention |= outdated
+            dated = f", to be renewed by {until:%Y-%m-%d}" if until else ""
+            typer.echo(f"  {path.name}: revocation list of {issuer}{dated}{'  OUT OF DATE' if outdated else ''}")
     raise typer.Exit(1 if attention else 0)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import ipaddress
 import re
+import shlex
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ P = ua.SecurityPolicyType
 POLICIES = [
     P.NoSecurity, P.Basic256Sha256_Sign, P.Basic256Sha256_SignAndEncrypt, P.Aes128Sha256RsaOaep_Sign,
     P.Aes128Sha256RsaOaep_SignAndEncrypt, P.Aes256Sha256RsaPss_Sign, P.Aes256Sha256RsaPss_SignAndEncrypt,
+    P.Basic128Rsa15_Sign, P.Basic128Rsa15_SignAndEncrypt, P.Basic256_Sign, P.Basic256_SignAndEncrypt,
 ]  # fmt: skip
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.UTC)
@@ -41,8 +45,11 @@ def make(
     issuer: tuple[x509.Certificate, rsa.RSAPrivateKey] | None = None,
     ca: bool = False,
     until: datetime.datetime = NOW + 30 * DAY,
+    uri: str = "urn:test:server",
+    host: str = "127.0.0.1",
 ) -> x509.Certificate:
     """A certificate, signed by an issuer or by itself."""
+    names = [x509.UniformResourceIdentifier(uri), x509.IPAddress(ipaddress.ip_address(host))]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (
         x509.CertificateBuilder()
@@ -52,7 +59,7 @@ def make(
         .serial_number(x509.random_serial_number())
         .not_valid_before(NOW - 60 * DAY)
         .not_valid_after(until)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier("urn:test:server")]), False)
+        .add_extension(x509.SubjectAlternativeName(names), False)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), True)
         .sign(key if issuer is None else issuer[1], hashes.SHA256())
     )  # fmt: skip
@@ -128,30 +135,15 @@ async def test_an_unknown_server_is_refused_until_a_person_trusts_it(served: Pla
         async with driver(served.url, ADDRESS, **options):
             pass
     assert caught.value.status == ua.StatusCodes.BadCertificateUntrusted
-    command = re.search(r"plantbridge (pki trust \S+ --folder \S+)", str(caught.value))
-    assert command is not None
-    assert pki.fingerprint(SERVER) in command[0]
+    assert pki.fingerprint(SERVER) in str(caught.value).partition("plantbridge pki trust")[0]  # seen before it is typed
     assert [certificate for _, certificate in pki.certificates(tmp_path / "rejected")] == [SERVER]
-    from gateway.cli.pki import app
-
-    result = CliRunner().invoke(app, command[1].split()[1:])
-    assert result.exit_code == 0, result.output
+    assert run_command(str(caught.value)) == 0
+    assert pki.certificates(tmp_path / "rejected") == []
     async with driver(served.url, ADDRESS, **options) as (opened, plan):
         assert rows(await opened.read(plan))["t0"][0] == 1.5
     key = tmp_path / "own" / "key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert pki.own(tmp_path).application_uri.startswith("urn:")
-
-
-async def test_a_server_with_a_new_certificate_is_refused(tmp_path: Path, folder: Path) -> None:
-    """It may have been renewed, or it may be another: a person decides."""
-    place = tmp_path / "other"
-    place.mkdir()
-    options = {"security_policy": "Basic256Sha256", "pki": str(folder)}
-    async with plant(setup=secured(make("boiler house", KEY), place), policies=POLICIES) as renewed:
-        with pytest.raises(NotConnected, match="plantbridge pki trust"):
-            async with driver(renewed.url, ADDRESS, **options):
-                pass
 
 
 async def test_a_policy_the_server_does_not_have_names_those_it_has(tmp_path: Path) -> None:
@@ -196,6 +188,91 @@ async def test_what_is_unsafe_must_be_asked_for(options: dict[str, Any], message
         OpcuaLink.model_validate({"driver": "opcua", "url": "opc.tcp://h", **options})
 
 
+@pytest.mark.parametrize("policy", ["Basic128Rsa15", "Basic256"])
+@pytest.mark.parametrize("mode", ["Sign", "SignAndEncrypt"])
+async def test_a_weak_policy_works_where_it_is_allowed(served: Plant, folder: Path, policy: str, mode: str) -> None:
+    options = {"security_policy": policy, "security_mode": mode, "pki": str(folder), "allow_weak": True}
+    async with driver(served.url, ADDRESS, **options) as (opened, plan):
+        assert rows(await opened.read(plan))["t0"][0] == 1.5
+
+
+class Passwords:
+    """What became of the password that a client sent: how the server saw it come."""
+
+    def __init__(self, server: Server) -> None:
+        self.seen: list[tuple[bytes, str | None]] = []
+        real = server.iserver.decrypt_user_token
+
+        def look(session: Any, token: Any) -> Any:
+            self.seen.append((token.Password, token.EncryptionAlgorithm))
+            return real(session, token)
+
+        server.iserver.decrypt_user_token = look
+
+
+async def test_a_password_passes_the_best_hidden_way_and_unencrypted_only_where_it_is_allowed(
+    tmp_path: Path, folder: Path
+) -> None:
+    place = tmp_path / "other"
+    place.mkdir()
+    user = {"user": "operator", "password": "secret", "pki": str(folder)}
+    async with plant(setup=secured(SERVER, place), policies=POLICIES) as served:
+        await served.add("T", 1.5)
+        passwords = Passwords(served.server)
+        for endpoint in served.server.iserver.endpoints:
+            for token in endpoint.UserIdentityTokens:
+                token.SecurityPolicyUri = "http://opcfoundation.org/UA/SecurityPolicy#None"
+        signed = {**SECURE, "security_mode": "Sign", **user}
+        with pytest.raises(NotConnected, match="allow_plaintext_password: true"):
+            async with driver(served.url, ADDRESS, **signed):
+                pass
+        assert passwords.seen == []
+        async with driver(served.url, ADDRESS, **SECURE, **user) as (opened, plan):  # the channel hides it
+            assert rows(await opened.read(plan))["t0"][0] == 1.5
+        for options in (signed, user):
+            async with driver(served.url, ADDRESS, **options, allow_plaintext_password=True) as (opened, plan):
+                assert rows(await opened.read(plan))["t0"][0] == 1.5
+        assert passwords.seen == [(b"secret", None)] * 3
+        for endpoint in served.server.iserver.endpoints:
+            named = [token for token in endpoint.UserIdentityTokens if token.TokenType == ua.UserTokenType.UserName]
+            hiding = "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256"
+            endpoint.UserIdentityTokens += [dataclasses.replace(token, SecurityPolicyUri=hiding) for token in named]
+        async with driver(served.url, ADDRESS, **signed) as (opened, plan):
+            assert rows(await opened.read(plan))["t0"][0] == 1.5
+        assert b"secret" not in passwords.seen[-1][0]
+        assert passwords.seen[-1][1] is not None
+
+
+async def test_the_server_is_told_the_application_uri_that_our_certificate_carries(
+    issued: Plant, tmp_path: Path
+) -> None:
+    """OPC 10000-4, 6.1.3: a server refuses a client whose two names differ."""
+    told: list[tuple[str, str]] = []
+
+    async def look(certificate: x509.Certificate, description: ua.ApplicationDescription) -> None:
+        told.append((description.ApplicationUri, pki.uris(certificate)[0]))
+
+    put(tmp_path, "trusted", ISSUED)
+    issued.server.iserver.certificate_validator = look
+    try:
+        assert not (tmp_path / "own").exists()
+        async with driver(issued.url, ADDRESS, **SECURE, pki=str(tmp_path)):
+            pass
+    finally:
+        issued.server.iserver.certificate_validator = None
+    assert told == [(pki.application_uri(), pki.application_uri())]
+    assert pki.own(tmp_path).application_uri == pki.application_uri()
+
+
+async def test_a_user_with_another_s_certificate_is_refused(served: Plant, folder: Path) -> None:
+    """The key must be the certificate's: the certificate alone is no secret."""
+    own, other = pki.create(folder / "user"), pki.create(folder / "other")
+    options = {**SECURE, "pki": str(folder), "user_certificate": str(own.certificate), "user_key": str(other.key)}
+    with pytest.raises(NotConnected):
+        async with driver(served.url, ADDRESS, **options):
+            pass
+
+
 async def test_a_password_is_never_shown() -> None:
     link = OpcuaLink.model_validate(
         {"driver": "opcua", "url": "opc.tcp://h", "user": "a", "password": "hidden", "allow_plaintext_password": True}
@@ -216,48 +293,218 @@ def put(folder: Path, place: str, *certificates: x509.Certificate) -> None:
         (folder / place / f"{number}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
-async def test_a_server_of_a_trusted_issuer_is_trusted(tmp_path: Path) -> None:
-    server = make("s", KEY, (MIDDLE, ROOT_KEY))
+CLAIM = pki.Claim("127.0.0.1", "urn:test:server")
+
+
+def revocations(
+    folder: Path,
+    issuer: x509.Certificate,
+    *revoked: x509.Certificate,
+    key: rsa.RSAPrivateKey = ROOT_KEY,
+    until: datetime.datetime = NOW + DAY,
+    name: str = "",
+) -> None:
+    """Put an issuer's revocation list where it is looked for."""
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject).last_update(NOW - 2 * DAY)
+    builder = builder.next_update(until)
+    for each in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(each.serial_number).revocation_date(NOW).build()
+        builder = builder.add_revoked_certificate(entry)
+    text = issuer.subject.rfc4514_string().removeprefix("CN=")
+    (folder / "issuers").mkdir(exist_ok=True)
+    file = folder / "issuers" / f"{name or text}.crl"
+    file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def issued(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant]:
+    """A server whose certificate was issued by MIDDLE, and that by ROOT."""
+    folder = tmp_path_factory.mktemp("issued")
+    async with plant(setup=secured(ISSUED, folder), policies=POLICIES) as running:
+        await running.add("T", 1.5)
+        yield running
+
+
+ISSUED = make("boiler house", KEY, (MIDDLE, ROOT_KEY))
+SECURE = {"security_policy": "Basic256Sha256"}
+
+
+async def test_a_server_of_a_trusted_issuer_is_trusted(tmp_path: Path, issued: Plant) -> None:
+    revocations(tmp_path, MIDDLE)
+    revocations(tmp_path, ROOT)
     put(tmp_path, "issuers", MIDDLE)
     with pytest.raises(pki.NotTrusted):
-        pki.check([server], tmp_path)
+        pki.check([ISSUED], tmp_path, CLAIM)
     put(tmp_path, "trusted", ROOT)
-    pki.check([server], tmp_path)
+    async with driver(issued.url, ADDRESS, **SECURE, pki=str(tmp_path)) as (opened, plan):
+        assert rows(await opened.read(plan))["t0"][0] == 1.5
     (tmp_path / "issuers" / "0.pem").unlink()
-    with pytest.raises(pki.NotTrusted):
-        pki.check([server], tmp_path)
-    pki.check([server, MIDDLE], tmp_path)  # the server sent its issuer along
+    with pytest.raises(NotConnected, match="is not known"):
+        async with driver(issued.url, ADDRESS, **SECURE, pki=str(tmp_path)):
+            pass
+    pki.check([ISSUED, MIDDLE], tmp_path, CLAIM)  # the server sends its issuer along
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message", "suppressed"),
+    [
+        (lambda folder: revocations(folder, MIDDLE, ISSUED), "was revoked by its issuer: CN=boiler house", False),
+        (lambda folder: revocations(folder, ROOT, MIDDLE), "was revoked by its issuer: CN=middle", False),
+        (lambda folder: (folder / "issuers" / "middle.crl").unlink(), "no revocation list of CN=middle", True),
+        (lambda folder: (folder / "issuers" / "root.crl").unlink(), "no revocation list of CN=root", True),
+        (lambda folder: revocations(folder, MIDDLE, until=NOW - DAY), "list is out of date of CN=middle", True),
+        (lambda folder: revocations(folder, MIDDLE, key=KEY), "no revocation list of CN=middle", True),
+    ],
+    ids=["revoked", "issuer revoked", "no list", "no list of the issuer's issuer", "list out of date", "list forged"],
+)
+async def test_of_a_trusted_issuer_s_server_the_revocation_lists_must_be_there(
+    tmp_path: Path, issued: Plant, prepare: Callable[[Path], None], message: str, suppressed: bool
+) -> None:
+    """A thief of a server's key is locked out by revoking its certificate; where nobody looks, he is not."""
+    put(tmp_path, "trusted", ROOT)
+    put(tmp_path, "issuers", MIDDLE)
+    revocations(tmp_path, MIDDLE)
+    revocations(tmp_path, ROOT)
+    prepare(tmp_path)
+    options = {**SECURE, "pki": str(tmp_path)}
+    with pytest.raises(NotConnected, match=message) as caught:
+        async with driver(issued.url, ADDRESS, **options):
+            pass
+    put(tmp_path, "trusted", ROOT, ISSUED)  # a person answers for this very certificate
+    if suppressed:
+        assert run_command(str(caught.value)) == 0
+        async with driver(issued.url, ADDRESS, **options) as (opened, plan):
+            assert rows(await opened.read(plan))["t0"][0] == 1.5
+    elif "boiler house" in message:
+        with pytest.raises(NotConnected, match=message):
+            async with driver(issued.url, ADDRESS, **options):
+                pass
+
+
+def run_command(message: str) -> int:
+    """Run the command that a message names, as a person would."""
+    from gateway.cli.app import make_app
+
+    command = re.search(r"plantbridge (pki trust \S+ --folder \S+)", message)
+    assert command is not None, message
+    result = CliRunner().invoke(make_app(), shlex.split(command[1]))
+    assert "SHA-256" in result.output
+    return result.exit_code
+
+
+async def test_a_trusted_issuer_s_server_at_another_host_is_refused_until_a_person_trusts_it(
+    tmp_path: Path, issued: Plant
+) -> None:
+    """OPC 10000-4, 6.1.3: another server of the plant must not be taken for the one that was meant."""
+    put(tmp_path, "trusted", ROOT)
+    put(tmp_path, "issuers", MIDDLE)
+    revocations(tmp_path, MIDDLE)
+    revocations(tmp_path, ROOT)
+    options = {**SECURE, "pki": str(tmp_path)}
+    url = issued.url.replace("127.0.0.1", "localhost")
+    with pytest.raises(NotConnected, match=r"names 127\.0\.0\.1, not localhost, which was called") as caught:
+        async with driver(url, ADDRESS, **options):
+            pass
+    assert run_command(str(caught.value)) == 0
+    async with driver(url, ADDRESS, **options) as (opened, plan):
+        assert rows(await opened.read(plan))["t0"][0] == 1.5
+
+
+async def test_a_trusted_issuer_s_server_of_another_application_uri_is_refused_until_a_person_trusts_it(
+    tmp_path: Path, issued: Plant
+) -> None:
+    put(tmp_path, "trusted", ROOT)
+    put(tmp_path, "issuers", MIDDLE)
+    revocations(tmp_path, MIDDLE)
+    revocations(tmp_path, ROOT)
+    options = {**SECURE, "pki": str(tmp_path)}
+    endpoints = issued.server.iserver.endpoints
+    try:
+        for endpoint in endpoints:
+            endpoint.Server.ApplicationUri = "urn:test:impostor"
+        with pytest.raises(
+            NotConnected, match="names urn:test:server, and the server calls itself urn:test:impostor"
+        ) as caught:
+            async with driver(issued.url, ADDRESS, **options):
+                pass
+        assert run_command(str(caught.value)) == 0
+        async with driver(issued.url, ADDRESS, **options) as (opened, plan):
+            assert rows(await opened.read(plan))["t0"][0] == 1.5
+    finally:
+        for endpoint in endpoints:
+            endpoint.Server.ApplicationUri = "urn:test:server"
+
+
+async def test_pki_show_lists_what_there_is_and_what_needs_attention(tmp_path: Path) -> None:
+    from gateway.cli.app import make_app
+
+    pki.own(tmp_path)
+    put(tmp_path, "trusted", ROOT)
+    revocations(tmp_path, ROOT)
+    show = ["pki", "show", "--folder", str(tmp_path)]
+    result = CliRunner().invoke(make_app(), show)
+    assert "root.crl: revocation list of CN=root, to be renewed by" in result.output
+    revocations(tmp_path, ROOT, until=NOW - DAY)
+    put(tmp_path, "trusted", make("root", ROOT_KEY, ca=True, until=NOW + 60 * DAY))
+    result = CliRunner().invoke(make_app(), show)
+    assert result.exit_code == 1
+    assert "OUT OF DATE" in result.output
+
+
+async def test_hosts_compare_as_addresses_and_without_regard_to_case(tmp_path: Path) -> None:
+    put(tmp_path, "trusted", ROOT)
+    revocations(tmp_path, ROOT)
+    server = make("s", KEY, (ROOT, ROOT_KEY), host="fd00::1")
+    pki.check([server], tmp_path, pki.Claim("FD00:0::1", "urn:test:server"))
+    with pytest.raises(pki.NotTrusted, match="not PLC1, which was called"):
+        pki.check([server], tmp_path, pki.Claim("PLC1", "urn:test:server"))
+    assert pki.canonical("PLC1") == pki.canonical("plc1")
 
 
 async def test_an_issuer_must_be_one_and_must_have_signed(tmp_path: Path) -> None:
     put(tmp_path, "trusted", make("root", KEY, ca=True), make("leaf", ROOT_KEY))
-    with pytest.raises(pki.NotTrusted):
-        pki.check([make("s", KEY, (ROOT, ROOT_KEY))], tmp_path)  # same name, another key
-    with pytest.raises(pki.NotTrusted):
-        pki.check([make("s", KEY, (make("leaf", ROOT_KEY), ROOT_KEY))], tmp_path)  # not a certificate authority
+    with pytest.raises(pki.NotTrusted, match="is not known"):
+        pki.check([make("s", KEY, (ROOT, ROOT_KEY))], tmp_path, CLAIM)  # same name, another key
+    with pytest.raises(pki.NotTrusted, match="is not known"):
+        pki.check([make("s", KEY, (make("leaf", ROOT_KEY), ROOT_KEY))], tmp_path, CLAIM)  # not an authority
 
 
-async def test_a_revoked_certificate_is_refused(tmp_path: Path) -> None:
-    server = make("s", KEY, (ROOT, ROOT_KEY))
-    put(tmp_path, "trusted", ROOT)
-    pki.check([server], tmp_path)
-    entry = x509.RevokedCertificateBuilder().serial_number(server.serial_number).revocation_date(NOW).build()
-    builder = x509.CertificateRevocationListBuilder().issuer_name(ROOT.subject).last_update(NOW - DAY)
-    builder = builder.next_update(NOW + DAY).add_revoked_certificate(entry)
-    forged = builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    (tmp_path / "trusted" / "forged.crl").write_bytes(forged)
-    pki.check([server], tmp_path)
-    genuine = builder.sign(ROOT_KEY, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-    (tmp_path / "trusted" / "root.crl").write_bytes(genuine)
-    with pytest.raises(pki.NotTrusted, match="revoked"):
-        pki.check([server], tmp_path)
+async def test_a_key_that_a_policy_does_not_take_is_refused(tmp_path: Path) -> None:
+    from drivers.opcua.security import _check_key
+
+    short = make("s", rsa.generate_private_key(public_exponent=65537, key_size=1024))
+    _check_key(short, "Basic128Rsa15")
+    with pytest.raises(ValueError, match="a key of 1024 bits, and Basic256Sha256 asks for an RSA key of 2048"):
+        _check_key(short, "Basic256Sha256")
 
 
 async def test_an_expired_certificate_is_refused_though_it_is_trusted(tmp_path: Path) -> None:
     old = make("old", KEY, until=NOW - DAY)
     put(tmp_path, "trusted", old)
     with pytest.raises(pki.NotTrusted, match="outside its time"):
-        pki.check([old], tmp_path)
+        pki.check([old], tmp_path, CLAIM)
+
+
+async def test_a_server_whose_certificate_expired_is_refused_and_its_renewed_one_must_be_trusted(
+    tmp_path: Path,
+) -> None:
+    """It may have been renewed, or it may be another server: a person decides."""
+    old, new = make("boiler house", KEY, until=NOW - DAY), make("boiler house", KEY)
+    put(tmp_path, "trusted", old)
+    options = {**SECURE, "pki": str(tmp_path)}
+    async with plant(setup=secured(old, tmp_path), policies=POLICIES) as served:
+        port = served.port
+        with pytest.raises(NotConnected, match="outside its time"):
+            async with driver(served.url, ADDRESS, **options):
+                pass
+    async with plant(port, setup=secured(new, tmp_path), policies=POLICIES) as served:
+        await served.add("T", 1.5)
+        with pytest.raises(NotConnected, match="plantbridge pki trust") as caught:
+            async with driver(served.url, ADDRESS, **options):
+                pass
+        assert run_command(str(caught.value)) == 0
+        async with driver(served.url, ADDRESS, **options) as (opened, plan):
+            assert rows(await opened.read(plan))["t0"][0] == 1.5
 
 
 async def test_an_expired_certificate_of_our_own_says_how_to_renew_it(served: Plant, folder: Path) -> None:
