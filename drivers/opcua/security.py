@@ -139,8 +139,8 @@ def check_password(client: Client, options: OpcuaLink, url: str) -> None:
         return
     if client.security_policy.Mode != ua.MessageSecurityMode.SignAndEncrypt:
         raise NotConnected(
-            f"{url}: the server takes passwords only unencrypted, or weakly so; use security_mode: SignAndEncrypt, or say "
-            "allow_plaintext_password: true",
+            f"{url}: the server takes passwords only unencrypted, or weakly so; use security_mode: "
+            "SignAndEncrypt, or say allow_plaintext_password: true",
             status=int(ua.StatusCodes.BadSecurityChecksFailed),
         )
 

@@ -16,7 +16,7 @@ Folder = Annotated[Path, typer.Option(help="The link's `pki` folder.")]
 
 @app.command()
 def show(folder: Folder = Path("pki")) -> None:
-    """List our own certificate, those trusted and rejected, and revocation lists. Exits 1 where something needs attention.
+    """List certificates and revocation lists: our own, trusted, rejected. Exits 1 where something needs attention.
 
     Example: plantbridge pki show --folder plant/pki
     """
