@@ -243,12 +243,17 @@ Stage = Callable[[Batch], Batch]
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A tag's address as its driver understands it. Arrays resolve to one entry per element, told by `suffix`."""
+    """A tag's address as its driver understands it. Arrays resolve to one entry per element, told by `suffix`.
+
+    The readings of an `occurrence` are events of their own, not states of one thing: each is reported, also where it
+    equals the one before; neither deadband nor max_silence apply.
+    """
 
     source: Any
     kind: Kind
     type: str
     suffix: str = ""
+    occurrence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,8 @@ def _tags(link: Link) -> list[tuple[str, str, Tag]]:
 
 
 def _standard(node: Any) -> bool:
+    if node.form == "event":
+        return True  # the simulator has no events
     if node.form == "/":
         return bool(node.name[:2] == ((0, "Objects"), (0, "Server")))
     return bool(node.namespace == 0 and node.form == "i")

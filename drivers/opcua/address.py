@@ -7,12 +7,17 @@
     select   = "[" n "]" | "[" n ":" m "]"       an element, or elements n to m, of an array: one tag each
              | "#" field *( "." field )          a field of a structure
     type     = a word of TYPES                   what it is held as; float64 where absent
+    event    = "event:" [ namespace ";" ] [ index ":" ] name *( "/" [ index ":" ] name ) [ blank type ]
 
 Names may hold blanks: only a last word that is a type, and a word before it that is a select, are taken off. With the
 keys `type` or `select` beside `address`, the address is the node and nothing else, whatever its words are. A last
 word that looks like a misspelt type is refused, not taken for a name. In a path "&" takes the meaning from the
 character after it; elements without an index are in the path's namespace (0 without one), except that Objects, Types
 and Views below Root are always in namespace 0.
+
+An event's field, for the groups with the key `events`, is a browse path from its event type: event:ActiveState/Id. The
+standard's fields have their type (FIELDS); any other is text where no type is given. event:ConditionId is the node id
+of the condition.
 
 Pure text to values; knows nothing of the protocol library.
 """
@@ -44,6 +49,26 @@ TYPES: Final[dict[str, tuple[str, Kind]]] = {
 """The words for a type: the name that tags carry, and how the values are held."""
 
 DEFAULT_TYPE: Final = "float64"
+
+EVENT: Final = "event:"
+BASE_EVENT, CONDITION, ACKNOWLEDGEABLE, ALARM, LIMIT_ALARM = 2041, 2782, 2881, 2915, 2955
+FIELDS: Final[dict[str, tuple[int, str]]] = {
+    **dict.fromkeys(("EventId",), (BASE_EVENT, "bytestring")),
+    **dict.fromkeys(("EventType", "SourceNode", "SourceName", "Message", "LocalTime"), (BASE_EVENT, "text")),
+    **dict.fromkeys(("Time", "ReceiveTime"), (BASE_EVENT, "datetime")), "Severity": (BASE_EVENT, "uint16"),
+    **dict.fromkeys(
+        ("ConditionId", "ConditionName", "ConditionClassId", "ConditionClassName", "BranchId", "EnabledState",
+         "Comment", "ClientUserId"), (CONDITION, "text"),
+    ),
+    "Retain": (CONDITION, "bool"), "EnabledState/Id": (CONDITION, "bool"), "Quality": (CONDITION, "uint32"),
+    "LastSeverity": (CONDITION, "uint16"),
+    **dict.fromkeys(("AckedState", "ConfirmedState"), (ACKNOWLEDGEABLE, "text")),
+    **dict.fromkeys(("AckedState/Id", "ConfirmedState/Id"), (ACKNOWLEDGEABLE, "bool")),
+    **dict.fromkeys(("ActiveState", "SuppressedState", "InputNode"), (ALARM, "text")),
+    **dict.fromkeys(("ActiveState/Id", "SuppressedState/Id", "SuppressedOrShelved"), (ALARM, "bool")),
+    **dict.fromkeys(("HighHighLimit", "HighLimit", "LowLimit", "LowLowLimit"), (LIMIT_ALARM, "float64")),
+}  # fmt: skip
+"""The standard's fields of events (Part 5, 6.4.2; Part 9, 5.5 to 5.8): the event type that has them, and their type."""
 MOST_ELEMENTS: Final = 10_000
 
 _ELEMENT: Final = re.compile(r"\[(\d{1,9})(?::(\d{1,9}))?\]")
@@ -60,6 +85,7 @@ class NodeName:
     """A node as the integrator wrote it: by id, or by browse path. The namespace is an index or a URI.
 
     `form` is "i", "s", "g", "b" or "/". `name` is then int, str, UUID, bytes, or the path's (namespace, name) pairs.
+    Form "event" is a field of events; its name is a path too.
     """
 
     namespace: Namespace
@@ -67,11 +93,19 @@ class NodeName:
     name: int | str | uuid.UUID | bytes | tuple[tuple[Namespace, str], ...]
 
     def __str__(self) -> str:
+        if self.form == "event":
+            return EVENT + field_name(self)
         if isinstance(self.name, tuple):
             return "/" + "/".join(f"{namespace}:{name}" for namespace, name in self.name)
         prefix = f"nsu={self.namespace};" if isinstance(self.namespace, str) else f"ns={self.namespace};"
         name = base64.b64encode(self.name).decode() if isinstance(self.name, bytes) else self.name
         return f"{'' if self.namespace == 0 else prefix}{self.form}={name}"
+
+
+def field_name(node: NodeName) -> str:
+    """Write the path of an event's field: names of namespace 0 as they are."""
+    assert isinstance(node.name, tuple)
+    return "/".join(name if namespace == 0 else f"{namespace}:{name}" for namespace, name in node.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +140,8 @@ class Address:
 def parse(text: str, type_word: str | None = None, select: str | None = None, namespace: Namespace = 0) -> Address:
     """Read an address; `namespace` is where node ids without one live. Raises ValueError, for the integrator."""
     node = text.strip()
+    if node.startswith(EVENT):
+        return _event(node.removeprefix(EVENT), type_word, select)
     if type_word is None and select is None:
         node, select, type_word = _split(node)
     if type_word is not None and type_word.lower() not in TYPES:
@@ -113,6 +149,28 @@ def parse(text: str, type_word: str | None = None, select: str | None = None, na
     name, kind = TYPES[(type_word or DEFAULT_TYPE).lower()]
     elements, field = _select(select)
     return Address(parse_node(node, namespace), elements, field, name, kind)
+
+
+def _event(text: str, type_word: str | None, select: str | None) -> Address:
+    """Read the field of an event behind "event:". Raises ValueError."""
+    if type_word is None and select is None:
+        text, select, type_word = _split(text)
+    if select is not None:
+        raise ValueError(f"an event's field is taken whole, without {select}")
+    if type_word is not None and type_word.lower() not in TYPES:
+        raise ValueError(f"unknown type {type_word!r}{_guess(type_word)}; known are {', '.join(sorted(TYPES))}")
+    match = _NAMESPACE.fullmatch(text)
+    space: Namespace = 0
+    if match is not None:
+        text, space = match["rest"], match["uri"] if match["uri"] is not None else int(match["index"])
+    if not text or text.startswith("/"):
+        raise ValueError(f"expected a field of the event such as event:Severity or event:ActiveState/Id, got {text!r}")
+    node = NodeName(0, "event", _path(f"/{text}", space))
+    known = FIELDS.get(field_name(node))
+    if known is None and (guess := difflib.get_close_matches(field_name(node), FIELDS, 1, 0.85)) and space == 0:
+        raise ValueError(f"is {field_name(node)} a misspelt {guess[0]}? A field of the server's own has a namespace")
+    name, kind = TYPES[(type_word or (known[1] if known else "text")).lower()]
+    return Address(node, None, (), name, kind)
 
 
 def parse_node(text: str, namespace: Namespace = 0) -> NodeName:

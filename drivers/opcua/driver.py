@@ -23,10 +23,12 @@ from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
 from drivers.opcua import names, rows, wire
+from drivers.opcua.address import parse_node
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
+from drivers.opcua.events import QUEUE, Told, select
 from drivers.opcua.items import Watched, Wish
-from drivers.opcua.plan import CHUNK, OpcuaPlan, plan
+from drivers.opcua.plan import CHUNK, EventWish, OpcuaPlan, plan
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watcher
@@ -56,6 +58,10 @@ def wish_of(device: Any, group: Group) -> Wish | None:
     options = group.options if isinstance(group.options, OpcuaGroup) else device
     if not isinstance(options, OpcuaGroup) or options.mode == "read":
         return None
+    if options.events is not None:
+        publishing = options.publishing_interval or group.interval / 1e9
+        clock = device.time if isinstance(device, OpcuaDevice) else "source"
+        return Wish(publishing, 0.0, options.queue_size or QUEUE, options.discard == "oldest", clock=clock)
     interval = group.interval / 1e9
     publishing = options.publishing_interval or interval
     sampling = interval if options.sampling_interval is None else options.sampling_interval
@@ -66,6 +72,16 @@ def wish_of(device: Any, group: Group) -> Wish | None:
         publishing, sampling, queue, options.discard == "oldest", size, kind, options.trigger, options.freshness,
         device.time if isinstance(device, OpcuaDevice) else "source", options.fill_gaps,
     )  # fmt: skip
+
+
+def events_of(device: Any, group: Group) -> EventWish | None:
+    """Give which events a poll group takes in; None where it has values."""
+    options = group.options if isinstance(group.options, OpcuaGroup) else device
+    if not isinstance(options, OpcuaGroup) or options.events is None:
+        return None
+    wanted, namespace = options.events, device.namespace if isinstance(device, OpcuaDevice) else 0
+    types = tuple(parse_node(each, namespace) for each in wanted.types)
+    return EventWish(parse_node(wanted.notifier), wanted.severity, types)
 
 
 class OpcuaDriver:
@@ -80,6 +96,12 @@ class OpcuaDriver:
             for device in link.devices
             for group in device.groups
         }
+        self._events = {
+            (device.name, group.name): events_of(device.options, group)
+            for device in link.devices
+            for group in device.groups
+        }
+        self._told: dict[OpcuaPlan, Told] = {}
         self._fields = any(tag.source.field for table in link.tables for tag in table.tags)
         self._watcher: Watcher | None = None  # kept across sessions: the server may keep its subscriptions too
         self._session: Session | None = None
@@ -98,8 +120,8 @@ class OpcuaDriver:
         return options.time if isinstance(options, OpcuaDevice) else "source"
 
     def plan(self, tables: Sequence[TagTable]) -> OpcuaPlan:
-        """Compile the tables of one poll group of one device."""
-        return plan(tables)
+        """Compile the tables of one poll group of one device. Raises ConfigError."""
+        return plan(tables, self._events.get((tables[0].device, tables[0].group)))
 
     async def connect(self) -> None:
         """Make the session, learn the server's namespaces and limits. Raises NotConnected.
@@ -174,6 +196,8 @@ class OpcuaDriver:
         session = self._session
         if session is None:
             raise NotConnected(f"{self._options.url}: no session")
+        if plan.events is not None:  # events happen; there is nothing to read
+            return [Batch.bad(table, q.BAD_NOT_SUPPORTED, time.time_ns()) for table in plan.tables]
         prepared = self._prepared.get(plan)
         if prepared is None or (prepared.missing and time.monotonic() - prepared.at > LOOK_AGAIN):
             prepared = self._prepared[plan] = await self._prepare(session, plan)
@@ -239,10 +263,16 @@ class OpcuaDriver:
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
         wish = self._wishes[plan.device, plan.group]
         assert wish is not None
+        timeout = self._timeouts.get(plan.device, self._options.timeout)
+        if plan.events is not None:
+            nodes = [plan.events.notifier, *plan.events.types]
+            found = await names.resolve(session, nodes, self._namespaces, self._limits.translate)
+            asked = select(plan, found, self._namespaces, self._told.setdefault(plan, Told()))
+            return Watched(plan, wish, [], {}, timeout, asked)
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
-        return Watched(plan, wish, ids, missing, self._timeouts.get(plan.device, self._options.timeout))
+        return Watched(plan, wish, ids, missing, timeout)
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         """Set values, one after the other, each read back. Raises NotConnected, ProtocolError."""

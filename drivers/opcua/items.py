@@ -2,7 +2,7 @@
 
 An item is a node of one poll group; its client handle is its place in the list. Columns that come in under handles
 become batches here; what was given already is left out, and what an interruption lies before is dated anew.
-No I/O: drivers.opcua.subscribe, freshness and missed ask the server.
+No I/O: drivers.opcua.subscribe, freshness and missed ask the server. Events are drivers.opcua.events.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class Watched:
     ids: list[bytes | None]
     missing: dict[int, int]
     timeout: float
+    events: Any = None  # how its events are asked for (events.Select), where it is a group of events
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +105,8 @@ class Items:
 
     def __init__(self, watched: Sequence[Watched]) -> None:
         self.watched = watched
-        self.items = [Item(each, node) for each in watched for node in range(len(each.plan.nodes))]
+        self._valued = [each for each in watched if each.events is None]
+        self.items = [Item(each, node) for each in self._valued for node in range(len(each.plan.nodes))]
         self._parts: list[tuple[Part, str]] = []
         self._map()
         size = len(self.items)
@@ -134,14 +136,14 @@ class Items:
 
     def _map(self) -> None:
         """Note for each handle the tags it feeds: target[start[handle]:start[handle] + count[handle]] = (part, tag)."""
-        first = {id(each): 0 for each in self.watched}
+        first = {id(each): 0 for each in self._valued}
         position = 0
-        for each in self.watched:
+        for each in self._valued:
             first[id(each)] = position
             position += len(each.plan.nodes)
         targets: list[list[tuple[int, int]]] = [[] for _ in range(position)]
         silences = [np.inf] * position
-        for each in self.watched:
+        for each in self._valued:
             for part in each.plan.parts:
                 self._parts.append((part, each.wish.clock))
                 for tag, node in enumerate(part.node.tolist()):

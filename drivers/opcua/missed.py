@@ -36,9 +36,9 @@ async def fill(
     if not start:
         return batches
     for each in items.watched:
-        if id(each) in lost:
+        if id(each) in lost or each.events is not None:
             why = reason or "the server did not keep the subscription"
-            why += "; not all of its nodes have a history" if each.wish.fill_gaps else ""
+            why += "; not all of its nodes have a history" if each.wish.fill_gaps and each.events is None else ""
             batches.append(Gap(each.plan.device, each.plan.group, start, max(start, now), why))
     return batches
 

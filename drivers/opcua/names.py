@@ -79,7 +79,8 @@ async def read_structures(session: Session, timeout: float) -> None:
         await session.call(session.client.load_data_type_definitions(), "reading type definitions", timeout)
 
 
-def _index(namespace: Namespace, namespaces: Sequence[str]) -> int | None:
+def index_of(namespace: Namespace, namespaces: Sequence[str]) -> int | None:
+    """Give a namespace's index on this server; None where it is not there."""
     if isinstance(namespace, int):
         return namespace
     return namespaces.index(namespace) if namespace in namespaces else None
@@ -87,7 +88,7 @@ def _index(namespace: Namespace, namespaces: Sequence[str]) -> int | None:
 
 def node_id(node: NodeName, namespaces: Sequence[str]) -> ua.NodeId | None:
     """Give the node id of a node that is named by one; None where its namespace is not on this server."""
-    index = _index(node.namespace, namespaces)
+    index = index_of(node.namespace, namespaces)
     if index is None:
         return None
     return ua.NodeId(node.name, index, _FORMS[node.form])
@@ -97,7 +98,7 @@ def _browse_path(node: NodeName, namespaces: Sequence[str]) -> ua.BrowsePath | N
     path = ua.BrowsePath(StartingNode=ua.NodeId(ua.ObjectIds.RootFolder))
     assert isinstance(node.name, tuple)
     for namespace, name in node.name:
-        index = _index(namespace, namespaces)
+        index = index_of(namespace, namespaces)
         if index is None:
             return None
         element = ua.RelativePathElement(

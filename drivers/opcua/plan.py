@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from drivers.opcua.address import NodeName, Source
 from gateway.contracts import PlannedRequest
+from gateway.errors import ConfigError, Problem
 from gateway.model import Kind, TagTable
 
 CHUNK = 1000  # nodes in one request where the server names no limit
@@ -34,13 +35,27 @@ class Part:
     counters: NDArray[np.bool_] | None  # which tags are scaled 64-bit integers, where there are any
 
 
+@dataclass(frozen=True, slots=True)
+class EventWish:
+    """Which events a group takes in: those of a notifier, of these types, from this severity on."""
+
+    notifier: NodeName
+    severity: int
+    types: tuple[NodeName, ...]
+
+    def __str__(self) -> str:
+        of = " or ".join(str(each) for each in self.types)
+        return f"{self.notifier}{f' of type {of}' if of else ''}, severity {self.severity} or more"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpcuaPlan:
-    """The nodes of a poll group, each once, and its tables as parts."""
+    """The nodes of a poll group, each once, and its tables as parts. With `events` the nodes are fields of events."""
 
     tables: tuple[TagTable, ...]
     nodes: tuple[NodeName, ...]
     parts: tuple[Part, ...]
+    events: EventWish | None = None
 
     @property
     def device(self) -> str:
@@ -52,6 +67,12 @@ class OpcuaPlan:
 
     def requests(self) -> Sequence[PlannedRequest]:
         """Give the Read requests, in the size that is used where the server does not limit it further."""
+        if self.events is not None:
+            return [
+                PlannedRequest(
+                    f"Events of {self.events}: {len(self.nodes)} fields", len(self.nodes), len(self.nodes), 0.0
+                )
+            ]
         requests = []
         for first in range(0, len(self.nodes), CHUNK):
             count = min(CHUNK, len(self.nodes) - first)
@@ -61,8 +82,9 @@ class OpcuaPlan:
         return requests
 
 
-def plan(tables: Sequence[TagTable]) -> OpcuaPlan:
-    """Compile the tables of one poll group of one device."""
+def plan(tables: Sequence[TagTable], events: EventWish | None = None) -> OpcuaPlan:
+    """Compile the tables of one poll group of one device. Raises ConfigError where values and events are mixed."""
+    _unmixed(tables, events is not None)
     nodes: dict[NodeName, int] = {}
     parts = []
     for table in tables:
@@ -80,7 +102,20 @@ def plan(tables: Sequence[TagTable]) -> OpcuaPlan:
                 _counters(table),
             )
         )
-    return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts))
+    return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts), events)
+
+
+def _unmixed(tables: Sequence[TagTable], events: bool) -> None:
+    problems = []
+    for tag in (tag for table in tables for tag in table.tags if (tag.source.node.form == "event") is not events):
+        if events:
+            reason, hint = "a group with events has no values of nodes", "event:FIELD, or another group for the tag"
+        else:
+            reason, hint = "a field of events in a group without events", "give its group the key events: {}"
+        place = (tag.where.file, tag.where.line, tag.where.column)
+        problems.append(Problem(*place, f"groups.{tables[0].group}.tags.{tag.name}", reason, hint))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _counters(table: TagTable) -> NDArray[np.bool_] | None:

@@ -12,10 +12,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from drivers.opcua.address import TYPES, parse
+from drivers.opcua.address import TYPES, Source, parse, parse_node
 from gateway.contracts import Driver, DriverSpec, Resolved
 from gateway.model import Link
-from gateway.options import DeviceOptions, Duration, GroupOptions, LinkOptions, LocalPath, TagOptions
+from gateway.options import DeviceOptions, Duration, GroupOptions, LinkOptions, LocalPath, Options, TagOptions
 
 _URL: Final = re.compile(r"opc\.tcp://(\[[0-9a-fA-F:.%]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?")
 
@@ -106,6 +106,28 @@ class OpcuaLink(LinkOptions):
         return url
 
 
+class EventOptions(Options):
+    """Which events a group takes in."""
+
+    notifier: str = "i=2253"
+    """Node whose events these are; the Server object, which has all of them, where not given."""
+    severity: int = Field(default=1, ge=1, le=1000)
+    """Events below this severity are left out."""
+    types: tuple[str, ...] = ()
+    """Node ids of event types: only events of these and their subtypes; i=2915 are alarms. All where not given."""
+
+    @field_validator("notifier")
+    @classmethod
+    def _is_a_node(cls, text: str) -> str:
+        parse_node(text)
+        return text
+
+    @field_validator("types")
+    @classmethod
+    def _are_nodes(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._is_a_node(text) for text in texts)
+
+
 class OpcuaGroup(GroupOptions):
     """Tags that are reported, or read, together."""
 
@@ -130,6 +152,16 @@ class OpcuaGroup(GroupOptions):
     fill_gaps: bool = False
     """subscribe: after an interruption fetch what was missed from the server's history, where it keeps one."""
 
+    events: EventOptions | None = None
+    """Events and alarms instead of values: the group's tags are fields of events (event:Severity), and each event is
+    one row per tag. {} takes all events of the server."""
+
+    @model_validator(mode="after")
+    def _events_are_subscribed(self) -> OpcuaGroup:
+        if self.events is not None and self.mode == "read":
+            raise ValueError("events are reported, not read: leave mode out, or say subscribe")
+        return self
+
 
 class OpcuaDevice(OpcuaGroup, DeviceOptions):
     """A part of a server's address space."""
@@ -146,7 +178,7 @@ class OpcuaTag(TagOptions):
 
     address: str
     """Which node, and as what it is held: `ns=2;s=Boiler.T1 float32`, `nsu=urn:plant;s=Boiler.T1`, `i=2258 datetime`,
-    `/Objects/2:Boiler/2:T1`, `ns=2;s=Curve [0:9]`."""
+    `/Objects/2:Boiler/2:T1`, `ns=2;s=Curve [0:9]`, `event:Severity`."""
     type: str | None = Field(default=None, json_schema_extra={"enum": [*TYPES, None]})
     """As what the value is held, where the address does not say; then the address is the node id, word for word."""
     select: str | None = None
@@ -156,6 +188,10 @@ class OpcuaTag(TagOptions):
 def resolve(tag: OpcuaTag, device: OpcuaDevice, link: OpcuaLink) -> Sequence[Resolved]:
     """Compile a tag's address: one entry, or one per element of a slice. Raises ValueError."""
     address = parse(tag.address, tag.type, tag.select, device.namespace)
+    if address.node.form == "event":
+        if tag.writable is not None:
+            raise ValueError("a field of an event cannot be written; remove writable")
+        return [Resolved(Source(address.node), address.kind, address.type, occurrence=True)]
     return [Resolved(source, address.kind, address.type, suffix) for source, suffix in address.sources()]
 
 

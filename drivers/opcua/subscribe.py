@@ -12,6 +12,8 @@ What can go wrong, and what happens:
 - the session was lost: in the next one TransferSubscriptions and Republish fetch what was missed, marked as backfill;
   where the server did not keep the subscriptions, drivers.opcua.missed fills what it can.
 - neither data nor keep-alive within one and a half keep-alive periods and a timeout: NotConnected.
+- a notifier without events: the group's tags are Bad with the server's reason; asked for again too.
+- conditions are asked for by ConditionRefresh at each start, and where they may have changed without a word.
 - a subscription is alive but empty, a tag silent for its max_silence: drivers.opcua.freshness.
 """
 
@@ -27,8 +29,9 @@ from typing import Any, Final
 import numpy as np
 from asyncua import ua
 
-from drivers.opcua import freshness, missed, wire
+from drivers.opcua import events, freshness, missed, wire
 from drivers.opcua.decode import Columns, decode
+from drivers.opcua.events import Events, refresh_request
 from drivers.opcua.items import Forgotten, Items, News, Watched, Wish, create_request
 from drivers.opcua.names import Limits
 from drivers.opcua.session import Refused, Session, status_name
@@ -39,9 +42,11 @@ from gateway.model import Batch, Gap
 
 RETRY: Final = 30.0  # s; refused items are asked for again this often
 KEEP_ALIVE: Final = 5.0  # s; a subscription without changes is heard of about this often
+REFRESH_AGAIN: Final = 10.0  # s; conditions are asked for again at most this often
 LIFETIME: Final = 60.0  # s; how long the server keeps a subscription that nobody asks for
 _CREATE_ITEMS: Final = (b"\x01\x00\xef\x02", b"\x01\x00\xf2\x02")  # i=751, i=754
 _DATA_CHANGE: Final = 811
+_EVENTS: Final = 916
 _STATUS_CHANGE: Final = 820
 _FORGOTTEN: Final = {
     int(ua.StatusCodes.BadSubscriptionIdInvalid), int(ua.StatusCodes.BadNoSubscription),
@@ -74,6 +79,8 @@ class Watcher:
         self._limits = limits
         self._watched = watched
         self.items = Items(watched)
+        self.events = Events([each for each in watched if each.events is not None], len(self.items))
+        self._refresh_at = 0.0
         self._subscriptions: dict[int, _Subscription] = {}
         self._acknowledge: list[tuple[int, int]] = []
         self._outstanding: list[tuple[int, asyncio.Future[Any]]] = []  # as they were sent, with their generation
@@ -116,6 +123,16 @@ class Watcher:
                 Agreed(*name, "publishing interval", _span([wish.publishing]), _span([made.interval])),
                 Agreed(*name, "lifetime", _span([max(LIFETIME, wish.publishing)]), _span([made.lifetime])),
                 Agreed(*name, "keep-alive", _span([max(KEEP_ALIVE, wish.publishing)]), _span([made.keep_alive])),
+            ]
+            if each.events is not None:
+                (event,) = (item for item in self.events.items if item.owner is each)
+                got = f"refused: {status_name(event.refused)}" if event.refused else str(each.plan.events)
+                agreed += [
+                    Agreed(*name, "events", str(each.plan.events), got),
+                    Agreed(*name, "queue size", str(wish.queue), str(event.queue)),
+                ]
+                continue
+            agreed += [
                 Agreed(*name, "sampling interval", _span([wish.sampling]), _span(self.items.sampling[mine].tolist())),
                 Agreed(*name, "queue size", str(wish.queue), _counts(self.items.queue[mine].tolist())),
             ]
@@ -129,7 +146,8 @@ class Watcher:
     def fits(self, watched: Sequence[Watched]) -> bool:
         """Say whether the same nodes are wanted, under the same node ids, as this one watches."""
         return len(watched) == len(self._watched) and all(
-            new.plan is old.plan and new.ids == old.ids for new, old in zip(watched, self._watched, strict=True)
+            new.plan is old.plan and new.ids == old.ids and new.events == old.events
+            for new, old in zip(watched, self._watched, strict=True)
         )
 
     def follows(self, watched: Sequence[Watched]) -> bool:
@@ -187,8 +205,10 @@ class Watcher:
         self.items.known.owed[:] = True
         batches += await self._resync(good)
         batches += self.items.bad(self.items.refused())
+        batches += self.events.first()
         self._taken_over = True
         self._fill()
+        await self._refresh()
         return batches
 
     async def _missed(self, subscription: _Subscription, available: Sequence[int]) -> list[News]:
@@ -218,11 +238,13 @@ class Watcher:
         for publishing, wish in wishes.items():
             subscription = await self._create(wish)
             await self._monitor(subscription, self.items.of(publishing))
+            await self._monitor_events(subscription, self.events.of(publishing))
         self._most = 2 + 2 * len(self._subscriptions)
         self._retry_at = now + RETRY
         self._look_at = now + 1.0
         self._fill()
-        return list(self.items.bad(self.items.refused()))
+        await self._refresh()
+        return [*self.items.bad(self.items.refused()), *self.events.first()]
 
     async def _create(self, wish: Wish) -> _Subscription:
         request = ua.CreateSubscriptionRequest()
@@ -263,13 +285,42 @@ class Watcher:
             )
             body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
             for (handle, item, _), made in zip(some, _created(body, at, len(some)), strict=True):
-                status, self.items.sampling[handle], self.items.queue[handle] = made
+                status, self.items.sampling[handle], self.items.queue[handle], _ = made
                 item.refused = status if status >= q.BAD else 0
                 if status in _FILTER_REFUSED and not item.plain:
                     item.plain = True
                     again.append(handle)
         if again:
             await self._monitor(subscription, again)
+
+    async def _monitor_events(self, subscription: _Subscription, items: Sequence[events.Item]) -> None:
+        """Make monitored items of notifiers; the status of each that is refused is left in it."""
+        for item in items:
+            item.refused = item.select.status
+            if item.refused:
+                continue
+            for request in item.requests():
+                tail = struct.pack("<III", subscription.id, 2, 1) + request
+                body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
+                ((status, _, queue, after),) = _created(body, at, 1)
+                item.made(status, queue, body, after)
+                if item.refused not in events.FILTER_REFUSED:
+                    break
+
+    async def _refresh(self) -> None:
+        """Let the server tell of the conditions that are so now. One without conditions refuses: there are none."""
+        self.events.refresh = False
+        self._refresh_at = time.monotonic() + REFRESH_AGAIN
+        for subscription in self._subscriptions.values():
+            if all(item.refused for item in self.events.of(subscription.wish.publishing)):
+                continue
+            try:
+                answer = await self._session.service(
+                    refresh_request(subscription.id), ua.CallResponse, "asking for the conditions"
+                )
+                self.events.refresh |= answer.Results[0].StatusCode.value == ua.StatusCodes.BadRefreshInProgress
+            except Refused:
+                pass
 
     def _fill(self) -> None:
         """Keep several PublishRequests with the server, so that it never waits for one."""
@@ -296,7 +347,9 @@ class Watcher:
                 raise NotConnected(f"{self._session.url}: the subscription is silent", status=q.BAD_TIMEOUT)
         if now >= self._retry_at:
             self._retry_at = now + RETRY
-            await self._retry()
+            batches += await self._retry()
+        if self.events.refresh and now >= self._refresh_at:
+            await self._refresh()
         if now >= self._look_at:
             self._look_at = now + 1.0
             batches += await freshness.look(self._session, self._limits, self.items, now)
@@ -369,6 +422,8 @@ class Watcher:
             end = at + 4 + max(wire.int32(body, at), 0)
             if kind == _DATA_CHANGE:
                 batches += self.items.changed(_notified(body, at + 4), backfill)
+            elif kind == _EVENTS:
+                batches += self.events.notified(body, at + 4, backfill)
             elif kind == _STATUS_CHANGE:
                 raise Forgotten(f"the subscription ended: {status_name(wire.uint32(body, at + 4))}")
             at = end
@@ -386,6 +441,7 @@ class Watcher:
                     handle for handle in self.items.of(subscription.wish.publishing) if not self.items[handle].refused
                 ]
                 batches += self._gap(subscription, "notifications were lost")
+                self.events.refresh = True
                 return batches + await self._resync(members)
             batches += found
             subscription.expected = subscription.expected % (2**32 - 1) + 1
@@ -407,15 +463,23 @@ class Watcher:
         self._acknowledge.append((subscription.id, sequence))
         return self._message(body, at, backfill)
 
-    async def _retry(self) -> None:
+    async def _retry(self) -> list[News]:
         """Ask again for items that were refused."""
+        back: list[events.Item] = []
         for subscription in self._subscriptions.values():
             refused = [handle for handle in self.items.of(subscription.wish.publishing) if self.items[handle].refused]
             if refused:
                 await self._monitor(subscription, refused)
+            silent = [item for item in self.events.of(subscription.wish.publishing) if item.refused]
+            await self._monitor_events(subscription, silent)
+            back += [item for item in silent if not item.refused]
+        self.events.refresh |= bool(back)
+        return [batch for item in back for batch in item.first(time.time_ns())]
 
     async def _resync(self, handles: Sequence[int]) -> list[Batch]:
         """Read items and give what they hold."""
+        if not handles:
+            return []
         every = np.array(handles, dtype=np.intp)
         return await freshness.resync(self._session, self._limits, self.items, every)
 
@@ -441,15 +505,15 @@ def _notified(body: bytes, at: int) -> Columns:
     return columns
 
 
-def _created(body: bytes, at: int, expected: int) -> Iterator[tuple[int, float, int]]:
-    """Give status, revised sampling interval (s) and queue size of each MonitoredItemCreateResult."""
+def _created(body: bytes, at: int, expected: int) -> Iterator[tuple[int, float, int, int]]:
+    """Give status, revised sampling interval (s), queue size and filter result of each MonitoredItemCreateResult."""
     try:
         if wire.int32(body, at) != expected:
             raise ProtocolError(f"{wire.int32(body, at)} monitored items in answer to {expected}")
         at += 4
         for _ in range(expected):
             sampling, queue = struct.unpack_from("<dI", body, at + 8)
-            yield wire.uint32(body, at), sampling / 1000, queue
+            yield wire.uint32(body, at), sampling / 1000, queue, at + 20
             at = wire.skip_scalar(body, at + 20, wire.EXTENSION_OBJECT)
     except (wire.Malformed, struct.error) as error:
         raise ProtocolError(f"an answer that makes no sense: {error}") from error

@@ -228,6 +228,8 @@ class Rules:
         options, kind = self.options, resolved.kind
         if self.tree is not None:
             self._fit_together(kind)
+        if resolved.occurrence:
+            self._is_reported_always()
         if kind in (Kind.INT, Kind.UINT) and (options.scale != 1 or options.offset != 0):
             kind = Kind.FLOAT
         return Tag(
@@ -243,8 +245,8 @@ class Rules:
             minimum=-math.inf if options.minimum is None else options.minimum,
             maximum=math.inf if options.maximum is None else options.maximum,
             out_of_range=options.out_of_range,
-            deadband=self._deadband(kind),
-            max_silence=round((options.max_silence or self.of.max_silence) * 1e9),
+            deadband=math.nan if resolved.occurrence else self._deadband(kind),
+            max_silence=0 if resolved.occurrence else round((options.max_silence or self.of.max_silence) * 1e9),
             not_available=options.not_available,
             states=tuple(options.states.items()),
             writable=WriteRule() if options.writable is True else options.writable,
@@ -277,6 +279,11 @@ class Rules:
             self._ordered("writable", options.writable.minimum, options.writable.maximum)
         if options.scale == 0:
             self._wrong("scale", "a scale of 0 makes every value 0", "leave scale out, or give 1")
+
+    def _is_reported_always(self) -> None:
+        for key in ("deadband", "max_silence"):
+            if self.tree is not None and key in self.tree:
+                self._wrong(key, f"{key} belongs to values, this tag is of events: each is reported", f"remove {key}")
 
     def _ordered(self, key: str, low: float | None, high: float | None) -> None:
         if low is not None and high is not None and low > high:

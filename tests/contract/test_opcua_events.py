@@ -1,0 +1,202 @@
+"""Events and alarms against a real server: each is a row per tag, none is lost in silence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from asyncua import ua
+from opcua_events import Alarms, nanoseconds
+from opcua_server import NAMESPACE, Proxy, driver, plant
+from test_opcua_subscribe import Listener
+
+from drivers.opcua import subscribe
+from drivers.opcua.events import BAD_NOT_FOUND
+from gateway import quality as q
+from gateway.contracts import PlannedRequest
+from gateway.errors import ConfigError, NotConnected
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+OPTIONS: dict[str, Any] = {"publishing_interval": "50 ms", "events": {}}
+FIELDS: list[Any] = [
+    "event:SourceName", "event:Severity", "event:Message", "event:ActiveState/Id", "event:AckedState/Id",
+    "event:ConditionName",
+]  # fmt: skip
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Alarms]:
+    async with plant() as running:
+        await running.add("N", 1.0)
+        yield await Alarms(running).start()
+
+
+@pytest.fixture
+def alarms(served: Alarms) -> Alarms:
+    served.retained.clear()
+    return served
+
+
+def told(listener: Listener, name: str = "t5") -> list[Any]:
+    """Give what a tag was, in the order of arrival, without the row by which the group began."""
+    return [value for batch in listener.batches if q.BAD_NO_DATA not in batch.quality
+            for tag, value in zip(batch.tag.tolist(), batch.value.tolist(), strict=True)
+            if batch.table.names[tag] == name]  # fmt: skip
+
+
+async def test_each_event_is_one_row_per_tag_at_its_own_time(alarms: Alarms) -> None:
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        assert {quality for _, quality, _ in listener.last().values()} == {q.BAD_NO_DATA}  # listens; nothing said yet
+        await alarms.raise_alarm("High", 5, severity=700)
+        await listener.until(lambda: told(listener) == ["High"])
+        at = nanoseconds(5)
+        assert listener.last() == {
+            "t0": ("Boiler", 0, at), "t1": (700.0, 0, at), "t2": ("High is active", 0, at), "t3": (True, 0, at),
+            "t4": (False, 0, at), "t5": ("High", 0, at),
+        }  # fmt: skip
+        await alarms.raise_alarm("High", 6, active=False, acked=True)
+        await listener.until(lambda: told(listener) == ["High", "High"])
+        assert (listener.last()["t3"], listener.last()["t4"]) == ((False, 0, at + 1000), (True, 0, at + 1000))
+
+
+async def test_a_field_that_an_event_does_not_have_is_bad_and_not_the_last_one(alarms: Alarms) -> None:
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        await alarms.raise_alarm("High", 1)
+        await alarms.event(tick=2)
+        await listener.until(lambda: len(told(listener)) == 2)
+        last = listener.last()
+        assert last["t2"] == ("said", 0, nanoseconds(2))
+        assert {last[name][1] for name in ("t3", "t4", "t5")} == {BAD_NOT_FOUND}
+        assert last["t5"][0] == ""
+
+
+async def test_events_of_one_time_do_not_overwrite_each_other(alarms: Alarms) -> None:
+    """A store keeps one row per series and time: a PLC stamps a burst of alarms with the time of its cycle."""
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        for name in ("A", "B", "C"):
+            await alarms.raise_alarm(name, 9)
+        await listener.until(lambda: told(listener) == ["A", "B", "C"])
+        times = sorted({moment for batch in listener.batches for moment in batch.time.tolist()})[:3]
+        assert times == [nanoseconds(9), nanoseconds(9) + 1, nanoseconds(9) + 2]
+        await opened._watcher._refresh()
+        await listener.until(lambda: len(told(listener)) == 6)
+        again = [batch.time[0] for batch in listener.batches if "t5" in batch.table.names][-3:]
+        assert again == times  # told again, not anew
+
+
+async def test_active_conditions_are_known_again_after_a_cut(alarms: Alarms) -> None:
+    async with Proxy(alarms.plant.port) as proxy, driver(proxy.url, FIELDS, device=OPTIONS) as (opened, plan):
+        await alarms.raise_alarm("Old", 1)
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: told(listener) == ["Old"])  # from before we came
+            proxy.cut()
+            with pytest.raises(NotConnected):
+                await listener.until(lambda: False)
+        await opened.close()
+        service = alarms.plant.server.iserver.subscription_service
+        await service.delete_subscriptions(list(service.subscriptions))
+        await alarms.raise_alarm("Meanwhile", 2)
+        await alarms.raise_alarm("Missed", 3, active=False, acked=True)
+        before = time.time_ns()
+        await opened.connect()
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: told(listener) == ["Old", "Meanwhile"])
+            (gap,) = listener.gaps
+            assert gap.start < before < gap.end
+            assert listener.last()["t5"][2] == nanoseconds(2)
+
+
+async def test_events_of_a_short_cut_are_fetched(alarms: Alarms) -> None:
+    async with Proxy(alarms.plant.port) as proxy, driver(proxy.url, FIELDS, device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 6)
+            proxy.cut()
+            with pytest.raises(NotConnected):
+                await listener.until(lambda: False)
+        await opened.close()
+        await alarms.raise_alarm("Missed", 3, active=False, acked=True)
+        await opened.connect()
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: told(listener) == ["Missed"])
+            assert not listener.gaps
+
+
+async def test_severity_and_type_are_chosen_by_the_server(alarms: Alarms) -> None:
+    wanted = {"severity": 600, "types": [f"i={ua.ObjectIds.AlarmConditionType}"]}
+    options = {**OPTIONS, "events": wanted}
+    async with driver(alarms.plant.url, FIELDS, device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        await alarms.raise_alarm("Low", 1, severity=599)
+        await alarms.event(tick=2, severity=900)
+        await alarms.raise_alarm("High", 3, severity=600)
+        await listener.until(lambda: bool(told(listener)))
+        assert told(listener) == ["High"]
+
+
+async def test_an_overflow_of_the_servers_queue_is_a_gap(alarms: Alarms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribe, "REFRESH_AGAIN", 0.0)
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await alarms.raise_alarm("Here", 1)
+        await listener.until(lambda: "Here" in told(listener))
+        seen = alarms.refreshes
+        await alarms.event(ua.ObjectIds.EventQueueOverflowEventType, 2)
+        await listener.until_true(lambda: bool(listener.gaps) and alarms.refreshes > seen)
+        assert "overflow" in listener.gaps[0].reason
+
+
+async def test_a_doubtful_condition_is_uncertain(alarms: Alarms) -> None:
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        await alarms.raise_alarm("Doubtful", 1, quality=0x40900000)
+        await listener.until(lambda: told(listener) == ["Doubtful"])
+        assert listener.last()["t3"] == (True, 0x40900000, nanoseconds(1))
+
+
+async def test_a_notifier_without_events_concerns_its_group_only(alarms: Alarms) -> None:
+    from opcua_server import link
+
+    from drivers.opcua.driver import OpcuaDriver
+
+    made = link(alarms.plant.url, {"bad": FIELDS, "good": FIELDS, "n": [f"nsu={NAMESPACE};s=N"]})
+    groups = made.devices[0].groups
+    spec = type(made.devices[0].options)
+    notifiers = {"bad": f"nsu={NAMESPACE};s=N", "good": "i=2253"}
+    for group in groups:
+        events = {"notifier": notifiers[group.name]} if group.name in notifiers else None
+        object.__setattr__(group, "options", spec.model_validate({**OPTIONS, "interval": "1 s", "events": events}))
+    opened = OpcuaDriver(made)
+    plans = [opened.plan(group.tables) for group in groups]
+    await opened.connect()
+    seen: dict[str, set[int]] = {}
+    try:
+        await alarms.raise_alarm("Here", 1)
+        async for batch in opened.changes(plans):
+            seen.setdefault(batch.table.group, set()).update(batch.quality.tolist())
+            if 0 in seen.get("good", ()) and 0 in seen.get("n", ()):
+                break
+        assert seen["bad"] == {ua.StatusCodes.BadServiceUnsupported}
+        agreed = {(each.group, each.what): each.got for each in await opened.agree(plans)}
+        assert "BadServiceUnsupported" in agreed["bad", "events"]
+        assert agreed["good", "events"].startswith("i=2253")
+    finally:
+        await opened.close()
+
+
+async def test_values_and_events_do_not_mix(alarms: Alarms) -> None:
+    for addresses, options in ((FIELDS, {}), ([*FIELDS, "i=2258"], OPTIONS)):
+        with pytest.raises(ConfigError, match="event"):
+            async with driver(alarms.plant.url, addresses, device=options):
+                pass
+
+
+async def test_a_plan_shows_the_events(alarms: Alarms) -> None:
+    wanted = {"severity": 600, "types": ["i=2915"]}
+    async with driver(alarms.plant.url, FIELDS, device={**OPTIONS, "events": wanted}) as (_, plan):
+        text = "Events of i=2253 of type i=2915, severity 600 or more: 6 fields"
+        assert plan.requests() == [PlannedRequest(text, 6, 6, 0.0)]

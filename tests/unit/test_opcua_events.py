@@ -1,0 +1,122 @@
+"""What integrators write of events, and the times under which events are given."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivers.opcua.address import FIELDS, NodeName, parse
+from drivers.opcua.events import REMEMBERED, Told
+from gateway.config import load_site
+from gateway.config.plans import plan_links
+from gateway.errors import ConfigError
+from gateway.model import Kind
+
+SAMPLE = Path(__file__).parents[2] / "drivers" / "opcua" / "sample-alarms.yaml"
+SITE = """gateway: g
+links:
+  l:
+    driver: opcua
+    url: opc.tcp://127.0.0.1:4840
+    devices:
+      d:
+        deadband: 0.5
+        max_silence: 10 s
+        groups:
+          alarms:
+            events: {}
+            tags:
+              severity: SEVERITY
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "type_name", "kind"),
+    [
+        ("event:Severity", ((0, "Severity"),), "uint16", Kind.FLOAT),
+        ("event:Severity uint32", ((0, "Severity"),), "uint32", Kind.FLOAT),
+        ("event:ActiveState/Id", ((0, "ActiveState"), (0, "Id")), "bool", Kind.BOOL),
+        ("event:Message", ((0, "Message"),), "text", Kind.TEXT),
+        ("event:2:Batch/2:Number int32", ((2, "Batch"), (2, "Number")), "int32", Kind.FLOAT),
+        ("event:nsu=urn:p;Batch/0:Id", (("urn:p", "Batch"), (0, "Id")), "text", Kind.TEXT),
+    ],
+)
+def test_a_field_of_events_is_a_path_with_a_type(text: str, path: object, type_name: str, kind: Kind) -> None:
+    address = parse(text)
+    assert (address.node, address.type, address.kind) == (NodeName(0, "event", path), type_name, kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["event:", "event:/Severity", "event:Severty", "event:Severity [0]", "event:Seve bol"])
+def test_what_is_no_field_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"event|field|misspelt"):
+        parse(text)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_fields_address_reads_as_it_is_written(name: str) -> None:
+    assert parse(str(parse(f"event:{name}").node)) == parse(f"event:{name}")
+
+
+def test_the_sample_is_right_and_planned() -> None:
+    site = load_site(SAMPLE)
+    plans, problems = plan_links(site.links)
+    assert [each for each in problems if each.severity == "error"] == []
+    assert "Events of i=2253 of type i=2915" in plans[0].groups[1].requests[0].text
+
+
+def test_an_inherited_deadband_does_not_hold_events_back(tmp_path: Path) -> None:
+    """Two alarms of the same severity are two rows."""
+    (tmp_path / "site.yaml").write_text(SITE.replace("SEVERITY", "event:Severity"))
+    (tag,) = load_site(tmp_path / "site.yaml").links[0].tables[0].tags
+    assert math.isnan(tag.deadband)
+    assert tag.max_silence == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{address: event:Severity, deadband: 1}", "deadband belongs to values"),
+        ("{address: event:Severity, writable: true}", "cannot be written"),
+    ],
+)
+def test_keys_that_events_do_not_have_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "site.yaml").write_text(SITE.replace("SEVERITY", text))
+    with pytest.raises(ConfigError, match=reason):
+        load_site(tmp_path / "site.yaml")
+
+
+def test_events_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        SITE.replace("SEVERITY", "event:Severity").replace("events: {}", "events: {}\n            mode: read")
+    )
+    with pytest.raises(ConfigError, match="events are reported, not read"):
+        load_site(tmp_path / "site.yaml")
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=80))
+def test_no_two_events_have_one_time_and_none_changes_it(events: list[tuple[int, int]]) -> None:
+    """Each event keeps its time; times differ; those of one Time keep their order."""
+    told = Told()
+    given: dict[bytes, tuple[int, int]] = {}
+    for number, at in events:
+        event = f"{number}".encode()
+        moment = told.moment(event, given.get(event, (at, 0))[0])
+        assert given.setdefault(event, (at, moment))[1] == moment
+        assert moment >= given[event][0]
+    moments = [moment for _, moment in given.values()]
+    assert len(set(moments)) == len(moments)
+    for at in {at for at, _ in given.values()}:
+        same = [moment for own, moment in given.values() if own == at]
+        assert same == sorted(same)
+
+
+def test_a_burst_of_one_time_costs_little_and_memory_is_bounded() -> None:
+    told = Told()
+    moments = [told.moment(f"{number}".encode(), 10**18) for number in range(REMEMBERED + 5000)]
+    assert moments == list(range(10**18, 10**18 + REMEMBERED + 5000))
+    assert len(told._by_event) == REMEMBERED
+    assert len(told._taken) == REMEMBERED
