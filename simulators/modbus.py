@@ -51,12 +51,15 @@ class ModbusServer:
     def __init__(
         self, link: Link, *, tick: int = TICK, clock: Callable[[], int] = time.time_ns, holes: bool = True
     ) -> None:
-        self.registers = Registers(entries(link, tick), tick, holes=holes)
+        self.link = link
+        self.entries = entries(link, tick)
+        self.registers = Registers(self.entries, tick, holes=holes)
+        self.clock = clock
         self.units = {device.options.unit_id for device in link.devices}
         self.faults: defaultdict[int, Fault] = defaultdict(Fault)
         self.requests = 0
         self.connections = 0
-        self._clock = clock
+        self.port = 0  # of the last TCP listener
         self._servers: list[asyncio.Server] = []
         self._datagrams: list[asyncio.DatagramTransport] = []
         self._terminals: list[tuple[int, int]] = []
@@ -69,7 +72,8 @@ class ModbusServer:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Stream(self, framing), host, port, ssl=tls)
         self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
+        self.port = int(server.sockets[0].getsockname()[1])
+        return self.port
 
     async def listen_udp(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen on UDP; give the port."""
@@ -101,6 +105,11 @@ class ModbusServer:
         """Cut every connection without a word, as a device does that restarts."""
         for stream in tuple(self._streams):
             stream.abort()
+
+    async def restart(self, *, reindex: bool = False) -> None:
+        """Be as a device that begins anew: connections are gone, and what was written is forgotten."""
+        self.drop_connections()
+        self.registers.release()
 
     async def close(self) -> None:
         """Stop listening and cut what is connected."""
@@ -151,7 +160,7 @@ class ModbusServer:
         if fault.exception:
             return bytes((function | 0x80, fault.exception))
         try:
-            self.registers.at(self._clock())
+            self.registers.at(self.clock())
             return self._execute(unit, function, pdu, fault)
         except _Refused as refusal:
             return bytes((function | 0x80, refusal.code))

@@ -65,19 +65,19 @@ def entries(link: Link, tick: int = TICK) -> list[Entry]:
     found: list[Entry] = []
     for unit, device, tag in tags:
         power = tag.source.power
-        if power is not None and (unit, _identity(power)) not in owners:
+        if power is not None and (unit, identity(power)) not in owners:
             _claim(claims, unit, power)
             signal = replace(fit(device, Tag("", "", type="int16"), tick), shape="constant", low=exponent(unit, power))
-            owners[unit, _identity(power)] = signal = replace(signal, span=0, phase=0)
+            owners[unit, identity(power)] = signal = replace(signal, span=0, phase=0)
             found.append(Entry(unit, device, None, power, signal, fills=True))
     for unit, device, tag in tags:
-        identity = (unit, _identity(tag.source))
-        if identity in owners:
-            shown = replace(owners[identity], device=device, tag=_in_raw_terms(unit, tag))
+        key = (unit, identity(tag.source))
+        if key in owners:
+            shown = replace(owners[key], device=device, tag=_in_raw_terms(unit, tag))
             found.append(Entry(unit, device, tag, tag.source, shown, fills=False))
         elif _claim(claims, unit, tag.source):
-            owners[identity], codes = _signal(device, _in_raw_terms(unit, tag), tick)
-            found.append(Entry(unit, device, tag, tag.source, owners[identity], fills=True, codes=codes))
+            owners[key], codes = _signal(device, _in_raw_terms(unit, tag), tick)
+            found.append(Entry(unit, device, tag, tag.source, owners[key], fills=True, codes=codes))
         else:
             found.append(Entry(unit, device, tag, tag.source, None, fills=False))
     return found
@@ -111,7 +111,7 @@ def _tags(link: Link) -> Iterator[tuple[int, str, Tag]]:
                     yield device.options.unit_id, device.name, tag
 
 
-def _identity(source: Any) -> Any:
+def identity(source: Any) -> Any:
     """Give what two sources must share to be one: where the bits are, and what they mean raw."""
     return replace(source, absent=(), power=None, padding="")
 
@@ -167,11 +167,16 @@ def _signal(device: str, tag: Tag, tick: int) -> tuple[Signal, tuple[int, ...]]:
     if source.flags or source.type in ("iec-time", "bcd-time", "unix32"):
         coded = _flags(source) if source.flags else _times(source.type)
         return fit(device, tag, tick, Holds(0, 0, text=10_000), tuple(coded)), tuple(coded.values())
+    return fit(device, tag, tick, holds(tag, source)), ()
+
+
+def holds(tag: Tag, source: Any) -> Holds:
+    """Say what fits into the registers or bits of a tag that is a number."""
     if source.in_bits or source.bits == 1:
-        return fit(device, tag, tick, Holds(0, 1)), ()
+        return Holds(0, 1)
     if source.bits:
-        return fit(device, tag, tick, Holds(0, 2**source.bits - 1)), ()
-    return fit(device, tag, tick, holding(replace(tag, kind=Kind.FLOAT, type=source.type))), ()
+        return Holds(0, 2**source.bits - 1)
+    return holding(replace(tag, kind=Kind.FLOAT, type=source.type))
 
 
 def _texts(source: Any) -> tuple[str, ...]:

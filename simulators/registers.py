@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.modbus_map import Entry, Place, place
+from simulators.modbus_map import Entry, Place, identity, place
 from simulators.signals import Bank
 
 Pattern = NDArray[np.uint64]
@@ -54,7 +54,14 @@ class Registers:
         self._now = -1
         self._make_areas(entries)
         filling = [entry for entry in entries if entry.fills and entry.signal is not None]
-        self._bank = Bank([entry.signal for entry in filling if entry.signal is not None])
+        self.bank = Bank([entry.signal for entry in filling if entry.signal is not None])
+        rows = {(entry.unit, identity(entry.source)): row for row, entry in enumerate(filling)}
+        self.rows = {  # of the tags that show a signal
+            (entry.device, entry.tag.name): rows[entry.unit, identity(entry.source)]
+            for entry in entries
+            if entry.tag is not None and entry.signal is not None
+        }
+        self.swapped: set[int] = set()  # units whose values arrive with their registers the other way round
         self._make_bits(filling)
         self._make_numbers(filling)
         self._make_texts(filling)
@@ -94,6 +101,10 @@ class Registers:
         """Let the signals show again where something was written."""
         self._forced[:] = -1
         self._forced_bits[:] = -1
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Make the image anew when it is next asked for, also within the same tick."""
         self._now = -1
 
     # ------------------------------------------------------------------------------------------- building
@@ -162,6 +173,12 @@ class Registers:
             for encoding, fields in parts.items()
         ]
         self._containers = len(containers)
+        units = {2 * self._first(entry): entry.unit for entry in filling if not entry.source.in_bits}
+        swaps: dict[int, list[tuple[int, int]]] = defaultdict(list)  # unit -> byte, and the byte that it takes
+        for byte, octets, _ in containers:
+            for back in range(0, octets, 2):
+                swaps[units[byte]] += [(byte + octets - 2 - back + low, byte + back + low) for low in range(2)]
+        self._swaps = {unit: np.array(pairs, np.intp).T for unit, pairs in swaps.items()}
         forms: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
         for (byte, octets, order), index in containers.items():
             forms[octets, order].append((byte, index))
@@ -187,11 +204,11 @@ class Registers:
     # -------------------------------------------------------------------------------------------- showing
 
     def _show(self, time: int) -> None:
-        counts = self._bank.count(time)
-        numbers = self._bank.number(counts)
+        counts = self.bank.count(time)
+        numbers = self.bank.number(counts)
         patterns = np.zeros(self._containers, np.uint64)
         for part in self._numbers:
-            encoded = _encode(part.encoding, numbers[part.rows], self._bank.quantum[part.rows])
+            encoded = _encode(part.encoding, numbers[part.rows], self.bank.quantum[part.rows])
             np.bitwise_or.at(patterns, part.container, (encoded & part.mask) << part.shift)
         for row, container, shift, codes in self._coded:
             patterns[container] |= np.uint64(codes[int(counts[row])] << shift)
@@ -202,6 +219,9 @@ class Registers:
         self._image[:] = self._text
         for containers, down, bytes_ in self._moves:
             self._image[bytes_] |= ((patterns[containers] >> down) & np.uint64(0xFF)).astype(np.uint8)
+        for unit in self.swapped:
+            if (swap := self._swaps.get(unit)) is not None:
+                self._image[swap[0]] = self._image[swap[1]]
         self._bits[self._bit_places] = (numbers[self._bit_rows] & np.uint64(1)).astype(np.uint8)
         self._force()
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
@@ -147,22 +147,53 @@ class Bank:
         self._avoid = [(row, signal.avoid) for row, signal in enumerate(signals) if signal.avoid]
         self._tables = [(row, s.table) for row, s in enumerate(signals) if s.table and not isinstance(s.table[0], str)]
         self.texts = [(row, s.table) for row, s in enumerate(signals) if s.table and isinstance(s.table[0], str)]
+        self._stopped: dict[int, int] = {}  # row -> the count that it stands at
+        self._ramps: dict[int, tuple[int, int, int, int]] = {}  # row -> begin, end (ns), first and last whole number
+        self._time = 0
+
+    def stop(self, rows: Iterable[int], time: int) -> None:
+        """Let signals stand still at what they are at this time."""
+        counts = self.count(time)
+        self._stopped |= {row: int(counts[row]) for row in rows}
+
+    def ramp(self, row: int, number: int, begin: int, end: int) -> tuple[int, int, int, int]:
+        """Let a signal go from where it is to another whole number, which may lie outside of its range, and stay.
+
+        Gives begin, end, and the whole numbers that it goes from and to.
+        """
+        counts = self.count(begin)
+        here = int(self.number(counts)[row])
+        here -= _ALL if here >= 2**63 and self.signals[row].low < 0 else 0
+        self._ramps[row] = begin, end, here, number
+        return self._ramps[row]
+
+    def go_on(self, rows: Iterable[int]) -> None:
+        """End what was stopped or ramps."""
+        for row in rows:
+            self._stopped.pop(row, None)
+            self._ramps.pop(row, None)
 
     def count(self, time: int) -> Counts:
         """Give u of every signal at this time."""
+        self._time = time
         counts = np.zeros(len(self.signals), np.uint64)
         tick = np.array(time // self.tick, np.uint64)
         for shape, rows, parameters in self._parts:
             counts[rows] = _COUNT[shape](tick, *parameters)
         for row, avoid in self._avoid:
             counts[row : row + 1] = _avoid(counts[row : row + 1], avoid)
+        for row, stopped in self._stopped.items():
+            counts[row] = stopped
         return counts
 
     def number(self, counts: Counts) -> Counts:
-        """Give the whole numbers behind these counts, as 64-bit patterns (two's complement where negative)."""
+        """Give the whole numbers behind the counts of the last time, as 64-bit patterns (two's complement)."""
         numbers = self.low + counts
         for row, table in self._tables:
             numbers[row] = int(table[int(counts[row])]) % _ALL
+        for row, (begin, end, first, last) in self._ramps.items():
+            part = min(max((self._time - begin) / max(end - begin, 1), 0.0), 1.0)
+            numbers[row] = round(first + (last - first) * part) % _ALL
         return numbers
 
 
@@ -215,6 +246,13 @@ def holding(tag: Tag) -> Holds:
     if name.startswith(("uint", "byte", "u")):
         return Holds(0, 2**bits - 1)
     return Holds(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def number_of(signal: Signal, value: float, holds: Holds | None = None) -> int:
+    """Give the whole number that stands for an engineering value, or the nearest that the tag's type holds."""
+    holds = holds or holding(signal.tag)
+    raw = (Fraction(value) - signal.tag.offset) / (signal.tag.scale or 1)
+    return min(max(round(raw / signal.quantum), holds.low), holds.high)
 
 
 def _suitable(tag: Tag, holds: Holds, seed: int) -> str:

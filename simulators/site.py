@@ -6,6 +6,9 @@ it is; else on 127.0.0.1, at a port counted up from a base or of the system's ch
 served with a certificate made up for the occasion, which a site file takes only with `verify: false`; a link without
 any `tls` keys becomes plain TCP. Links that need no peer (replay) and links of drivers that nobody simulates are left
 alone, and told.
+
+With the steps of a scenario (simulators.scenario) `play` lets things go wrong. A link whose connection is to suffer is
+simulated behind a proxy.
 """
 
 from __future__ import annotations
@@ -14,14 +17,18 @@ import ipaddress
 import socket
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
 from gateway.config import Site
 from gateway.model import Link
+from simulators import scenario
+from simulators.faults import FaultProxy, Mode
+from simulators.scenario import Heal, Step
 from simulators.signals import TICK, Signal
 
 SELF_CONTAINED: Final = ("replay",)
@@ -95,6 +102,8 @@ class SiteSimulator:
         own_addresses: bool = True,
         terminals: bool = False,
         holes: bool = True,
+        steps: Sequence[Step] = (),
+        pki: Path | None = None,
     ) -> None:
         self.links: list[Simulated] = []
         self._site = site
@@ -103,7 +112,11 @@ class SiteSimulator:
         self._own = own_addresses
         self._terminals = terminals
         self._holes = holes
+        self._steps = tuple(steps)
+        self._pki = pki
         self._running: list[Simulator] = []
+        self._servers: dict[str, Any] = {}  # by link
+        self._proxies: dict[str, FaultProxy] = {}  # of links whose connection is to suffer
 
     @property
     def urls(self) -> dict[str, str]:
@@ -124,7 +137,8 @@ class SiteSimulator:
 
     async def close(self) -> None:
         """Stop them all."""
-        running, self._running = self._running, []
+        running, self._running = [*self._proxies.values(), *self._running], []
+        self._servers, self._proxies = {}, {}
         for simulator in running:
             await simulator.close()
 
@@ -138,6 +152,67 @@ class SiteSimulator:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def play(self, say: Callable[[str], Any] = lambda _text: None) -> None:
+        """Let the scenario's steps happen; return when the last is over."""
+        await scenario.play(self._steps, self.begin, say)
+
+    async def begin(self, step: Step) -> Heal:
+        """Carry out one step; give what ends it."""
+        if step.fault == "restart":
+            return await self._restart(step)
+        if step.proxied:
+            return await self._disturb(self._proxies[step.link], step)
+        server = self._servers[step.link]
+        if step.link in {each.name for each in self._site.links if each.driver == "modbus"}:
+            from simulators import modbus_faults
+
+            return modbus_faults.begin(server, step)
+        from simulators import opcua_faults
+
+        return opcua_faults.begin(server, step)
+
+    async def _disturb(self, proxy: FaultProxy, step: Step) -> Heal:
+        match step.fault:
+            case "drop":
+                await proxy.down()
+            case "slow":
+                proxy.delay = step.options.delay or 0.0
+            case _:
+                proxy.mode = Mode.HOLD if step.fault == "hang" else Mode.GARBLE
+
+        async def heal() -> None:
+            match step.fault:
+                case "drop":
+                    await proxy.up()
+                case "slow":
+                    proxy.delay = 0.0
+                case _:
+                    proxy.mode = Mode.FORWARD
+
+        return heal
+
+    async def _restart(self, step: Step) -> Heal:
+        proxy = self._proxies[step.link]
+        await proxy.down()
+        await self._servers[step.link].restart(reindex=bool(step.options.reindex))
+        proxy.target = self._servers[step.link].port or proxy.target
+
+        async def heal() -> None:
+            await proxy.up()
+
+        return heal
+
+    async def _listen(
+        self, link: Link, host: str, port: int, listen: Callable[[str, int], Awaitable[int]]
+    ) -> tuple[str, int]:
+        """Let a server listen there, or a proxy in front of it; give where."""
+        host, port = self._place(host, port)
+        if not any(step.link == link.name and step.proxied for step in self._steps):
+            return host, await listen(host, port)
+        proxy = FaultProxy("127.0.0.1", await listen("127.0.0.1", 0), listen=host, listen_port=port)
+        self._proxies[link.name] = proxy
+        return host, await proxy.up()
 
     def _place(self, host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> tuple[str, int]:
         """Choose where to listen for a link that lives at host:port."""
@@ -157,6 +232,7 @@ class SiteSimulator:
         endpoint: Any = link.options.endpoint
         server = ModbusServer(link, tick=self._tick, holes=self._holes)
         self._running.append(server)
+        self._servers[link.name] = server
         query = urlsplit(link.options.url).query
         serial = "&".join(part for part in query.split("&") if part and not part.startswith("echo="))
         if endpoint.transport == "serial" and self._terminals:
@@ -166,11 +242,15 @@ class SiteSimulator:
             host, port = self._place(endpoint.host, endpoint.port, socket.SOCK_DGRAM)
             port = await server.listen_udp(host, port)
             return Simulated(link, f"udp://{_host(host)}:{port}")
-        host, port = self._place(endpoint.host, endpoint.port) if endpoint.host else self._place("", 0)
+        framing, tls = endpoint.framing, None
         if endpoint.transport == "tls" and link.options.tls.model_fields_set:
-            port = await server.listen(host, port, tls=_self_signed(host))
+            framing, tls = "mbap", _self_signed(local(endpoint.host) or "127.0.0.1")
+        host, port = await self._listen(
+            link, endpoint.host or "", endpoint.port if endpoint.host else 0,
+            lambda host, port: server.listen(host, port, framing, tls),
+        )  # fmt: skip
+        if tls is not None:
             return Simulated(link, f"tls://{_host(host)}:{port}", "certificate made up: needs tls: {verify: false}")
-        port = await server.listen(host, port, endpoint.framing)
         scheme = "tcp" if endpoint.framing == "mbap" else f"{endpoint.framing}+tcp"
         notes = {"serial": f"in frames over TCP, for {endpoint.path}", "tls": "without TLS"}
         return Simulated(link, _url(f"{scheme}://{_host(host)}:{port}", serial), notes.get(endpoint.transport, ""))
@@ -179,10 +259,12 @@ class SiteSimulator:
         from simulators.opcua import OpcuaServer
 
         parts = urlsplit(link.options.url)
-        host, port = self._place(parts.hostname or "", parts.port or 4840)
-        server = OpcuaServer(link, tick=self._tick)
+        server = OpcuaServer(link, tick=self._tick, pki=self._pki)
         self._running.append(server)
-        port = await server.start(host, port, parts.path)
+        self._servers[link.name] = server
+        host, port = await self._listen(
+            link, parts.hostname or "", parts.port or 4840, lambda host, port: server.start(host, port, parts.path)
+        )
         return Simulated(link, f"opc.tcp://{_host(host)}:{port}{parts.path}")
 
 

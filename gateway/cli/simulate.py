@@ -33,17 +33,25 @@ def simulate(
         bool, typer.Option("--strict", help="Refuse registers between tags, as some devices do; else they read as 0.")
     ] = False,
     tick: Annotated[str, typer.Option(help="How long a simulated value holds.")] = "100 ms",
+    scenario: Annotated[
+        Path | None, typer.Option(help="What goes wrong, and when: a YAML file of steps.", metavar="FILE.yaml")
+    ] = None,
+    pki: Annotated[
+        Path | None, typer.Option(help="Folder for the certificate of OPC UA servers.", show_default="simulator-pki")
+    ] = None,
 ) -> None:
     """Run a simulated device for every link of a site file until Ctrl-C.
 
     A link whose address is on this machine is simulated there, and `plantbridge run SITE.yaml` needs nothing more.
-    The others are simulated on 127.0.0.1: write the addresses to a file, and give it to `run`.
+    The others are simulated on 127.0.0.1: write the addresses to a file, and give it to `run`. With a scenario, devices
+    fall silent, values freeze, links drop; docs/guide/simulator.md lists what can go wrong.
 
     Example: plantbridge simulate site.yaml --map links.json
     then     plantbridge run site.yaml --links links.json
     """
     from gateway.config import load_site
     from gateway.options import seconds
+    from simulators.scenario import load_scenario
     from simulators.site import SiteSimulator
 
     try:
@@ -51,6 +59,15 @@ def simulate(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--tick") from None
     loaded = load_site(site)
+    steps = load_scenario(scenario, loaded) if scenario is not None else ()
+    cut = {step.link for step in steps if step.proxied}
+    lines = [
+        link.name for link in loaded.links if link.name in cut and link.options.url.startswith(("rtu:///", "ascii:///"))
+    ]
+    if terminals and lines:
+        raise typer.BadParameter(
+            f"the scenario cuts {', '.join(lines)}, and a pseudo terminal cannot be cut", param_hint="--terminals"
+        )
     simulator = SiteSimulator(
         loaded,
         tick=ticks,
@@ -58,6 +75,8 @@ def simulate(
         own_addresses=not free_ports,
         terminals=terminals,
         holes=not strict,
+        steps=steps,
+        pki=pki or site.parent / "simulator-pki",
     )
     _run(loaded, simulator, site, map_file)
 
@@ -79,7 +98,14 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
             elsewhere = any(_moved(each.link.options.url, each.url) for each in simulator.links if each.url)
             show(table(site, simulator), path, map_file, elsewhere=elsewhere)
             print("READY", flush=True)
-            await stop.wait()
+            playing = asyncio.create_task(simulator.play(lambda text: print(text, flush=True)))
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait((playing, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if playing.done():
+                playing.result()
+                await stopped
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
 
     try:
         run_until_signal(body)
