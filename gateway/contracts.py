@@ -119,6 +119,27 @@ class Negotiating(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Differs:
+    """One thing that the site file and the peer do not agree on. `file` is empty where the file does not say."""
+
+    device: str
+    group: str
+    tag: str
+    what: str  # "unit", "range", "type", "states", "node"
+    file: str
+    server: str
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A driver whose peer says itself what its values are."""
+
+    async def compare(self, plans: Sequence[Plan]) -> list[Differs]:
+        """Tell where the peer does not agree with what the file says of the plans' tags. Raises as `read` does."""
+        ...
+
+
 @runtime_checkable
 class Writable(Protocol):
     """A driver that can set values."""

@@ -8,29 +8,20 @@ the namespace's URI, so that they outlive the server's numbering.
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 
-from drivers.opcua import names, values, wire
+from drivers.opcua import described, names, values
 from drivers.opcua.address import parse_node
-from drivers.opcua.session import Refused, Session
+from drivers.opcua.session import Session
 from gateway.contracts import Found
 from gateway.quality import BAD
 
 _REFERENCES: Final = 500  # asked for per node at once; the rest comes by BrowseNext
-_HAS_PROPERTY: Final = ua.NodeId(ua.ObjectIds.HasProperty)
-_WORDS: Final[dict[int, str]] = {
-    wire.BOOLEAN: "bool", wire.SBYTE: "int8", wire.BYTE: "uint8", wire.INT16: "int16", wire.UINT16: "uint16",
-    wire.INT32: "int32", wire.UINT32: "uint32", wire.INT64: "int64", wire.UINT64: "uint64", wire.FLOAT: "float32",
-    wire.DOUBLE: "float64", wire.STRING: "text", wire.DATETIME: "datetime", wire.GUID: "guid",
-    wire.BYTESTRING: "bytestring", wire.LOCALIZED_TEXT: "text", wire.STATUS_CODE: "uint32",
-}  # fmt: skip
-PROPERTIES: Final = ("EngineeringUnits", "EURange", "EnumStrings", "EnumValues")
 _FORMS: Final = {
     ua.NodeIdType.TwoByte: "i", ua.NodeIdType.FourByte: "i", ua.NodeIdType.Numeric: "i", ua.NodeIdType.String: "s",
     ua.NodeIdType.Guid: "g", ua.NodeIdType.ByteString: "b",
@@ -44,7 +35,7 @@ class _Place:
     id: ua.NodeId
     path: tuple[str, ...]
     variable: bool
-    properties: dict[str, ua.NodeId] = field(default_factory=dict)  # those of PROPERTIES, by name
+    properties: dict[str, ua.NodeId] = field(default_factory=dict)  # those of described.PROPERTIES, by name
 
 
 def address_of(node: ua.NodeId, namespaces: Sequence[str]) -> str:
@@ -71,6 +62,7 @@ async def browse(
     seen = {nodeid_to_binary(root)}
     level = [_Place(root, (), False)]
     given = 0
+    enumerations = described.Enumerations()
     while level and given < limit:
         below: list[_Place] = []
         for first in range(0, len(level), max(1, min(limits.browse, 100))):
@@ -78,9 +70,8 @@ async def browse(
             fresh = await _children(session, places, seen, limit - given - len(below))
             below += fresh
         for first in range(0, len(level), 250):
-            for one in await _described(
-                session, [each for each in level[first : first + 250] if each.path], namespaces
-            ):
+            some = [each for each in level[first : first + 250] if each.path]
+            for one in await _described(session, some, namespaces, limits, enumerations):
                 if given >= limit:
                     return
                 given += 1
@@ -130,8 +121,8 @@ async def _children(session: Session, places: Sequence[_Place], seen: set[bytes]
 
 def _take(place: _Place, reference: ua.ReferenceDescription, seen: set[bytes], fresh: list[_Place]) -> None:
     target = reference.NodeId
-    if reference.ReferenceTypeId == _HAS_PROPERTY:
-        if reference.BrowseName.Name in PROPERTIES:
+    if reference.ReferenceTypeId == described.HAS_PROPERTY:
+        if reference.BrowseName.Name in described.PROPERTIES:
             place.properties[reference.BrowseName.Name] = ua.NodeId(
                 target.Identifier, target.NamespaceIndex, target.NodeIdType
             )
@@ -145,7 +136,13 @@ def _take(place: _Place, reference: ua.ReferenceDescription, seen: set[bytes], f
     fresh.append(_Place(identified, (*place.path, name), reference.NodeClass == ua.NodeClass.Variable))
 
 
-async def _described(session: Session, places: Sequence[_Place], namespaces: Sequence[str]) -> list[Found]:
+async def _described(
+    session: Session,
+    places: Sequence[_Place],
+    namespaces: Sequence[str],
+    limits: names.Limits,
+    enumerations: described.Enumerations,
+) -> list[Found]:
     """Read type, value, access and unit of the variables among these."""
     if not places:
         return []
@@ -156,78 +153,29 @@ async def _described(session: Session, places: Sequence[_Place], namespaces: Seq
             asked.append((place.id, ua.AttributeIds.DataType))
             asked.append((place.id, ua.AttributeIds.UserAccessLevel))
         asked += [(node, ua.AttributeIds.Value) for node in place.properties.values()]
-    answers = iter(await _read(session, asked))
-    found = []
+    answers = iter(await described.read(session, asked, limits))
+    said: list[tuple[ua.DataValue, ua.DataValue, ua.DataValue, dict[str, ua.DataValue]]] = []
+    nothing = ua.DataValue()
     for place in places:
+        own = (next(answers), next(answers), next(answers)) if place.variable else (nothing, nothing, nothing)
+        said.append((*own, {name: next(answers) for name in place.properties}))
+    types = [described.is_own(data_type, value) for value, data_type, _, _ in said]
+    await enumerations.learn(session, [each for each in types if each is not None], limits)
+    found = []
+    for place, (value, data_type, access, more) in zip(places, said, strict=True):
         address = address_of(place.id, namespaces)
         if not place.variable:
-            for _ in place.properties:
-                next(answers)
             found.append(Found(place.path, address, ""))
             continue
-        value, data_type, access = next(answers), next(answers), next(answers)
-        said = {name: next(answers) for name in place.properties}
+        states = described.states_of(more) or enumerations.of(data_type, value)
+        word = "int32" if states and described.content(value) is None else described.type_word(value, data_type)
         found.append(
             Found(
-                place.path, address, _type(value, data_type), _unit(said.get("EngineeringUnits")), _shown(value),
-                _access(access), _range(said.get("EURange")), _states(said),
+                place.path, address, word, described.unit_of(more.get("EngineeringUnits")), _shown(value),
+                _access(access), described.range_of(more.get("EURange")), states,
             )
         )  # fmt: skip
     return found
-
-
-async def _read(session: Session, asked: Sequence[tuple[ua.NodeId, ua.AttributeIds]]) -> list[ua.DataValue]:
-    request = ua.ReadRequest()
-    request.Parameters.NodesToRead = [ua.ReadValueId(NodeId=node, AttributeId=attribute) for node, attribute in asked]
-    if not asked:
-        return []
-    try:
-        return list((await session.service(request, ua.ReadResponse, "reading")).Results)
-    except Refused:
-        if len(asked) < 2:
-            return [ua.DataValue(StatusCode=ua.StatusCode(ua.StatusCodes.BadInternalError))] * len(asked)
-        half = len(asked) // 2
-        return await _read(session, asked[:half]) + await _read(session, asked[half:])
-
-
-def _type(value: ua.DataValue, data_type: ua.DataValue) -> str:
-    variant = value.Value
-    if variant is not None and variant.Value is not None:
-        word = _WORDS.get(variant.VariantType.value, "text")
-        return f"{word}[{len(variant.Value)}]" if isinstance(variant.Value, list) else word
-    node = data_type.Value.Value if data_type.Value is not None else None
-    if isinstance(node, ua.NodeId) and node.NamespaceIndex == 0 and isinstance(node.Identifier, int):
-        return _WORDS.get(node.Identifier, "float64" if node.Identifier in (26, 27, 28, 29) else "text")
-    return "text"
-
-
-def _unit(value: ua.DataValue | None) -> str:
-    if value is None or value.Value is None:
-        return ""
-    name = getattr(value.Value.Value, "DisplayName", None)
-    return (name.Text or "") if isinstance(name, ua.LocalizedText) else ""
-
-
-def _range(value: ua.DataValue | None) -> tuple[float, float] | None:
-    """Give EURange where it is one: many servers leave 0 to 0."""
-    found = value.Value.Value if value is not None and value.Value is not None else None
-    low, high = getattr(found, "Low", None), getattr(found, "High", None)
-    if not isinstance(low, float) or not isinstance(high, float) or not -math.inf < low < high < math.inf:
-        return None
-    return low, high
-
-
-def _states(said: dict[str, ua.DataValue]) -> tuple[tuple[int, str], ...]:
-    """Give an enumeration's names from EnumValues, else from EnumStrings."""
-
-    def entries(name: str) -> list[Any]:
-        answer = said.get(name)
-        found = answer.Value.Value if answer is not None and answer.Value is not None else None
-        return found if isinstance(found, list) else []
-
-    values_ = [(each.Value, each.DisplayName.Text) for each in entries("EnumValues") if hasattr(each, "DisplayName")]
-    strings = [(number, getattr(each, "Text", None)) for number, each in enumerate(entries("EnumStrings"))]
-    return tuple((int(number), str(text)) for number, text in values_ or strings if text)
 
 
 def _shown(value: ua.DataValue) -> str:

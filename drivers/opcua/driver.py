@@ -22,7 +22,7 @@ from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
-from drivers.opcua import names, rows, wire
+from drivers.opcua import described, names, rows, wire
 from drivers.opcua.address import parse_node
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
@@ -34,7 +34,7 @@ from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
-from gateway.contracts import Agreed, Found, Plan, Write, Written
+from gateway.contracts import Agreed, Differs, Found, Plan, Write, Written
 from gateway.errors import NotConnected, ProtocolError
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
@@ -259,6 +259,25 @@ class OpcuaDriver:
             raise NotConnected(f"{self._options.url}: no session")
         watched = [await self._watched(session, each) for each in plans if isinstance(each, OpcuaPlan)]
         return await Watcher(session, self._limits, watched).agree()
+
+    async def compare(self, plans: Sequence[Plan]) -> list[Differs]:
+        """Tell where the server's types, units, ranges and states are not those of the file. Raises as `read` does."""
+        session = self._session
+        if session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        differ: list[Differs] = []
+        for each in plans:
+            assert isinstance(each, OpcuaPlan)
+            if each.events is not None:
+                continue
+            found = await names.resolve(session, each.nodes, self._namespaces, self._limits.translate)
+            nodes = [node for node in found if isinstance(node, ua.NodeId)]
+            there = iter(await described.describe(session, nodes, self._limits))
+            said = [
+                next(there) if isinstance(node, ua.NodeId) else described.Description(status=node) for node in found
+            ]
+            differ += described.differences(each, said)
+        return differ
 
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
         wish = self._wishes[plan.device, plan.group]

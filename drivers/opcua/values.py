@@ -35,7 +35,7 @@ BAD_INDEX_RANGE_NO_DATA: Final = 0x80370000
 BAD_DATA_TYPE_ID_UNKNOWN: Final = 0x80110000
 BAD_NO_MATCH: Final = 0x806F0000
 _SMALL: Final = (wire.SBYTE, wire.BYTE, wire.INT16, wire.UINT16, wire.INT32, wire.UINT32)
-_HELD: Final[dict[Kind, tuple[int, ...]]] = {
+HELD: Final[dict[Kind, tuple[int, ...]]] = {
     Kind.FLOAT: (wire.BOOLEAN, *_SMALL, wire.FLOAT, wire.DOUBLE, wire.STATUS_CODE),
     Kind.INT: (wire.BOOLEAN, *_SMALL, wire.INT64, wire.STATUS_CODE),
     Kind.UINT: (wire.BOOLEAN, wire.BYTE, wire.UINT16, wire.UINT32, wire.UINT64, wire.STATUS_CODE),
@@ -54,7 +54,7 @@ def _lookup(kinds: Iterable[int]) -> NDArray[np.bool_]:
     return table
 
 
-_EXACT: Final = {kind: _lookup(types) for kind, types in _HELD.items()}
+_EXACT: Final = {kind: _lookup(types) for kind, types in HELD.items()}
 _WIDE: Final = _lookup((wire.INT64, wire.UINT64))
 
 

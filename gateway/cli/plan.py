@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.model import Link
 
 _WIDTH: Final = 120  # where the output is no terminal
+_SHOWN: Final = 100  # differences between file and server
 
 
 def plan(
@@ -23,10 +24,14 @@ def plan(
     summary: Annotated[bool, typer.Option("--summary", help="Poll groups only, without their requests.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     online: Annotated[
-        bool, typer.Option("--online", help="Connect, and tell what servers make of subscriptions.")
+        bool,
+        typer.Option("--online", help="Connect; tell what servers make of subscriptions, and where they differ."),
     ] = False,
 ) -> None:
     """Show the requests of every poll group, how long a scan takes, and how busy each link will be.
+
+    With --online also what the server revised of each subscription, and which of its types, units, ranges and names of
+    states are not those of the file.
 
     Nothing is connected to but with --online; times are estimates. A link with a load above 100 % cannot keep its
     intervals. Exits 1 where one is, or cannot be reached with --online.
@@ -63,6 +68,8 @@ def plan(
             console.print()
         for answer in answers:
             console.print(_answer(answer))
+            if answer["differ"]:
+                console.print(_differ(answer))
     if any(each.load > 1 for each in plans) or any(answer["error"] for answer in answers):
         raise typer.Exit(1)
 
@@ -72,25 +79,33 @@ def _online(link: Link) -> dict[str, Any]:
     import asyncio
     import dataclasses
 
-    from gateway.contracts import Negotiating, Subscribing
+    from gateway.contracts import Agreed, Comparing, Differs, Negotiating, Subscribing
     from gateway.errors import DeviceError
     from gateway.names import driver_spec
 
-    async def ask() -> list[dict[str, Any]]:
+    async def ask() -> tuple[list[Agreed], list[Differs]]:
         driver = driver_spec(link.driver).open(link)
+        plans = [driver.plan(group.tables) for device in link.devices for group in device.groups]
+        agreed: list[Agreed] = []
+        differ: list[Differs] = []
         try:
             await driver.connect()
-            if not isinstance(driver, Negotiating) or not isinstance(driver, Subscribing):
-                return []
-            plans = [driver.plan(group.tables) for device in link.devices for group in device.groups]
-            return [dataclasses.asdict(each) for each in await driver.agree([p for p in plans if driver.subscribes(p)])]
+            if isinstance(driver, Negotiating) and isinstance(driver, Subscribing):
+                agreed = await driver.agree([each for each in plans if driver.subscribes(each)])
+            if isinstance(driver, Comparing):
+                differ = await driver.compare(plans)
         finally:
             await driver.close()
+        return agreed, differ
 
+    answer: dict[str, Any] = {"link": link.name, "error": "", "agreed": [], "differ": []}
     try:
-        return {"link": link.name, "error": "", "agreed": asyncio.run(ask())}
+        agreed, differ = asyncio.run(ask())
     except DeviceError as error:
-        return {"link": link.name, "error": str(error), "agreed": []}
+        return {**answer, "error": str(error)}
+    answer["agreed"] = [dataclasses.asdict(each) for each in agreed]
+    answer["differ"] = [dataclasses.asdict(each) for each in differ]
+    return answer
 
 
 def _answer(answer: dict[str, Any]) -> Table | str:
@@ -107,6 +122,21 @@ def _answer(answer: dict[str, Any]) -> Table | str:
         table.add_row(
             escape(f"{each['device']} / {each['group']}"), each["what"], each["asked"], each["got"], style=style
         )
+    return table
+
+
+def _differ(answer: dict[str, Any]) -> Table:
+    """Show where the server does not agree with the file."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    differ = answer["differ"]
+    more = f"; {len(differ) - _SHOWN} more with --json" if len(differ) > _SHOWN else ""
+    title = f"{escape(answer['link'])}: the server says otherwise than the file of {_count(len(differ), 'key')}{more}"
+    table = Table("tag", "", "file", "server", title=title, title_justify="left", title_style="yellow")
+    for each in differ[:_SHOWN]:
+        name = escape(f"{each['device']}/{each['tag']}")
+        table.add_row(name, each["what"], escape(each["file"]), escape(each["server"]))
     return table
 
 

@@ -1,0 +1,152 @@
+"""What a real server says of its variables, and where a site file says otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from asyncua import Node, ua
+from asyncua.common.structures104 import new_enum
+from opcua_server import NAMESPACE, Plant, driver, link, plant
+from typer.testing import CliRunner
+
+from drivers.opcua.driver import OpcuaDriver
+from gateway.contracts import Comparing
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+V = ua.VariantType
+TEXTS = [ua.LocalizedText("stopped"), ua.LocalizedText("running")]
+VALUES = [
+    ua.EnumValueType(Value=number, DisplayName=ua.LocalizedText(text)) for number, text in ((0, "off"), (7, "on"))
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served() -> AsyncIterator[Plant]:
+    async with plant() as running:
+        index = running.index
+
+        async def enumeration(name: str, **properties: Any) -> Node:
+            kind = await running.server.nodes.enum_data_type.add_data_type(index, name)
+            for key, value in properties.items():
+                await kind.add_property(0, key, value)
+            return kind
+
+        async def variable(name: str, kind: Node) -> None:
+            wanted = ua.NodeId(name, index), ua.QualifiedName(name, index)
+            await running.server.nodes.objects.add_variable(*wanted, 1, V.Int32, kind.nodeid)
+
+        await variable("ByStrings", await enumeration("Strings", EnumStrings=TEXTS))
+        await variable("ByValues", await enumeration("Values", EnumValues=VALUES))
+        await variable("ByDefinition", await new_enum(running.server, index, "Defined", ["idle", "busy"]))
+        await variable("Plain", running.server.get_node(ua.ObjectIds.Int32))
+        bits = running.server.get_node(ua.ObjectIds.UInt32)
+        wanted = ua.NodeId("Bits", index), ua.QualifiedName("Bits", index)
+        options = await bits.add_data_type(index, "Options")
+        await options.add_property(0, "EnumStrings", TEXTS)
+        await running.server.nodes.objects.add_variable(*wanted, 1, V.UInt32, options.nodeid)
+        node = await running.add("T", 180.5, V.Double)
+        await node.add_property(0, "EngineeringUnits", ua.EUInformation(DisplayName=ua.LocalizedText("°C")))
+        await node.add_property(0, "EURange", ua.Range(Low=0.0, High=250.0))
+        own = await running.add("Own", 1, V.UInt32)
+        await own.add_property(0, "EnumStrings", TEXTS)
+        await running.add("Long", 5, V.Int64)
+        await running.add("Curve", [1.0, 2.0], V.Double)
+        yield running
+
+
+async def test_an_enumeration_s_names_come_from_its_variable_or_its_data_type(served: Plant) -> None:
+    opened = OpcuaDriver(link(served.url, {"g": ["i=2258 text"]}))
+    await opened.connect()
+    try:
+        found = {each.path[-1]: each async for each in opened.browse()}
+    finally:
+        await opened.close()
+    assert found["ByStrings"].states == ((0, "stopped"), (1, "running"))
+    assert found["ByValues"].states == ((0, "off"), (7, "on"))
+    assert found["ByDefinition"].states == ((0, "idle"), (1, "busy"))
+    assert found["Own"].states == ((0, "stopped"), (1, "running"))
+    assert found["Plain"].states == found["Bits"].states == ()  # the names of an OptionSet are those of bits
+    assert {found[name].type for name in ("ByStrings", "ByValues", "ByDefinition")} == {"int32"}
+
+
+async def test_an_enumeration_is_read_as_a_number(served: Plant) -> None:
+    """Its names are in the definition, and are put in where somebody looks (ADR 002)."""
+    from opcua_server import rows
+
+    async with driver(served.url, [f"nsu={NAMESPACE};s=ByValues", f"nsu={NAMESPACE};s=ByStrings int32"]) as (
+        opened, plan,
+    ):  # fmt: skip
+        assert [entry[:2] for entry in rows(await opened.read(plan)).values()] == [(1.0, 0), (1.0, 0)]
+
+
+async def differ(served: Plant, tags: str, tmp_path: Path) -> Any:
+    """Give what `plan --online --json` says of a file with these tags."""
+    import orjson
+    import typer
+
+    from gateway.cli.plan import plan
+
+    (tmp_path / "site.yaml").write_text(
+        f"gateway: g\nlinks:\n  l:\n    driver: opcua\n    url: {served.url}\n    devices:\n      d:\n"
+        f"        namespace: {NAMESPACE}\n        mode: read\n        tags:\n" + tags
+    )
+    app = typer.Typer()
+    app.command()(plan)
+    done = await asyncio.to_thread(CliRunner().invoke, app, [str(tmp_path / "site.yaml"), "--online", "--json"])
+    assert done.exit_code == 0, done.output
+    (answer,) = orjson.loads(done.stdout)["online"]
+    return [(each["tag"], each["what"], each["file"], each["server"]) for each in answer["differ"]]
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("{address: s=T, unit: °C, min: 0, max: 250}", []),
+        ("{address: s=T, unit: bar, min: 0, max: 200}",
+         [("t", "unit", "bar", "°C"), ("t", "range", "0 to 200", "0 to 250")]),
+        ("{address: s=T}", [("t", "unit", "", "°C"), ("t", "range", "", "0 to 250")]),
+        ("{address: s=T, scale: 0.1, unit: x, min: 0, max: 25}", []),
+        ("{address: s=ByValues, states: {0: off, 7: on}}", []),
+        ("{address: s=ByValues, states: {0: off, 1: on}}", [("t", "states", "0: off, 1: on", "0: off, 7: on")]),
+        ("{address: s=ByStrings}", [("t", "states", "", "0: stopped, 1: running")]),
+        ("s=ByStrings text", []),
+        ("s=Long", [("t", "type", "float64", "int64")]),
+        ("s=Long int64", []),
+        ("{address: s=Long int64, scale: 0.1}", []),
+        ("s=Curve", [("t", "type", "float64", "float64[2]")]),
+        ("s=Curve [1]", []),
+        ("s=Curve text", []),
+        ("s=Nothing", [("t", "node", "s=Nothing", "BadNodeIdUnknown (0x80340000)")]),
+    ],
+)  # fmt: skip
+async def test_what_the_server_says_otherwise_is_told(
+    served: Plant, tag: str, expected: list[Any], tmp_path: Path
+) -> None:
+    """A range or a unit that was changed at the server, or a type that makes a tag Bad, is seen before it is missed."""
+    assert await differ(served, f"          t: {tag}\n", tmp_path) == expected
+
+
+async def test_a_table_of_differences_is_printed(served: Plant, tmp_path: Path) -> None:
+    import typer
+
+    from gateway.cli.plan import plan
+
+    await differ(served, "          t: {address: s=T, unit: bar, min: 0, max: 250}\n", tmp_path)
+    app = typer.Typer()
+    app.command()(plan)
+    done = await asyncio.to_thread(CliRunner().invoke, app, [str(tmp_path / "site.yaml"), "--online"])
+    assert done.exit_code == 0, done.output
+    assert "the server says otherwise" in done.output
+    assert "d/t" in done.output
+    assert "°C" in done.output
+
+
+async def test_a_driver_compares(served: Plant) -> None:
+    async with driver(served.url, ["i=2258 text"]) as (opened, plan):
+        assert isinstance(opened, Comparing)
+        assert await opened.compare([plan]) == []
