@@ -174,7 +174,8 @@ class Delivery(Enum):
     """What the peer said of a message."""
 
     ACCEPTED = "accepted"
-    REJECTED = "rejected"
+    REJECTED = "rejected"  # for good: this message will never be taken
+    NOT_NOW = "not now"  # refused for a reason that may pass (access rules): it stays in the journal
 
 
 class Sink(Protocol):
@@ -186,6 +187,8 @@ class Sink(Protocol):
 
     async def send(self, message: Message) -> Delivery:
         """Hand over one message; return when the peer took responsibility for it or refused it.
+
+        A refusal concerns this message; the session and other messages go on.
 
         Raises SinkUnavailable when the session is gone or the peer did not answer in time; the message may or may
         not have arrived, and is sent again from the journal.

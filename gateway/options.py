@@ -7,6 +7,7 @@ Scale and offset are kept as fractions of the decimal text, so that 0.1 x 231 is
 
 from __future__ import annotations
 
+import ipaddress
 import os.path
 import re
 from collections.abc import Callable
@@ -109,11 +110,78 @@ def _url_schema(schemes: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": rf"^({schemes})://|\$\{{", "examples": [example]})
 
 
-BrokerUrl = Annotated[
-    str,
-    AfterValidator(_url("mqtts?", "mqtt://192.168.1.5:1883 or mqtts://broker.example:8883")),
-    _url_schema("mqtts?", "mqtt://192.168.1.5:1883"),
+_BROKER: Final = "mqtt://192.168.1.5:1883, mqtts://broker.example:8883 or wss://broker.example/mqtt"
+_SCHEMES: Final = "mqtts?|wss?"
+
+
+def _broker(text: str) -> str:
+    """Check the URL of a broker; a path only where there is a WebSocket."""
+    _url(_SCHEMES, _BROKER)(text)
+    scheme, _, rest = text.partition("://")
+    place, _, path = rest.partition("/")
+    if "@" in place or (scheme in ("mqtt", "mqtts") and (path or "?" in place or "#" in place)):
+        raise ValueError(
+            "the URL has host and port only, and a path where it begins with ws: user name, password and topic have"
+            f" keys of their own, got {text!r}"
+        )
+    return text
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+BrokerUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(_broker)], ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                one := {
+                    "type": "string",
+                    "pattern": rf"^({_SCHEMES})://|\$\{{",
+                    "examples": ["mqtt://192.168.1.5:1883"],
+                },
+                {"type": "array", "items": one, "minItems": 1},
+            ]
+        }
+    ),
 ]
+"""One URL, or several in the order in which they are tried."""
+
+
+def _fingerprint(text: object) -> object:
+    """Read a SHA-256 fingerprint as openssl and browsers write it."""
+    if not isinstance(text, str):
+        return text
+    plain = re.sub(r"^sha-?256( fingerprint)?[:=]", "", text.strip().lower()).replace(":", "").replace(" ", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError(f"expected a SHA-256 fingerprint of 64 hexadecimal digits, got {text!r}")
+    return plain
+
+
+Fingerprints = Annotated[
+    tuple[Annotated[str, BeforeValidator(_fingerprint)], ...],
+    BeforeValidator(_one_or_more),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "examples": ["AB:CD:..."]}
+    ),
+]
+"""One SHA-256 fingerprint, or several of which one must match."""
+
+
+def _address(text: object) -> object:
+    if isinstance(text, str):
+        try:
+            return str(ipaddress.ip_address(text.strip()))
+        except ValueError:
+            raise ValueError(f"expected an IP address of this machine such as 192.168.1.5, got {text!r}") from None
+    return text
+
+
+IpAddress = Annotated[str, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["192.168.1.5"]})]
+"""An address without a port."""
 
 HttpUrl = Annotated[
     str, AfterValidator(_url("https?", "http://127.0.0.1:8086")), _url_schema("https?", "http://127.0.0.1:8086")
@@ -271,13 +339,28 @@ class TlsOptions(Options):
     """File of the client's private key."""
     server_name: str | None = None
     """Name the server's certificate must carry, where it differs from the host of the URL."""
+    key_password: str | None = Field(default=None, repr=False)
+    """Password of the private key, where the file is encrypted."""
+    fingerprint: Fingerprints = ()
+    """SHA-256 fingerprint of the broker's own certificate, or several of which one must match. Without `ca` it stands
+    in place of authority, name and date: for a broker with a self-signed certificate."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("a key is of no use without its certificate: give both")
+        return self
 
 
 class MqttOptions(Options):
     """An MQTT connection."""
 
-    url: BrokerUrl
-    """mqtt://host:1883 or mqtts://host:8883."""
+    url: BrokerUrls
+    """mqtt://host:1883, mqtts://host:8883, ws://host:80/mqtt or wss://host:443/mqtt. Of a list each is tried in order
+    when a connection is made."""
+    source: IpAddress | None = None
+    """Address of this machine to connect from: that of the interface that leads to the broker. The system chooses one
+    where not given."""
     version: Literal["5", "3.1.1"] = "5"
     """MQTT version."""
     client_id: str | None = None
@@ -287,10 +370,18 @@ class MqttOptions(Options):
     """Best given as ${env:NAME} or ${file:PATH}."""
     tls: TlsOptions | None = None
     keep_alive: Duration = 30.0
+    """A silent broker is noticed after twice this time at the latest; on a metered link choose it long."""
     connect_timeout: Duration = 10.0
+    """How long making the connection to one broker may take."""
     retry_first: Duration = 0.5
     """Pause before the first attempt to reconnect; doubles with each failure, with jitter."""
     retry_longest: Duration = 30.0
+    """Longest pause; also the pause after a refusal that will not pass by itself."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether every connection is made with TLS."""
+        return self.tls is not None or all(url.startswith(("mqtts:", "wss:")) for url in self.url)
 
 
 Format = Literal[
@@ -489,6 +580,25 @@ class PublisherOptions(MqttOptions):
                 raise ValueError(f"{name} has the settings of another format than {self.format}")
             if wanted and not given and name in _WITH_SETTINGS:
                 raise ValueError(f"format {self.format} needs the key {name} with its settings")
+        return self
+
+    message_expiry: Duration | None = None
+    """Age after which the broker need not deliver a message any more (MQTT 5); without it never."""
+    content_type: str | None = None
+    """Content type that goes with each message (MQTT 5)."""
+    user_properties: dict[str, str] = Field(default_factory=dict)
+    """Names and values that go with each message (MQTT 5)."""
+
+    @property
+    def expiry(self) -> int | None:
+        """`message_expiry` as MQTT counts it, in whole seconds."""
+        return None if self.message_expiry is None else min(max(1, round(self.message_expiry)), 0xFFFFFFFF)
+
+    @model_validator(mode="after")
+    def _only_under_5(self) -> Self:
+        given = [key for key in ("message_expiry", "content_type", "user_properties") if getattr(self, key)]
+        if given and self.version != "5":
+            raise ValueError(f"{' and '.join(given)} need MQTT 5: leave out version: 3.1.1")
         return self
 
     def prefix(self, gateway: str) -> str:

@@ -45,7 +45,7 @@ from gateway.options import PublisherOptions
 from gateway.pace import Pace
 from gateway.schedule import Backoff
 from gateway.selection import Selection
-from gateway.sinks import Explaining, Heard, Outspoken, Watched
+from gateway.sinks import Demanding, Explaining, Heard, Limited, Outspoken, Watched
 
 log = structlog.get_logger()
 
@@ -66,6 +66,7 @@ class _Chunk:
     left: int  # messages not settled yet
     readings: int = 0  # in messages that were accepted
     refused: bool = False  # one of the messages
+    put_off: bool = False  # one of the messages was refused for now
 
 
 @dataclass(slots=True, eq=False)
@@ -122,12 +123,16 @@ class Publisher:
         self._log = log.bind(publisher=name, gateway=gateway)
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._largest = options.max_message
+        self._fitting = options.max_message  # what this session's peer takes of that
         self._pace = Pace(16 << 10, options.window * options.max_message)
         self._tables: dict[int, TagTable] = {}
         self._unseen: set[int] = set()  # tables of which nothing is selected
         self._barren = 0  # sessions in a row that ended over their first message
         self._careful = 0  # records that are still to be sent one by one
         self._refused: set[str] = set()  # topics of retained messages that the peer does not want
+        self._later = Ranges()  # what was refused for now, and is not tried before its time
+        self._denied: dict[str, str] = {}  # topics of messages that the peer does not want now, and why
+        self._said = ""  # the last reason for which somebody must act
         self._was_up: bool | None = None
         self._session: _Session | None = None
         self._held: deque[tuple[float, _Chunk]] = deque()  # taken over by the peer, and when to believe it
@@ -155,11 +160,15 @@ class Publisher:
                 self._log.exception("A publisher failed over a defect; it starts again.")
             self._up.set(0)
             self._health.publisher(self.name, up=False, reason=reason)
-            if self._was_up is not False:
+            act = isinstance(self._sink, Demanding) and self._sink.act
+            if act and reason != self._said:
+                self._log.error("The peer refuses us: somebody must act. The journal keeps all.", reason=reason)
+            elif self._was_up is not False:
                 self._log.warning("The peer is not there; the journal keeps what is to be sent.", reason=reason)
-            self._was_up = False
+            self._was_up, self._said = False, reason if act else self._said
             self._news.set()
-            await asyncio.sleep(self._backoff.pause())
+            pause = self._backoff.pause()
+            await asyncio.sleep(max(pause, self._options.retry_longest / 2) if act else pause)
 
     async def drain(self, deadline: float) -> None:
         """Wait until all that is committed was taken or refused, `deadline` seconds at most; not if the peer is away.
@@ -189,7 +198,7 @@ class Publisher:
             await self._sink.connect()
             session = self._session = self._begin()
             self._up.set(1)
-            self._health.publisher(self.name, up=True)
+            self._tell()
             await self._publish(session)
         except SinkUnavailable as error:
             if session is not None:
@@ -197,8 +206,7 @@ class Publisher:
             return str(error)
         finally:
             self._session = None
-            ours = session is not None and self._conversation is not None and self._conversation.left
-            if self._held and not ours:  # where the end was ours they wait on, in the next session; see `_begin`
+            if self._held:  # `drain` has let go of them where the end was ours; else they are sent once more
                 for _, chunk in self._held:
                     self._doubted.add(chunk.first, chunk.last)
                 self._held.clear()
@@ -206,9 +214,12 @@ class Publisher:
 
     def _begin(self) -> _Session:
         self._encoder.reset()
+        allowed = self._sink.largest if isinstance(self._sink, Limited) else 0
+        self._fitting = min(self._largest, allowed or self._largest)
+        if isinstance(self._encoder, Sized):
+            self._encoder.max_message = self._fitting
         window, loop = self._options.window, asyncio.get_running_loop()
-        held = Ranges((chunk.first, chunk.last) for _, chunk in self._held)
-        pending = [part for first, last in self._journal.pending(self.name) for part in held.missing(first, last)]
+        pending = self._journal.pending(self.name)
         oldest = pending[0][0] if pending else self._journal.committed + 1
         self._doubted = Ranges((first, last) for first, last in self._doubted if last >= oldest)
         return _Session(
@@ -216,7 +227,7 @@ class Publisher:
             asyncio.Semaphore(max(1, window - max(1, window // 4))),
             over=loop.create_future(),
             began=loop.time(),
-            live=deque(pending),
+            live=deque(part for first, last in pending for part in self._later.missing(first, last)),
             next=self._journal.committed + 1,
         )
 
@@ -224,7 +235,7 @@ class Publisher:
         """The session does what it is for: say so if it is news, and try again at once if it ends."""
         self._backoff.reset()
         if self._was_up is not True:
-            self._was_up = True
+            self._was_up, self._said = True, ""
             self._log.info("Connected, and messages are taken.")
 
     def _learn(self, session: _Session) -> None:
@@ -234,13 +245,16 @@ class Publisher:
         if barren or session.refused:
             self._careful = _CAREFUL
         self._barren = self._barren + 1 if barren else 0
+        if isinstance(self._sink, Limited) and self._sink.overrun:
+            self._careful, self._barren = _CAREFUL, _BARREN
         if self._barren >= _BARREN and self._largest > _SMALLEST:
             self._barren = 0
             self._largest = max(_SMALLEST, self._largest // 2)
             if isinstance(self._encoder, Sized):
                 self._encoder.max_message = self._largest
             self._log.warning(
-                "The peer ends each session at the first message: trying smaller ones. Set max_message if that helps.",
+                "The peer ends sessions over messages, it seems too large ones: trying smaller. Set max_message if that"
+                " helps.",
                 max_message=self._largest,
             )
 
@@ -312,7 +326,7 @@ class Publisher:
     @property
     def _piece(self) -> int:
         """How many bytes of records to read at once; 1 gives a single record."""
-        return 1 if self._careful else self._largest
+        return 1 if self._careful else self._fitting
 
     def _leave_behind(self, session: _Session) -> None:
         """Where more waits than goes out in about a second, let the newest go first."""
@@ -395,13 +409,48 @@ class Publisher:
             self._acknowledged.inc(message.readings)
             if message.oldest and not backlog:
                 self._latency.observe(max(0, self._clock() - message.oldest) / 1e9)
+            if message.topic in self._denied:
+                self._allowed(message.topic)
+        elif delivery is Delivery.NOT_NOW:
+            session.refused += 1
+            self._put_off(chunk, message.topic)
         else:
             session.refused += 1
             chunk.refused = True
             self._reject(message)
         chunk.left -= 1
-        if not chunk.left:
+        if not chunk.left and not chunk.put_off:
             self._taken(chunk)
+
+    def _put_off(self, chunk: _Chunk, topic: str) -> None:
+        """Be loud about a message that is refused for now, and try it later; what is for other topics goes on."""
+        if not chunk.put_off:
+            chunk.put_off = True
+            if not self._later:
+                asyncio.get_running_loop().call_later(self._options.retry_longest, self._try_again)
+            self._later.add(chunk.first, chunk.last)
+        reason = self._sink.refusal if isinstance(self._sink, Explaining) else f"the peer refuses {topic}"
+        if topic not in self._denied:
+            self._log.error("The peer refuses messages: somebody must act. The journal keeps them.", reason=reason)
+        self._denied[topic] = reason
+        self._tell()
+
+    def _allowed(self, topic: str) -> None:
+        del self._denied[topic]
+        self._log.info("The peer takes again what it refused.", topic=topic)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the health of a publisher that is connected."""
+        reason = "; ".join(self._denied.values())
+        self._health.publisher(self.name, up=not reason, reason=reason and f"{reason}; the journal keeps it")
+
+    def _try_again(self) -> None:
+        """Send once more what was refused for now; where there is no session, the next begins with it."""
+        again, self._later = self._later, Ranges()
+        if self._session is not None:
+            self._session.backlog.extend(again)
+            self._session.changed()
 
     def _taken(self, chunk: _Chunk) -> None:
         """Acknowledge a chunk in the journal, but not before the peer has lived on for a while: see `settle`."""
@@ -426,12 +475,12 @@ class Publisher:
         if self._listening is not None:
             self._listening.cancel()
         self._listening = None
+        self._news.set()
         if not self._held:
             return
         self._listening = loop.call_later(max(_LISTEN, self._held[0][0] - now), self._let_go)
         if self._held[0][0] <= now and isinstance(self._sink, Heard):
             self._sink.ask()
-        self._news.set()
 
     def _reject(self, message: Message) -> None:
         self._rejected.inc()

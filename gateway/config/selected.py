@@ -96,7 +96,9 @@ def _same_place(publishers: Mapping[str, PublisherOptions], tree: Tree, files: F
     for name, options in publishers.items():
         if options.format != "columns":
             continue
-        other, tags = seen.setdefault((options.url, options.prefix("{gateway}")), (name, options.tags))
+        told = [(url, options.prefix("{gateway}")) for url in options.url]
+        other, tags = next((seen[each] for each in told if each in seen), (name, options.tags))
+        seen.update(dict.fromkeys(told, (other, tags)))
         if other != name and tags != options.tags:
             place: Path = ("publish", name)
             reason = f"{other} and {name} tell different things of the same tables at one place of one broker"

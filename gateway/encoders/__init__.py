@@ -59,7 +59,15 @@ def dialogue_for(
         from gateway.encoders.sparkplug import EdgeNode
 
         settings = options.sparkplug or SparkplugOptions()
-        return EdgeNode(settings, gateway, tables, memory, max_message=options.max_message, commands=commands)
+        return EdgeNode(
+            settings,
+            gateway,
+            tables,
+            memory,
+            max_message=options.max_message,
+            brokers=len(options.url),
+            commands=commands,
+        )
     if options.format == "opcua-json":
         from gateway.encoders.opcua_json import OpcuaJson
 
@@ -85,7 +93,7 @@ def _dialect(name: str, options: PublisherOptions, gateway: str) -> Dialect | No
     if options.aliyun is not None:
         from gateway.dialects.aliyun import Aliyun
 
-        return Aliyun(options.aliyun, tls=options.tls is not None or options.url.startswith("mqtts:"))
+        return Aliyun(options.aliyun, tls=options.secure)
     if options.tencent is not None:
         from gateway.dialects.tencent import Tencent
 

@@ -30,6 +30,31 @@ class Outspoken(Protocol):
 
 
 @runtime_checkable
+class Demanding(Protocol):
+    """A sink that knows whether the end of its session will pass by itself."""
+
+    @property
+    def act(self) -> bool:
+        """Whether somebody must act: credentials, access rules, certificates, a client id that is used twice."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A sink whose peer says how large a payload it takes."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes, in this session; 0 where the peer names no limit."""
+        ...
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the peer ended the session over a message that was too large."""
+        ...
+
+
+@runtime_checkable
 class Heard(Protocol):
     """A sink that knows when its peer gave the last sign of life, and can ask for one."""
 

@@ -4,59 +4,27 @@ Messages of a format that prescribes QoS 0 (Sparkplug) have no acknowledgement o
 the broker has answered something that was sent after the message: a SUBSCRIBE for a topic we are subscribed to anyway.
 A broker reads a connection in order, so that answer says that it has got all before it. One such question serves all
 messages that wait.
-
-A platform that takes so many messages or bytes a second gets no more: `send` waits for its turn, in the order of calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from gateway.contracts import Delivery
-from gateway.dialects import Limits, Subscription
+from gateway.dialects import Subscription
 from gateway.dialects.dialogue import Dialogue
 from gateway.errors import SinkUnavailable
 from gateway.model import Message
-from gateway.mqtt import QUOTA_EXCEEDED, Answer, Arrived, Connection, Will
+from gateway.mqtt import TOO_LARGE, Answer, Arrived, Connection, Envelope, Will
 from gateway.options import PublisherOptions
+from gateway.sinks.answers import Denied, delivery, refusal
+from gateway.sinks.sessions import Sessions
 
 _FAREWELL: Final = 2.0  # seconds for the last words before DISCONNECT
 _ARRIVALS: Final = 1000  # incoming messages that may wait; more are not acknowledged until these are dealt with
-
-
-_RESERVE: Final = 1.1  # messages may come closer together at the platform than they left here
-
-
-class Rate:
-    """Holds messages back so that a platform's limits are kept in every second; first come, first served."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._octets = limits.octets
-        self._left: deque[float] | None = None  # when the last messages left, as many as a second may have
-        if limits.messages < math.inf:
-            self._left = deque(maxlen=max(1, int(limits.messages)))
-        self._free = 0.0  # when the bytes that left have had their time
-        self._turn = asyncio.Lock()
-
-    async def wait(self, size: int) -> None:
-        """Return when a message of this size may leave."""
-        if self._left is None and self._octets == math.inf:
-            return
-        async with self._turn:
-            loop, due = asyncio.get_running_loop(), self._free
-            if self._left is not None and len(self._left) == self._left.maxlen:
-                due = max(due, self._left[0] + _RESERVE)
-            if (pause := due - loop.time()) > 0:
-                await asyncio.sleep(pause)
-            now = loop.time()
-            if self._left is not None:
-                self._left.append(now)
-            self._free = max(self._free, now) + size * _RESERVE / self._octets
 
 
 class DialogueSink:
@@ -75,7 +43,9 @@ class DialogueSink:
         self._handed = 0  # messages of QoS 0 in this session
         self._known = 0  # how many of them the broker has got
         self._asking: asyncio.Future[None] | None = None
-        self._rate = Rate(dialogue.limits)  # over sessions: a new one does not forget what the last one sent
+        self._forbidden = False  # something that all depends on was refused in this session
+        self._sessions = Sessions()
+        self._envelope = Envelope(options.expiry, options.content_type, options.user_properties)
 
     async def connect(self) -> None:
         """Make the session and subscribe. Raises SinkUnavailable."""
@@ -84,10 +54,13 @@ class DialogueSink:
         self._asking = None
         self.denied = []
         self._connection = self._make()
+        self._forbidden = False
         await self._connection.open()
+        self._sessions.began()
         try:
             await self.subscribe(self._dialogue.subscriptions())
         except BaseException:
+            self._sessions.over(self._connection)
             await self._connection.close()
             raise
 
@@ -106,19 +79,24 @@ class DialogueSink:
     async def send(self, message: Message) -> Delivery:
         """Publish; return when the broker has it or refuses it. Raises SinkUnavailable."""
         limits, topic = self._dialogue.limits, message.topic
-        await self._rate.wait(len(message.payload))
+        self._sessions.sent()
         if limits.qos and not topic.startswith(limits.qos_0 or ("\0",)):
             answer = await self._publish(message)
         else:
             answer = self._connection.hand_over(topic, message.payload, retain=message.retain)
             if not answer.refused and message.readings:
                 await self._got_it()
-        if answer.code == QUOTA_EXCEEDED:
-            raise SinkUnavailable(f"{self._connection.endpoint} takes no more now: {answer.name}")
-        if answer.refused:
-            self.refusal = f"{self._connection.endpoint} refused a message for {topic}: {answer.name}"
-            return Delivery.REJECTED
-        return Delivery.ACCEPTED
+        try:
+            result = delivery(self._connection, message, answer)
+        except Denied:
+            self._forbidden = True
+            raise
+        if result is Delivery.ACCEPTED:
+            self._sessions.took()
+        else:
+            self._sessions.sent(refused=True)
+            self.refusal = refusal(self._connection, message, answer)
+        return result
 
     async def _publish(self, message: Message) -> Answer:
         try:
@@ -145,6 +123,21 @@ class DialogueSink:
             self._asking = None
 
     @property
+    def act(self) -> bool:
+        """Whether what ended the session will not pass by itself."""
+        return self._forbidden or self._sessions.act(self._connection)
+
+    @property
+    def largest(self) -> int:
+        """The largest payload that the broker takes; 0 where it names no limit."""
+        return self._connection.largest
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the broker ended the session over a message that was too large."""
+        return self._connection.code == TOO_LARGE
+
+    @property
     def heard(self) -> float:
         """When the broker gave the last sign of life, by the event loop's clock."""
         return self._connection.heard
@@ -153,18 +146,17 @@ class DialogueSink:
         """Ask the broker for a sign of life."""
         self._connection.ask()
 
-    @property
-    def connected(self) -> bool:
-        """Whether the session lives; also after a SinkUnavailable by which we leave it."""
-        return self._connection.connected
-
     async def ended(self) -> str:
         """Return, with the reason, when the session has ended."""
         await self._connection.lost.wait()
-        return self._connection.reason
+        return self._sessions.reason(self._connection)
 
     async def close(self) -> None:
-        """Say the last words and disconnect. Idempotent; never raises."""
+        """Say the last words and disconnect. Idempotent; never raises.
+
+        Where it is us who leave (the primary host is not there), the next session begins with the next broker.
+        """
+        self._sessions.over(self._connection, elsewhere=self._connection.connected)
         if self._connection.connected:
             with contextlib.suppress(SinkUnavailable, TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
@@ -189,6 +181,8 @@ class DialogueSink:
             client_id=client_id,
             will=None if will is None or not limits.will else Will(will.topic, will.payload, will.retain),
             on_message=self._arrived,
+            envelope=self._envelope,
+            first=self._sessions.first,
         )
 
     def _arrived(self, message: Arrived) -> None:

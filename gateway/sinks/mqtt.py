@@ -19,18 +19,19 @@ from gateway import __version__
 from gateway.contracts import Delivery
 from gateway.errors import SinkUnavailable
 from gateway.model import Message
-from gateway.mqtt import QUOTA_EXCEEDED, Answer, Connection, Will
+from gateway.mqtt import NO_MATCHING_SUBSCRIBERS, TOO_LARGE, Answer, Connection, Envelope, Will
 from gateway.options import PublisherOptions
+from gateway.sinks.answers import Denied, delivery, refusal
+from gateway.sinks.sessions import Sessions
 
-NO_MATCHING_SUBSCRIBERS: Final = 0x10
 _FAREWELL: Final = 2.0  # seconds for the last word before DISCONNECT
 
 
 class MqttSink:
-    """One broker. A connection lives for one session."""
+    """The brokers of one publisher, one at a time. A connection lives for one session."""
 
     def __init__(self, name: str, options: PublisherOptions, gateway: str) -> None:
-        """Prepare; no I/O. Raises ValueError for a URL that is none."""
+        """Prepare; no I/O."""
         self.refusal = ""
         self._options = options
         self._client_id = f"plantbridge-{gateway}-{name}"
@@ -38,13 +39,18 @@ class MqttSink:
         self._keep = (options.unheard or ("keep" if options.format == "columns" else "deliver")) == "keep"
         self._since = ""
         self._mute = False  # the status is forbidden
+        self._denied = False  # something that all depends on was refused in this session
+        self._sessions = Sessions()
+        self._envelope = Envelope(options.expiry, options.content_type, options.user_properties)
         self._connection = self._make()
 
     async def connect(self) -> None:
         """Make the session and tell that we are there. Raises SinkUnavailable."""
         self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._denied = False
         self._connection = self._make()
         await self._connection.open()
+        self._sessions.began()
         try:
             answer = await self._tell(online=True, timeout=self._options.ack_timeout)
         except BaseException:
@@ -52,7 +58,8 @@ class MqttSink:
             raise
         if answer is not None and answer.refused:
             self._mute = True
-            await self._connection.close()
+            self._sessions.took()
+            await self.close()
             raise SinkUnavailable(
                 f"{self._connection.endpoint} does not allow {self._status} ({answer.name}): the gateway goes on"
                 " without telling its status"
@@ -61,9 +68,10 @@ class MqttSink:
     async def send(self, message: Message) -> Delivery:
         """Publish and wait for the PUBACK. Raises SinkUnavailable.
 
-        A reason code from 0x80 on is a refusal of this message (`refusal` says why), but for "quota exceeded", which
-        says that the broker cannot take anything now. The broker may end the session after a refusal.
+        A reason code from 0x80 on is a refusal of this message (`refusal` says why), for good or for now; but "quota
+        exceeded" says that the broker cannot take anything now. The broker may end the session after a refusal.
         """
+        self._sessions.sent()
         try:
             answer = await self._connection.publish(
                 message.topic,
@@ -74,17 +82,37 @@ class MqttSink:
             )
         except ValueError as error:
             answer = Answer(0x90, f"topic {message.topic!r}: {error}")
-        if answer.code == QUOTA_EXCEEDED:
-            raise SinkUnavailable(f"{self._connection.endpoint} takes no more now: {answer.name}")
         if answer.code == NO_MATCHING_SUBSCRIBERS and self._keep and not message.retain:
             raise SinkUnavailable(
                 f"nobody is subscribed to {message.topic} on {self._connection.endpoint}: is ingest running?"
                 " The journal keeps the readings. Set unheard: deliver where that is meant"
             )
-        if answer.refused:
-            self.refusal = f"{self._connection.endpoint} refused a message for {message.topic}: {answer.name}"
-            return Delivery.REJECTED
-        return Delivery.ACCEPTED
+        try:
+            result = delivery(self._connection, message, answer)
+        except Denied:
+            self._denied = True
+            raise
+        if result is Delivery.ACCEPTED:
+            self._sessions.took()
+        else:
+            self._sessions.sent(refused=True)
+            self.refusal = refusal(self._connection, message, answer)
+        return result
+
+    @property
+    def act(self) -> bool:
+        """Whether what ended the session will not pass by itself."""
+        return self._denied or self._sessions.act(self._connection)
+
+    @property
+    def largest(self) -> int:
+        """The largest payload that the broker takes; 0 where it names no limit."""
+        return self._connection.largest
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the broker ended the session over a message that was too large."""
+        return self._connection.code == TOO_LARGE
 
     @property
     def connected(self) -> bool:
@@ -103,18 +131,25 @@ class MqttSink:
     async def ended(self) -> str:
         """Return, with the reason, when the session has ended."""
         await self._connection.lost.wait()
-        return self._connection.reason
+        return self._sessions.reason(self._connection)
 
     async def close(self) -> None:
         """Tell that we go, and disconnect. Idempotent; never raises."""
         if self._connection.connected:
             with contextlib.suppress(SinkUnavailable):
                 await self._tell(online=False, timeout=_FAREWELL)
+        self._sessions.over(self._connection)
         await self._connection.close()
 
     def _make(self) -> Connection:
         will = None if self._mute else Will(self._status, self._body(online=False))
-        return Connection(self._options, client_id=self._client_id, will=will)
+        return Connection(
+            self._options,
+            client_id=self._client_id,
+            will=will,
+            envelope=self._envelope,
+            first=self._sessions.first,
+        )
 
     async def _tell(self, *, online: bool, timeout: float) -> Answer | None:
         if self._mute:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import codec, deadletters
 from gateway.decode import TableTopic, decode_columns, decode_gaps, decode_table, parse_table_topic
@@ -269,23 +271,58 @@ async def test_an_edge_that_is_killed_while_the_broker_is_away_sends_all_after_i
                 assert there.readings == expected
 
 
-async def test_a_topic_that_is_forbidden_goes_to_the_dead_letters_and_the_rest_arrives(tmp_path: Path) -> None:
-    """mosquitto ends the session over each refused message: that must not stop the others."""
-    acl = "topic write plantbridge/demo/columns\ntopic write plantbridge/demo/status\nuser cloud\ntopic read #\n"
-    with Mosquitto(tmp_path / "m", acl=acl) as broker:
+DATA = (
+    "topic write plantbridge/demo/columns\ntopic write plantbridge/demo/tables/#\ntopic write plantbridge/demo/status\n"
+)
+READER = "user cloud\ntopic read #\n"
+
+
+async def test_what_is_forbidden_is_kept_and_loud_and_arrives_when_it_is_allowed(tmp_path: Path) -> None:
+    """mosquitto ends the session over each refused message: that must neither stop the others nor lose it."""
+    with Mosquitto(tmp_path / "m", acl=DATA + READER) as broker:
         async with cloud(broker, username="cloud") as there, edge(tmp_path) as here:
-            here.publish("cloud", options(broker))
-            here.scan(10)
-            gap = Gap("press-1", "default", 5, 6, "why", 3, 1)
-            here.journal.append(codec.pack_gap(gap), 0, 5, 6)
-            for number, table in enumerate(TABLES, 1):
-                there._tables[here.journal.id, number] = table
+            with capture_logs() as logs:
+                here.publish("cloud", options(broker, retry_longest="1 s"))
+                here.scan(3)
+                gap = Gap("press-1", "default", 5, 6, "why", 3, 1)
+                here.journal.append(codec.pack_gap(gap), 0, 5, 6)
+                here.scan(7)
+                await here.journal.flush()
+                await until(lambda: len(there.readings) == len(here.expected))
+                await until(lambda: here.journal.pending("cloud") == [(10, 10)])
+                (problem,) = here.health.report()["problems"]
+                assert "plantbridge/demo/gaps: Not authorized: check the broker's access rules" in problem
+                allow(broker, DATA + "topic write plantbridge/demo/gaps\n" + READER)
+                await here.acknowledged()
+            await until(lambda: there.gaps == [gap])
+            await until(lambda: here.health.report()["problems"] == [])
+            assert there.readings == here.expected
+            assert not [*deadletters.read(here.letters / "cloud")]
+            loud = [each for each in logs if each["log_level"] == "error"]
+            assert len(loud) == 1, loud
+
+
+async def test_readings_wait_where_their_definitions_are_forbidden(tmp_path: Path) -> None:
+    """Nobody could read them; and the definitions must go first when the rules are mended."""
+    some = "topic write plantbridge/demo/columns\ntopic write plantbridge/demo/status\n"
+    with Mosquitto(tmp_path / "m", acl=some + READER) as broker:
+        async with cloud(broker, username="cloud") as there, edge(tmp_path) as here:
+            here.publish("cloud", options(broker, retry_longest="1 s"))
+            here.scan(3)
+            await until(lambda: "Not authorized" in str(here.health.report()["problems"]))
+            assert not there.readings
+            allow(broker, DATA + READER)
             await here.acknowledged()
             await until(lambda: len(there.readings) == len(here.expected))
             assert there.readings == here.expected
-            letters = {topic for topic, _, reason in deadletters.read(here.letters / "cloud") if "refused" in reason}
-            prefix = "plantbridge/demo"
-            assert letters == {f"{prefix}/gaps", *(f"{prefix}/tables/{here.journal.id}/{n}" for n in (1, 2, 3))}
+            assert not [*deadletters.read(here.letters / "cloud")]
+
+
+def allow(broker: Mosquitto, acl: str) -> None:
+    """Change the access rules of a broker that runs."""
+    (broker.directory / "acl").write_text(acl)
+    assert broker.process is not None
+    broker.process.send_signal(signal.SIGHUP)
 
 
 async def test_wrong_credentials_are_said_and_mended_without_a_restart(tmp_path: Path) -> None:

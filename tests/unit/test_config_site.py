@@ -288,7 +288,7 @@ publish:
 """
     (tmp_path / "site.yaml").write_text(text)
     loaded = load_site(tmp_path / "site.yaml")
-    assert loaded.publishers["a"].url == "mqtt://broker.example:1884"
+    assert loaded.publishers["a"].url == ("mqtt://broker.example:1884",)
     assert loaded.publishers["a"].password == loaded.publishers["b"].password == "hunter2-from-file"
     assert loaded.links[0].devices[0].options.unit_id == 12
     assert "hunter2" not in repr(loaded)
@@ -299,7 +299,7 @@ def test_files_named_in_a_configuration_lie_beside_it(tmp_path: Path, monkeypatc
     (tmp_path / "ca.pem").write_text("")
     text = (
         "gateway: g\nlinks: {l: {driver: modbus, url: 'tcp://h', devices: {d: {tags: {a: coil:1}}}}}\n"
-        "publish: {c: {url: 'mqtts://h', tls: {ca: ca.pem, key: /etc/key.pem}}}\n"
+        "publish: {c: {url: 'mqtts://h', tls: {ca: ca.pem, certificate: c.pem, key: /etc/key.pem}}}\n"
     )
     (tmp_path / "site.yaml").write_text(text)
     monkeypatch.chdir(tmp_path.parent)
@@ -326,7 +326,7 @@ def test_a_cloud_file_is_loaded(tmp_path: Path) -> None:
     cloud = load_cloud(tmp_path / "cloud.yaml")
     assert cloud.data == tmp_path / "d"
     assert cloud.dead_letters == tmp_path / "d" / "dead-letters"
-    assert (cloud.broker.url, cloud.broker.share) == ("mqtt://h", "s")
+    assert (cloud.broker.url, cloud.broker.share) == (("mqtt://h",), "s")
     assert isinstance(cloud.store, DuckdbOptions)
 
 

@@ -1,4 +1,4 @@
-"""One MQTT connection on the event loop: the only place that knows paho-mqtt.
+"""One MQTT connection: a session with the first broker of the list that takes it.
 
     connection = Connection(options, client_id="demo-cloud")
     await connection.open()                                # or SinkUnavailable, with a sentence for a person
@@ -7,9 +7,10 @@
 
 - QoS 1, and QoS 0 by `hand_over`. A Connection is used for one session and thrown away: nothing is queued, resent or
   reconnected in here, the journal is the only retry. When the session ends, everything that waits raises
-  SinkUnavailable, and so does all that is asked later; `lost` is set, `reason` says why.
+  SinkUnavailable, and so does all that is asked later; `lost` is set, `reason` says why, and `act` whether it is
+  something that will not pass by itself.
 - No thread of its own: paho's socket is read and written by the event loop (add_reader: every loop but Windows'
-  proactor loop, where the selector loop is to be used). Only name look-up, TCP and TLS are made on a thread.
+  proactor loop, where the selector loop is to be used). Only name look-up, TCP, TLS and WebSocket are made on a thread.
 - Every wait has a deadline. A silent broker ends the session after twice the keep-alive at the latest.
 - The broker's limits (receive maximum, maximum packet size) are kept: `publish` waits for room, and refuses what is
   too large as the broker would (code 0x95).
@@ -21,12 +22,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -36,47 +35,18 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.errors import SinkUnavailable
-from gateway.options import MqttOptions, TlsOptions
-
-REFUSED: Final = 0x80  # reason codes from here on are refusals
-TOO_LARGE: Final = 0x95
-QUOTA_EXCEEDED: Final = 0x97
+from gateway.mqtt.claim import claim
+from gateway.mqtt.dial import dial, failure, needs_somebody
+from gateway.mqtt.envelope import Envelope, Outgoing
+from gateway.mqtt.places import endpoints
+from gateway.mqtt.reasons import NEEDS_SOMEBODY, REFUSED, TOO_LARGE, advice, told
+from gateway.options import MqttOptions
 
 _MISC_EVERY: Final = 1.0  # seconds between paho's looks at the keep-alive
 _STALE: Final = 3.0  # seconds between looks after which what is read may have lain there: it is no sign of life
 _CLOSING: Final = 2.0  # seconds for DISCONNECT to leave the machine
-_SEND_BUFFER: Final = 1 << 20  # a window of messages goes to the kernel in few pieces
-
-# What to do about a refused connection. Codes of MQTT 5; those of 3.1.1 are translated by paho.
-_ADVICE: Final = {
-    0x80: "see the broker's log",
-    0x84: "it does not speak this version of MQTT: set version: 3.1.1",
-    0x85: "the client id is not allowed: set client_id",
-    0x86: "wrong user name or password: check username and password",
-    0x87: "not authorised: check username, password and the broker's access rules",
-    0x88: "it is not ready yet",
-    0x89: "it is overloaded",
-    0x8A: "this client is banned: see the broker's settings",
-    0x8E: "another client took over the session: each client needs a client_id of its own",
-    0x95: "a message was too large: lower max_message",
-    0x97: "a quota of the broker is used up: see the broker's settings",
-    0x9F: "too many connections in a short time",
-}
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a broker is."""
-
-    host: str
-    port: int
-    tls: bool
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt{'s' if self.tls else ''}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +83,20 @@ class Arrived:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
-def endpoint(options: MqttOptions) -> Endpoint:
-    """Read the URL. Raises ValueError with a message for the integrator."""
-    parts = urlsplit(options.url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-        raise ValueError(f"expected mqtt://host:1883 or mqtts://host:8883, got {options.url!r}")
-    if parts.path not in ("", "/") or parts.query or parts.username or parts.password:
-        raise ValueError("the URL has host and port only; user name, password and topic have keys of their own")
-    tls = parts.scheme == "mqtts" or options.tls is not None
-    return Endpoint(parts.hostname, parts.port or (8883 if tls else 1883), tls)
+class _Client(Client):
+    """Paho's client on a socket that we have made."""
+
+    def __init__(self, sock: Any, **settings: Any) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, reconnect_on_failure=False, manual_ack=True, **settings)
+        self.max_inflight_messages = 65535  # paho is to queue nothing: the connection does
+        self._made = sock
+
+    def _create_socket(self) -> Any:
+        return self._made
+
+    def ping(self) -> None:
+        """Send PINGREQ, which paho does on its own only when the keep-alive is over."""
+        self._send_pingreq()
 
 
 class Connection:
@@ -137,29 +112,43 @@ class Connection:
         session_expiry: float = 0.0,
         receive_maximum: int = 65535,
         on_message: Callable[[Arrived], None] | None = None,
+        envelope: Envelope | None = None,
+        first: int = 0,
+        exclusive: bool = True,
     ) -> None:
-        """Prepare; no I/O. Raises ValueError for a bad URL.
+        """Prepare; no I/O.
 
         `clean`: start without what the broker kept for this client id. `session_expiry`: seconds that the broker
         keeps the session after its end (MQTT 5; under 3.1.1 it is kept as long as the broker likes where not
         `clean`). `receive_maximum`: messages the broker may have outstanding to us (MQTT 5). `on_message` is called
-        on the loop for each arrival.
+        on the loop for each arrival. `envelope`: what goes with each message that we publish (MQTT 5). `first`: the
+        broker of the list to begin with; after the last comes the first. `exclusive`: let no other connection of this
+        machine use the client id at that broker.
         """
-        self.endpoint = endpoint(options)
+        self._endpoints = endpoints(options)
+        self.number = first % len(self._endpoints)  # of the broker in the list
+        self.endpoint = self._endpoints[self.number]
         self.lost = asyncio.Event()
         self.reason = f"{self.endpoint}: not connected"
+        self.act = False  # what ended the session will not pass by itself
+        self.code = 0  # the reason code with which the broker ended it
+        self.cut = False  # the session ended without a word
         self.session_present = False
         self.heard = 0.0  # when the broker gave the last sign of life, by the loop's clock
         self._asked = 0.0
         self._looked = 0.0  # when the loop last turned
         self._options = options
-        self._client_id = options.client_id or client_id
+        self.client_id = options.client_id or client_id
         self._will = will
         self._clean = clean
         self._expiry = session_expiry
         self._receive_maximum = receive_maximum
         self._on_arrived = on_message
-        self._client: Client | None = None
+        self._envelope = envelope or Envelope()
+        self._outgoing = Outgoing(self._envelope, version_5=self._is_5, aliases=0, largest=0)
+        self._exclusive = exclusive
+        self._claim: socket.socket | None = None
+        self._client: _Client | None = None
         self._opened: asyncio.Future[None] | None = None
         self._answers: dict[int, asyncio.Future[list[Answer]]] = {}  # by packet id; a list for SUBACK, one for PUBACK
         self._room = asyncio.Semaphore(65535)
@@ -170,28 +159,47 @@ class Connection:
     def connected(self) -> bool:
         return self._client is not None and not self.lost.is_set()
 
+    @property
+    def largest(self) -> int:
+        """The largest payload that this broker takes, leaving 500 bytes for the topic; 0 where it names no limit."""
+        return max(1, self._max_packet - self._outgoing.weight - 500) if self._max_packet else 0
+
     # ------------------------------------------------------------------------------------------------ session
 
     async def open(self) -> None:
-        """Make the session within `connect_timeout`. Raises SinkUnavailable."""
+        """Make the session with the first broker that takes it, each in `connect_timeout`. Raises SinkUnavailable."""
+        reasons: list[str] = []
+        for number in range(self.number, self.number + len(self._endpoints)):
+            self.number = number % len(self._endpoints)
+            self.endpoint = self._endpoints[self.number]
+            self.lost.clear()
+            self._client = None
+            try:
+                return await self._open()
+            except SinkUnavailable:
+                reasons.append(self.reason)
+        if len(reasons) > 1:
+            self.reason = "no broker of the list takes us: " + "; ".join(reasons)
+        raise SinkUnavailable(self.reason)
+
+    async def _open(self) -> None:
         loop = asyncio.get_running_loop()
         timeout = self._options.connect_timeout
         self._opened = loop.create_future()
-        client = self._make_client()
+        where = self.endpoint
         try:
             async with asyncio.timeout(timeout):
-                await _on_a_thread(lambda: self._dial(client), abandoned=lambda _: _drop(client))
-                self._client = client
-                self._attach(client, loop)
+                sock = await _on_a_thread(lambda: dial(where, self._options), abandoned=_close)
+                self._attach(sock, loop)
                 await self._opened
         except TimeoutError as error:
-            self._end(f"{self.endpoint}: no answer within {timeout:g} s: is it a broker, is a firewall in the way?")
+            self._end(f"{where}: no answer within {timeout:g} s: is it a broker, is a firewall in the way?")
             raise SinkUnavailable(self.reason) from error
         except (OSError, ValueError) as error:
-            self._end(_dial_failure(self.endpoint, error, self._options.tls))
+            self._end(failure(where, self.client_id, self._options, error), act=needs_somebody(error))
             raise SinkUnavailable(self.reason) from error
         except BaseException:
-            self._end(f"{self.endpoint}: connecting was given up")
+            self._end(f"{where}: connecting was given up")
             raise
 
     async def close(self) -> None:
@@ -224,15 +232,20 @@ class Connection:
         """
         if not topic or len(topic.encode()) > 65535 or any(wrong in topic for wrong in "+#\0"):
             raise ValueError("an empty topic, or one with + or # or over 65535 bytes, cannot be published to")
-        if self._max_packet and len(payload) + len(topic.encode()) + 32 > self._max_packet:
+        if not self._outgoing.room(topic, payload, properties):
             return Answer(TOO_LARGE, f"Packet too large (the broker takes {self._max_packet} bytes)")
         try:
             async with asyncio.timeout(timeout):
                 async with self._room:
-                    info = self._alive().publish(topic, payload, 1, retain, self._user_properties(properties))
+                    client = self._alive()
+                    name, extra = self._outgoing(topic, retain=retain, user=properties)
+                    info = client.publish(name, payload, 1, retain, extra)
                     if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                         raise SinkUnavailable(self.reason)
-                    return (await self._answer(info.mid))[0]
+                    answer = (await self._answer(info.mid))[0]
+                    if answer.refused:
+                        self._outgoing.forget(topic)
+                    return answer
         except TimeoutError as error:
             self._end(f"{self.endpoint}: a message was not acknowledged within {timeout:g} s")
             raise SinkUnavailable(self.reason) from error
@@ -242,9 +255,11 @@ class Connection:
 
         What the broker answers later on this connection says that it has got this. Leaves in the order of the calls.
         """
-        if self._max_packet and len(payload) + len(topic.encode()) + 32 > self._max_packet:
+        if not self._outgoing.room(topic, payload, None):
             return Answer(TOO_LARGE, f"Packet too large (the broker takes {self._max_packet} bytes)")
-        if self._alive().publish(topic, payload, 0, retain).rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+        client = self._alive()
+        name, extra = self._outgoing(topic, retain=retain, user=None)
+        if client.publish(name, payload, 0, retain, extra).rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise SinkUnavailable(self.reason)
         return Answer(0, "handed over")
 
@@ -277,7 +292,7 @@ class Connection:
         """Have the broker give a sign of life, which moves `heard`; one question at a time."""
         if self._client is not None and not self.lost.is_set() and self._asked <= self.heard:
             self._asked = asyncio.get_running_loop().time()
-            self._client._send_pingreq()  # paho has no other way to ping before the keep-alive is over
+            self._client.ping()
 
     # ------------------------------------------------------------------------------------------------ inside
 
@@ -285,49 +300,15 @@ class Connection:
     def _is_5(self) -> bool:
         return self._options.version == "5"
 
-    def _make_client(self) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if self._is_5 else self._clean,
-            protocol=MQTTProtocolVersion.MQTTv5 if self._is_5 else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
-        client.connect_timeout = self._options.connect_timeout
-        client.max_inflight_messages = 65535  # paho is to queue nothing: `_room` does
-        if self._options.username is not None:
-            client.username_pw_set(self._options.username, self._options.password)
-        if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
-        return client
-
-    def _dial(self, client: Client) -> None:
-        """Connect and write CONNECT; blocks. No callback of ours is set yet, so nothing touches the loop from here."""
-        context = None
-        if self.endpoint.tls:
-            context = _tls_context(self._options.tls or TlsOptions())
-            client.tls_set_context(context)
-        arguments: dict[str, Any] = {}
-        if self._is_5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = min(int(self._expiry), 0xFFFFFFFF)
-            properties.ReceiveMaximum = self._receive_maximum
-            arguments = {"clean_start": self._clean, "properties": properties}
-        keep_alive = max(1, min(65535, round(self._options.keep_alive)))
+    def _attach(self, sock: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Claim the client id, give paho the socket, and send CONNECT. Raises Claimed, OSError, ValueError."""
         try:
-            client.connect(self.endpoint.host, self.endpoint.port, keep_alive, **arguments)
+            if self._exclusive:
+                self._claim = claim(sock.getpeername(), self.client_id)
+            client = self._make_client(sock)
         except BaseException:
-            if context is not None and context.made is not None:
-                context.made.close()
+            sock.close()
             raise
-
-    def _attach(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
-        sock: Any = client.socket()
-        if sock is None:
-            raise ConnectionError
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_publish = self._published
@@ -336,11 +317,31 @@ class Connection:
         client.on_socket_close = lambda _client, _data, closing: _forget(loop, closing)
         client.on_socket_register_write = lambda _client, _data, open_: loop.add_writer(open_, self._write)
         client.on_socket_unregister_write = lambda _client, _data, open_: _remove_writer(loop, open_)
+        self._client = client
+        arguments: dict[str, Any] = {}
+        if self._is_5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = min(int(self._expiry), 0xFFFFFFFF)
+            properties.ReceiveMaximum = self._receive_maximum
+            arguments = {"clean_start": self._clean, "properties": properties}
+        keep_alive = max(1, min(65535, round(self._options.keep_alive)))
+        client.connect(self.endpoint.host, self.endpoint.port, keep_alive, **arguments)
         self._looked = loop.time()
         loop.add_reader(sock, self._read)
-        if client.want_write():
-            loop.add_writer(sock, self._write)
         self._timer = loop.call_later(_MISC_EVERY, self._misc)
+
+    def _make_client(self, sock: Any) -> _Client:
+        client = _Client(
+            sock,
+            client_id=self.client_id,
+            clean_session=None if self._is_5 else self._clean,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._is_5 else MQTTProtocolVersion.MQTTv311,
+        )
+        if self._options.username is not None:
+            client.username_pw_set(self._options.username, self._options.password)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=self._will.retain)
+        return client
 
     def _read(self) -> None:
         client = self._client
@@ -377,7 +378,7 @@ class Connection:
             if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._end(self._why_lost())
 
-    def _alive(self) -> Client:
+    def _alive(self) -> _Client:
         if self._client is None or self.lost.is_set():
             raise SinkUnavailable(self.reason)
         return self._client
@@ -390,25 +391,23 @@ class Connection:
         finally:
             self._answers.pop(mid, None)
 
-    def _user_properties(self, given: Mapping[str, str] | None) -> Properties | None:
-        if not given or not self._is_5:
-            return None
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.UserProperty = list(given.items())
-        return properties
-
     def _why_lost(self) -> str:
         if self._opened is not None and not self._opened.done():
-            hint = "does it expect TLS?" if not self.endpoint.tls else "does it speak this version of MQTT?"
+            hint = "does it expect TLS?" if not self.endpoint.tls else "a client certificate? This version of MQTT?"
+            if self.endpoint.tls:
+                hint = f"does it want {hint}"
             return f"{self.endpoint}: closed the connection before it answered: {hint}"
+        self.cut = True
         return f"{self.endpoint}: the connection was lost"
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, act: bool = False) -> None:
         """End the session in whatever state it is and tell everyone who waits. Idempotent."""
         if self.lost.is_set():
             return
-        self.reason = reason
+        self.reason, self.act = reason, act
         self.lost.set()
+        if self._claim is not None:
+            self._claim.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._client is not None:
@@ -430,24 +429,35 @@ class Connection:
         if self._opened is None or self._opened.done():
             return
         if code.is_failure:
-            advice = _ADVICE.get(code.value, "see the broker's log")
-            said = getattr(properties, "ReasonString", "")
-            self._end(f"{self.endpoint} refused the connection ({code}{': ' + said if said else ''}): {advice}")
+            todo = advice(code.value, properties, self.client_id) or "see the broker's log"
+            reason = f"{self.endpoint} refused the connection ({told(code, properties)}): {todo}"
+            self._end(reason, act=code.value in NEEDS_SOMEBODY)
             return
         if getattr(properties, "MaximumQoS", 2) < 1:
-            self._end(f"{self.endpoint} takes QoS 0 only, by which readings would be lost: allow QoS 1 in the broker")
+            self._end(
+                f"{self.endpoint} takes QoS 0 only, by which readings would be lost: allow QoS 1 in the broker",
+                act=True,
+            )
             return
         self.session_present = bool(flags.session_present)
         self._room = asyncio.Semaphore(getattr(properties, "ReceiveMaximum", 65535))
         self._max_packet = getattr(properties, "MaximumPacketSize", 0)
+        self._outgoing = Outgoing(
+            self._envelope,
+            version_5=self._is_5,
+            aliases=getattr(properties, "TopicAliasMaximum", 0),
+            largest=self._max_packet,
+        )
         self._opened.set_result(None)
 
     def _disconnected(
-        self, _client: Client, _data: Any, flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
+        self, _client: Client, _data: Any, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            advice = _ADVICE.get(code.value)
-            self._end(f"{self.endpoint} ended the session ({code}){': ' + advice if advice else ''}")
+            self.code = code.value
+            todo = advice(code.value, properties, self.client_id)
+            reason = f"{self.endpoint} ended the session ({told(code, properties)}){': ' + todo if todo else ''}"
+            self._end(reason, act=code.value in NEEDS_SOMEBODY)
         elif self.reason.endswith(": closed"):
             self._end(self.reason)
         else:
@@ -458,8 +468,7 @@ class Connection:
     ) -> None:
         future = self._answers.get(mid)
         if future is not None and not future.done():
-            said = getattr(properties, "ReasonString", "")
-            future.set_result([Answer(code.value, f"{code}: {said}" if said else str(code))])
+            future.set_result([Answer(code.value, told(code, properties))])
 
     def _subscribed(
         self, _client: Client, _data: Any, mid: int, codes: list[ReasonCode], _properties: Properties | None
@@ -540,49 +549,5 @@ def _drop(client: Client) -> None:
         sock.close()
 
 
-class _TlsContext(ssl.SSLContext):
-    """Paho offers no way to name the server otherwise than the URL does, and leaks the socket of a failed handshake."""
-
-    server_name: str | None = None
-    made: ssl.SSLSocket | None = None
-
-    def wrap_socket(self, *args: Any, **settings: Any) -> ssl.SSLSocket:
-        if self.server_name is not None:
-            settings["server_hostname"] = self.server_name
-        self.made = super().wrap_socket(*args, **settings)
-        return self.made
-
-
-def _tls_context(options: TlsOptions) -> _TlsContext:
-    context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.server_name = options.server_name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if options.ca is not None:
-        context.load_verify_locations(options.ca)
-    else:
-        context.load_default_certs()
-    if options.certificate is not None:
-        context.load_cert_chain(options.certificate, options.key)
-    return context
-
-
-def _dial_failure(where: Endpoint, error: Exception, tls: TlsOptions | None) -> str:
-    """Say why no connection came about, and what to do."""
-    if isinstance(error, socket.gaierror):
-        return f"{where}: the host name is not known: check url and the name server"
-    if isinstance(error, ConnectionRefusedError):
-        return f"{where}: nothing listens there: is the broker running, are host and port right?"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        advice = "check the date" if "expired" in error.verify_message else "check tls.ca and tls.server_name"
-        return f"{where}: the broker's certificate is not accepted ({error.verify_message}): {advice}"
-    if isinstance(error, ssl.SSLError):
-        return f"{where}: TLS failed ({error.reason or error}): does it expect TLS on this port, and a certificate?"
-    if isinstance(error, FileNotFoundError | PermissionError):
-        files = [name for name in (tls.ca, tls.certificate, tls.key) if name] if tls else []
-        return f"{where}: a TLS file cannot be read ({error.strerror}): {', '.join(files) or error}"
-    if isinstance(error, TimeoutError):
-        return f"{where}: no answer to the connection attempt: is the host up, is a firewall in the way?"
-    if isinstance(error, ConnectionError):
-        hint = "is it a broker, and does it expect TLS on this port?" if where.tls else "is it a broker?"
-        return f"{where}: the connection was closed while it was made: {hint}"
-    return f"{where}: {error}"
+def _close(sock: Any) -> None:
+    sock.close()
