@@ -11,8 +11,12 @@ hold, is a Bad row of that tag.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import math
 import time
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,6 +55,33 @@ class _Prepared:
     missing: list[tuple[int, int]]  # rows behind those asked for, of nodes that have no node id, and their status
     at: float
     settled: bool = field(default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """How far an earlier run had given data: by group the source time of each node's last value, and when that was."""
+
+    heard: int = 0
+    groups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+
+def _key(plan: OpcuaPlan) -> str:
+    """Name a poll group by what it holds: in a changed one the times of an earlier run have no place."""
+    table = plan.tables[0]
+    return f"{table.device}/{table.group}/{hashlib.sha256(repr(plan.nodes).encode()).hexdigest()[:16]}"
+
+
+def _earlier(mark: bytes) -> _Earlier:
+    """Read a mark; one that makes no sense is none."""
+    try:
+        read = json.loads(mark)
+        groups = {
+            key: np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.int64)
+            for key, text in read["groups"].items()
+        }
+        return _Earlier(int(read["heard"]), groups)
+    except (ValueError, TypeError, KeyError, AttributeError, zlib.error):
+        return _Earlier()
 
 
 def wish_of(device: Any, group: Group) -> Wish | None:
@@ -103,6 +134,8 @@ class OpcuaDriver:
         }
         self._told: dict[OpcuaPlan, Told] = {}
         self._fields = any(tag.source.field for table in link.tables for tag in table.tags)
+        self._groups = [group for device in link.devices for group in device.groups]
+        self._recalled = b""  # the mark of an earlier run
         self._watcher: Watcher | None = None  # kept across sessions: the server may keep its subscriptions too
         self._session: Session | None = None
         self._url = link.options.url  # of the server that served last
@@ -181,6 +214,7 @@ class OpcuaDriver:
                 level = await session.service_level() if ask else 255
                 namespaces = await names.read_namespaces(session)
                 limits = await names.read_limits(session)
+                session.origin = session.url, await names.read_start(session)
                 if self._fields:
                     await names.read_structures(session, self._options.connect_timeout)
         except TimeoutError as error:
@@ -240,17 +274,53 @@ class OpcuaDriver:
         watcher, resumed = self._watcher, None
         if watcher is not None:
             watcher.items.lost = self._lost
-        if watcher is not None and watcher.fits(watched):
+        if watcher is not None and watcher.fits(watched) and watcher.origin == session.origin:
             resumed = await watcher.resume(session)
         if watcher is None or resumed is None:
             before, watcher = watcher, Watcher(session, self._limits, watched)
             watcher.items.lost = self._lost
             if before is not None and before.follows(watched):
-                for batch in await watcher.fill(before):
-                    yield batch
+                for gap in watcher.follow(before):
+                    yield gap
+            elif before is None:
+                self._go_on_from_earlier_run(watcher, watched)
         self._watcher = watcher
         async for batch in watcher.run(resumed):
             yield batch
+
+    def mark(self) -> bytes:
+        """Say how far the subscribed groups that are to be filled were given; `recall` reads it in a later run."""
+        if self._watcher is None:
+            return self._recalled
+        times, heard = self._watcher.delivered()
+        groups = {}
+        for each in self._watcher.items.watched:
+            if each.wish.fill_gaps and heard:
+                mine = times[self._watcher.items.of_group(each)]
+                groups[_key(each.plan)] = base64.b64encode(zlib.compress(mine.tobytes(), 1)).decode()
+        return json.dumps({"heard": heard, "groups": groups}).encode() if groups else b""
+
+    def recall(self, mark: bytes) -> set[tuple[str, str]]:
+        """Take a mark of an earlier run; give the groups whose hole since then is filled, or declared, from here."""
+        self._recalled = mark
+        earlier = _earlier(mark)
+        return {
+            (group.device, group.name)
+            for group in self._groups
+            if (wish := self._wishes[group.device, group.name]) is not None
+            and wish.fill_gaps
+            and _key(self.plan(group.tables)) in earlier.groups
+        }
+
+    def _go_on_from_earlier_run(self, watcher: Watcher, watched: Sequence[Watched]) -> None:
+        earlier = _earlier(self._recalled)
+        delivered = {}
+        for place, each in enumerate(watched):
+            times = earlier.groups.get(_key(each.plan))
+            if each.wish.fill_gaps and times is not None and len(times) == len(each.plan.nodes):
+                delivered[place] = times
+        if delivered:
+            watcher.recall(delivered, earlier.heard, "the gateway was not running")
 
     async def agree(self, plans: Sequence[Plan]) -> list[Agreed]:
         """Subscribe, tell what the server made of it, and end it again. Raises NotConnected, NoAnswer."""

@@ -92,12 +92,26 @@ class Known:
     server: NDArray[np.int64] = field(init=False)  # the latest server time, ns
     suspect: NDArray[np.bool_] = field(init=False)
     owed: NDArray[np.bool_] = field(init=False)  # not heard of since the subscriptions were made
+    since: NDArray[np.int64] = field(init=False)  # source time up to which all was given, where there is a hole behind
+    first: NDArray[np.int64] = field(init=False)  # source time of the first value behind that hole
 
     def __post_init__(self) -> None:
         self.time = np.zeros(len(self.heard), dtype=np.int64)
         self.server = np.zeros(len(self.heard), dtype=np.int64)
         self.suspect = np.zeros(len(self.heard), dtype=bool)
         self.owed = np.ones(len(self.heard), dtype=bool)
+        self.since = np.zeros(len(self.heard), dtype=np.int64)
+        self.first = np.zeros(len(self.heard), dtype=np.int64)
+
+    def go_on_from(self, before: Known) -> None:
+        """Know what was given before, by a session of the same items."""
+        self.time[:], self.number[:], self.bits[:] = before.time, before.number, before.bits
+        self.status[:], self.since[:] = before.status, before.since
+
+    @property
+    def delivered(self) -> NDArray[np.int64]:
+        """The source time up to which all of each item was given; 0 where that cannot be told."""
+        return np.where(self.since > 0, self.since, self.time)
 
 
 class Items:
@@ -107,6 +121,9 @@ class Items:
         self.watched = watched
         self._valued = [each for each in watched if each.events is None]
         self.items = [Item(each, node) for each in self._valued for node in range(len(each.plan.nodes))]
+        self._groups: dict[int, list[int]] = {}
+        for handle, item in enumerate(self.items):
+            self._groups.setdefault(id(item.owner), []).append(handle)
         self._parts: list[tuple[Part, str]] = []
         self._map()
         size = len(self.items)
@@ -114,6 +131,7 @@ class Items:
         self.sampling = np.zeros(size)  # as the server revised it, s
         self.queue = np.zeros(size, dtype=np.int64)
         self.lost = 0  # ns of the wall clock; when the last interruption was over
+        self.seam = False  # a hole is open, and its end is looked for in what comes
 
     def __len__(self) -> int:
         return len(self.items)
@@ -129,6 +147,10 @@ class Items:
     def of(self, publishing: float) -> list[int]:
         """Give the handles of the items that are published at this interval."""
         return [handle for handle, item in enumerate(self.items) if item.owner.wish.publishing == publishing]
+
+    def of_group(self, group: Watched) -> list[int]:
+        """Give the handles of the items of a group."""
+        return self._groups.get(id(group), [])
 
     def refused(self) -> list[int]:
         """Give the handles of the items that the server refused."""
@@ -199,6 +221,9 @@ class Items:
         untold = np.flatnonzero(still & ~given) if self.lost else np.flatnonzero(still & False)
         before = self.batches(rows_of(columns, untold), handles[untold], time.time_ns(), backfill=True)
         server = known.server[handles]
+        if self.seam:
+            ends = np.flatnonzero((columns.source != 0) & (known.first[handles] == 0))[::-1]  # the first one stays
+            known.first[handles[ends]] = columns.source[ends]
         if not backfill:
             known.owed[handles] = False
         known.number[handles] = columns.number

@@ -1,72 +1,207 @@
-"""Filling what a subscription did not tell: raw history where a node has one, and gaps where it has none."""
+"""What the subscriptions did not tell: raw history where a node has one, and declared gaps where it has none.
+
+A Hole is the time in which items were not heard. For each it begins behind the last value that was given and ends
+before the first that is given again, both by the source's own clock: so what fills it meets live data without an
+overlap, whatever the clocks say. Live data comes first and the history behind it, page by page, between the
+notifications.
+
+- A group that does not ask for `fill_gaps` has its gap declared at once.
+- An item is filled where its node is historizing and its history may be read; where that fails for one, the gap of its
+  group is declared behind what was filled.
+- What is not filled when the session ends stays owed (`known.since`), and is gone on with in the next one.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from asyncua import ua
+from asyncua.common.utils import Buffer
+from asyncua.ua.ua_binary import nodeid_from_binary
 
-from drivers.opcua import freshness, history
-from drivers.opcua.items import Items, News, rows_of
+from drivers.opcua import history
+from drivers.opcua.history import Span
+from drivers.opcua.items import Items, News, Watched
 from drivers.opcua.names import Limits
 from drivers.opcua.session import Refused, Session
 from gateway.model import Gap
 
-HISTORY_NODES = 100  # whose history is asked for at once
+SETTLE = 2.0  # s; a server's history may be this much behind its subscriptions
+PATIENCE: Final = 10.0  # s; an item that gave no value for so long has no seam: its group's gap is declared
+HISTORY_READ: Final = 4  # bit of AccessLevel (Part 3, 8.57)
 
 
-async def fill(
-    session: Session, limits: Limits, items: Items, before: Items, start: int, reason: str = ""
-) -> list[News]:
-    """Give the history of what `before` did not hear any more, as backfill, and as gaps what has none.
+class Hole:
+    """What a session's groups are owed of the time before."""
 
-    What is current stays out: the subscription's first notification brings it. What was given before is known to
-    `items` from now on. `start` (ns) is when the interruption began, 0 where nothing was heard before it.
-    """
-    known = before.known
-    items.known.time[:], items.known.number[:] = known.time, known.number
-    items.known.bits[:], items.known.status[:] = known.bits, known.status
-    there = [handle for handle in range(len(items)) if items.id(handle) is not None and not items[handle].refused]
-    wanted = [handle for handle in there if items[handle].owner.wish.fill_gaps and known.time[handle] > 0]
-    now = time.time_ns()
-    every = np.array(wanted, dtype=np.intp)
-    batches, filled = await _history(session, limits, items, every, now) if wanted else ([], set())
-    lost = {id(items[handle].owner) for handle in there if handle not in filled}
-    if not start:
-        return batches
-    for each in items.watched:
-        if id(each) in lost or each.events is not None:
-            why = reason or "the server did not keep the subscription"
-            why += "; not all of its nodes have a history" if each.wish.fill_gaps and each.events is None else ""
-            batches.append(Gap(each.plan.device, each.plan.group, start, max(start, now), why))
-    return batches
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self._groups: list[Watched] = []  # that are to be filled
+        self._start = 0  # ns of the wall clock
+        self._end = 0
+        self._reason = ""
+        self._due = np.inf  # monotonic time at which to look again
+        self._deadline = 0.0
+        self._pages: AsyncIterator[list[News]] | None = None
+        self._page: asyncio.Task[list[News] | None] | None = None
+
+    # ---------------------------------------------------------------------------------------------- opening
+
+    def open(self, start: int, reason: str, groups: Iterable[Watched]) -> list[News]:
+        """Take note that these groups were not heard since `start` (ns), and are about to be heard again.
+
+        Gives the gaps of those that do not ask to be filled. What was owed before stays owed.
+        """
+        now = time.time_ns()
+        start = min(start, now)
+        gaps: list[News] = []
+        for each in groups:
+            if not start:
+                continue
+            if not each.wish.fill_gaps:
+                gaps.append(Gap(each.plan.device, each.plan.group, start, now, reason))
+                continue
+            known, handles = self._items.known, np.array(self._items.of_group(each), dtype=np.intp)
+            known.since[handles] = np.where(known.since[handles] > 0, known.since[handles], known.time[handles])
+            known.first[handles] = 0
+            self._owe([each], start, now, reason)
+        return gaps
+
+    def follow(self, before: Hole) -> None:
+        """Go on with what the hole of an earlier session, of the same groups, was not filled of."""
+        for old, new in zip(before._items.watched, self._items.watched, strict=True):
+            if old in before._groups:
+                self._owe([new], before._start, before._end, before._reason)
+
+    def _owe(self, groups: Sequence[Watched], start: int, end: int, reason: str) -> None:
+        self.pause()
+        self._start = min(self._start or start, start)
+        self._end, self._reason = max(self._end, end), reason
+        self._groups += [each for each in groups if each not in self._groups]
+        self._items.seam = True
+        self._resume()
+
+    def pause(self) -> None:
+        """Leave off fetching: the session ended, or the hole has become larger. What is owed stays owed."""
+        page, self._page, self._pages = self._page, None, None
+        self._due = np.inf
+        if page is not None:
+            page.cancel()
+
+    def _resume(self) -> None:
+        self._due = time.monotonic() + SETTLE
+        self._deadline = self._due + PATIENCE
+
+    def go_on(self) -> None:
+        """Begin anew in a session that took over the subscriptions of the one before."""
+        if self._groups:
+            self.pause()
+            self._resume()
+
+    # ---------------------------------------------------------------------------------------------- filling
+
+    @property
+    def wake(self) -> float:
+        """When there is something to do here (monotonic time)."""
+        return self._due
+
+    @property
+    def page(self) -> Sequence[asyncio.Future[list[News] | None]]:
+        """The page that is being fetched, if one is."""
+        return () if self._page is None else (self._page,)
+
+    def next(self, session: Session, limits: Limits) -> list[News]:
+        """Give the page that has come, and ask for the next. Raises as the session does."""
+        found: list[News] = []
+        if self._page is not None:
+            if not self._page.done():
+                return found
+            page, self._page = self._page, None
+            result = page.result()
+            if result is None:
+                self.pause()
+                return found
+            found = result
+        elif time.monotonic() < self._due:
+            return found
+        elif self._pages is None:
+            if self._silent() and time.monotonic() < self._deadline:
+                self._due = time.monotonic() + 0.1
+                return found
+            self._due = np.inf
+            self._pages = self._fill(session, limits)
+        if self._pages is not None:
+            self._page = asyncio.create_task(_next_of(self._pages), name="history")
+        return found
+
+    def _handles(self) -> list[int]:
+        return [handle for each in self._groups for handle in self._items.of_group(each)]
+
+    def _silent(self) -> bool:
+        """Say whether an item that is owed something was not heard again yet."""
+        known = self._items.known
+        return any(known.since[h] and not known.first[h] and not self._items[h].refused for h in self._handles())
+
+    async def _fill(self, session: Session, limits: Limits) -> AsyncIterator[list[News]]:
+        items, known = self._items, self._items.known
+        owed = [h for h in self._handles() if known.since[h] or not items[h].refused]
+        failed = {h for h in owed if not known.since[h] or not known.first[h] or items.id(h) is None}
+        there = [h for h in owed if h not in failed and known.first[h] > known.since[h]]
+        access = await _access(session, limits, [items.id(h) or b"" for h in there])
+        spans = []
+        for handle, (readable, historizing) in zip(there, access, strict=True):
+            if readable:
+                since, first = int(known.since[handle]), int(known.first[handle])
+                spans.append(Span(handle, items.id(handle) or b"", since, first))
+            if not (readable and historizing):
+                failed.add(handle)
+        async for span, columns in history.fetch(session, spans, limits.history):
+            every = np.full(len(columns), span.handle, dtype=np.intp)
+            yield list(items.batches(columns, every, time.time_ns(), backfill=True))
+            known.since[span.handle] = span.since
+        failed |= {span.handle for span in spans if span.failed}
+        yield self._declared(failed)
+        known.since[self._handles()] = 0
+        self._groups, self._start, self._end = [], 0, 0
+        items.seam = False
+
+    def _declared(self, failed: set[int]) -> list[News]:
+        """Give the gaps of groups that could not be filled, or not in full."""
+        gaps: list[News] = []
+        for each in self._groups:
+            handles = self._items.of_group(each)
+            count = len(failed.intersection(handles))
+            if count:
+                why = f"{self._reason}; the history of {count} of {len(handles)} nodes could not be had"
+                gaps.append(Gap(each.plan.device, each.plan.group, self._start, self._end, why))
+        return gaps
 
 
-async def _history(
-    session: Session, limits: Limits, items: Items, wanted: NDArray[np.intp], now: int
-) -> tuple[list[News], set[int]]:
-    """Give the history of items since they were last heard of, and which of them have one."""
-    since_all = items.known.time[wanted]
-    present = await freshness.read(session, limits, items, wanted)
-    batches: list[News] = []
-    filled: set[int] = set()
-    for first in range(0, len(wanted), HISTORY_NODES):
-        some = wanted[first : first + HISTORY_NODES]
-        since = since_all[first : first + HISTORY_NODES]
-        ids = [items.id(handle) or b"" for handle in some.tolist()]
-        try:
-            found = await history.fetch(session, ids, int(since.min()), now)
-        except Refused:
-            return batches, filled  # this server keeps no history
-        for place, handle in enumerate(some.tolist()):
-            until = present.source[first + place] or now
-            if found[place]:
-                filled.add(handle)
-            for columns in found[place]:
-                inside = (columns.source > since[place]) & (columns.source < until)
-                picked = rows_of(columns, np.flatnonzero(inside))
-                if len(picked):
-                    every = np.full(len(picked), handle, dtype=np.intp)
-                    batches += items.batches(picked, every, now, backfill=True)
-    return batches, filled
+async def _next_of(pages: AsyncIterator[list[News]]) -> list[News] | None:
+    return await anext(pages, None)
+
+
+async def _access(session: Session, limits: Limits, nodes: Sequence[bytes]) -> list[tuple[bool, bool]]:
+    """Ask of each node whether its history may be read, and whether it is being kept. Raises NotConnected."""
+    found: list[tuple[bool, bool]] = []
+    for first in range(0, len(nodes), limits.read):
+        some = [nodeid_from_binary(Buffer(node)) for node in nodes[first : first + limits.read]]
+        levels = await _attribute(session, some, ua.AttributeIds.AccessLevel)
+        keeps = await _attribute(session, some, ua.AttributeIds.Historizing)
+        found += [
+            (isinstance(level, int) and bool(level & HISTORY_READ), keep is True)
+            for level, keep in zip(levels, keeps, strict=True)
+        ]
+    return found
+
+
+async def _attribute(session: Session, nodes: Sequence[ua.NodeId], attribute: ua.AttributeIds) -> list[object]:
+    with contextlib.suppress(Refused):
+        values = await session.call(session.client.uaclient.read_attributes(list(nodes), attribute), "reading nodes")
+        return [value.Value.Value if value.Value is not None else None for value in values]
+    return [None] * len(nodes)

@@ -57,6 +57,18 @@ async def read_namespaces(session: Session) -> list[str]:
     return [str(uri) for uri in value] if isinstance(value, list) else []
 
 
+async def read_start(session: Session) -> str:
+    """Ask since when the server runs; nothing where it does not say. Raises NotConnected."""
+    node = ua.NodeId(ua.ObjectIds.Server_ServerStatus_StartTime)
+    try:
+        (found,) = await session.call(
+            session.client.uaclient.read_attributes([node], ua.AttributeIds.Value), "reading the server's start time"
+        )
+    except Refused:
+        return ""
+    return "" if found.Value is None or found.Value.Value is None else str(found.Value.Value)
+
+
 async def read_limits(session: Session) -> Limits:
     """Ask for the server's operation limits. Raises NotConnected."""
     nodes = [ua.NodeId(number) for number in _LIMITS]

@@ -125,6 +125,10 @@ class Session:
         self._heard = 0.0
         self._lost: DeviceError | None = None
         self._silent = False
+        self.origin: tuple[str, str] = (
+            self.url,
+            "",
+        )  # whose subscriptions can be fetched: this server, since its start
         self.floor = 0  # a ServiceLevel below this ends the session: another server may do better
 
     @property

@@ -8,7 +8,8 @@ What can go wrong, and what happens:
   server refuses for an item is left out for that item.
 - the server forgets the subscription (BadSubscriptionIdInvalid, BadNoSubscription, a StatusChange): it is made again,
   in full, in the same session.
-- a notification is missing (sequence numbers): Republish; where the server has it no more, all nodes are read again.
+- a notification is missing (sequence numbers): Republish; where the server has it no more, all nodes are read again,
+  and drivers.opcua.missed fills what it can.
 - the session was lost: in the next one TransferSubscriptions and Republish fetch what was missed, marked as backfill;
   where the server did not keep the subscriptions, drivers.opcua.missed fills what it can.
 - neither data nor keep-alive within one and a half keep-alive periods and a timeout: NotConnected.
@@ -22,23 +23,25 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from asyncua import ua
+from numpy.typing import NDArray
 
-from drivers.opcua import events, freshness, missed, wire
+from drivers.opcua import events, freshness, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.events import Events, refresh_request
 from drivers.opcua.items import Forgotten, Items, News, Watched, Wish, create_request
+from drivers.opcua.missed import Hole
 from drivers.opcua.names import Limits
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
 from gateway.contracts import Agreed
 from gateway.errors import NotConnected, ProtocolError
-from gateway.model import Batch, Gap
+from gateway.model import Batch
 
 RETRY: Final = 30.0  # s; refused items are asked for again this often
 KEEP_ALIVE: Final = 5.0  # s; a subscription without changes is heard of about this often
@@ -76,11 +79,13 @@ class Watcher:
 
     def __init__(self, session: Session, limits: Limits, watched: Sequence[Watched]) -> None:
         self._session = session
+        self.origin = session.origin
         self._limits = limits
         self._watched = watched
         self.items = Items(watched)
         self.events = Events([each for each in watched if each.events is not None], len(self.items))
         self._refresh_at = 0.0
+        self.hole = Hole(self.items)
         self._subscriptions: dict[int, _Subscription] = {}
         self._acknowledge: list[tuple[int, int]] = []
         self._outstanding: list[tuple[int, asyncio.Future[Any]]] = []  # as they were sent, with their generation
@@ -91,23 +96,40 @@ class Watcher:
         self._heard_at = 0  # ns of the wall clock; of the last answer, and of the last data
         self._told_at = 0
         self._taken_over = False  # and nothing heard since
+        self._idle = False  # all that is known was given
+        self._given = self.items.known.delivered, 0  # as it was when that was last so, and when
+        self._given_at = 0.0
 
     # ---------------------------------------------------------------------------------------------- running
 
     async def run(self, resumed: list[News] | None = None) -> AsyncIterator[News]:
         """Give batches until the session ends, after those that `resume` gave. Raises as the session does."""
-        while True:
-            try:
-                first, resumed = resumed, None
-                for batch in await self._begin() if first is None else first:
-                    yield batch
-                while True:
-                    for batch in await self._next():
+        try:
+            while True:
+                try:
+                    first, resumed = resumed, None
+                    for batch in await self._begin() if first is None else first:
                         yield batch
-            except Forgotten as error:
-                await self._drop()
-                for each in await self._filled(self, str(error), self._told_at if error.lies else self._heard_at):
-                    yield each
+                    while True:
+                        async for batch in self._next():
+                            yield batch
+                except Forgotten as error:
+                    await self._drop()
+                    since = self._told_at if error.lies else self._heard_at
+                    for gap in self.hole.open(since, str(error), self._watched):
+                        yield gap
+        finally:
+            self.hole.pause()
+
+    def delivered(self) -> tuple[NDArray[np.int64], int]:
+        """Give the source time up to which each item was given, and when (ns) that was so. Never too late a time."""
+        return (self.items.known.delivered, self._heard_at) if self._idle else self._given
+
+    def _all_given(self) -> None:
+        """Keep for `delivered` what is known, now that all of it was given; now and then, as it costs a copy."""
+        self._idle = True
+        if time.monotonic() - self._given_at > KEEP_ALIVE:
+            self._given, self._given_at = (self.items.known.delivered, self._heard_at), time.monotonic()
 
     async def agree(self) -> list[Agreed]:
         """Make the subscriptions, tell what the server made of each group's wishes, and end them."""
@@ -154,22 +176,21 @@ class Watcher:
         """Say whether the same groups are wanted, whatever their nodes are called today."""
         return [each.plan for each in watched] == [each.plan for each in self._watched]
 
-    def _gap(self, subscription: _Subscription, reason: str) -> list[News]:
-        """Declare what a subscription missed since it was last heard of."""
-        now = time.time_ns()
-        start = min(self._told_at or now, now)
-        return [
-            Gap(each.plan.device, each.plan.group, start, now, reason)
-            for each in self._watched
-            if each.wish.publishing == subscription.wish.publishing
-        ]
+    def follow(self, before: Watcher) -> list[News]:
+        """Go on behind `before`, of an earlier session whose subscriptions are gone; give what is declared at once."""
+        self.items.known.go_on_from(before.items.known)
+        self.hole.follow(before.hole)
+        return self.hole.open(before._heard_at, "the server did not keep the subscription", self._watched)
 
-    async def fill(self, before: Watcher) -> list[News]:
-        """Give what `before`, of an earlier session, did not hear any more: its history as backfill, else gaps."""
-        return await self._filled(before, "", before._heard_at)
+    def recall(self, delivered: Mapping[int, NDArray[np.int64]], start: int, reason: str) -> None:
+        """Go on behind an earlier run, which gave these groups (by place) up to these source times."""
+        for place, times in delivered.items():
+            self.items.known.time[self.items.of_group(self._watched[place])] = times
+        self._heard_at = start
+        self.hole.open(start, reason, [self._watched[place] for place in delivered])
 
-    async def _filled(self, before: Watcher, reason: str, start: int) -> list[News]:
-        return await missed.fill(self._session, self._limits, self.items, before.items, start, reason)
+    def _publishing(self, subscription: _Subscription) -> list[Watched]:
+        return [each for each in self._watched if each.wish.publishing == subscription.wish.publishing]
 
     async def resume(self, session: Session) -> list[News] | None:
         """Take the subscriptions of a session that was lost over into a new one.
@@ -182,6 +203,7 @@ class Watcher:
             await self._drop()  # this server hands subscriptions over and then forgets to serve them
             return None
         self._generation += 1
+        self._idle = False
         self._outstanding.clear()
         self._acknowledge.clear()
         request = ua.TransferSubscriptionsRequest()
@@ -194,9 +216,13 @@ class Watcher:
                 await self._drop()
                 return None
             batches: list[News] = []
+            given = self.items.known.time.copy()
             for subscription, result in zip(list(self._subscriptions.values()), results, strict=True):
                 batches += await self._missed(subscription, result.AvailableSequenceNumbers or [])
-        except (Refused, Forgotten):
+        except Refused:
+            return None
+        except Forgotten:  # half way: what came is not given, but filled with the rest
+            self.items.known.time[:] = given
             return None
         now = time.monotonic()
         self.items.known.heard[:] = now
@@ -207,6 +233,7 @@ class Watcher:
         batches += self.items.bad(self.items.refused())
         batches += self.events.first()
         self._taken_over = True
+        self.hole.go_on()
         self._fill()
         await self._refresh()
         return batches
@@ -215,11 +242,17 @@ class Watcher:
         """Fetch the notifications that the server sent, or would have sent, while there was no session."""
         batches: list[News] = []
         for sequence in available:
-            if (sequence - subscription.expected) % 2**32 < 2**31:
-                found = await self._again(subscription, sequence, backfill=True)
-                if found is not None:
-                    batches += found
-                    subscription.expected = sequence % (2**32 - 1) + 1
+            ahead = (sequence - subscription.expected) % 2**32
+            if ahead >= 2**31:
+                continue  # it came before
+            lost = self._publishing(subscription)
+            if ahead:
+                batches += self.hole.open(self._heard_at, "notifications were lost", lost)
+            found = await self._again(subscription, sequence, backfill=True)
+            if found is None:
+                found = self.hole.open(self._heard_at, "notifications were lost", lost)
+            batches += found
+            subscription.expected = sequence % (2**32 - 1) + 1
         subscription.heard = time.monotonic()
         return batches
 
@@ -329,17 +362,22 @@ class Watcher:
             tail = struct.pack("<i", len(acknowledge)) + b"".join(struct.pack("<II", *pair) for pair in acknowledge)
             self._outstanding.append((self._generation, self._session.post(wire.PUBLISH_REQUEST, tail)))
 
-    async def _next(self) -> list[News]:
+    async def _next(self) -> AsyncIterator[News]:
         """Wait for the next answer or the next thing to see to, and give what it brought."""
         now = time.monotonic()
-        wake = min(self._retry_at, self._look_at, *(self._late(each) for each in self._subscriptions.values()))
-        waiting = [future for _, future in self._outstanding]
+        late = min(self._late(each) for each in self._subscriptions.values())
+        wake = min(self._retry_at, self._look_at, self.hole.wake, late)
+        waiting = [*(future for _, future in self._outstanding), *self.hole.page]
+        self._all_given()
         await asyncio.wait(waiting, timeout=max(0.0, wake - now), return_when=asyncio.FIRST_COMPLETED)
-        batches: list[News] = []
+        self._idle = False
         done = [each for each in self._outstanding if each[1].done()]  # the server answers first come, first served
         self._outstanding = [each for each in self._outstanding if not each[1].done()]
         for generation, future in done:
-            batches += await self._published(future, generation)
+            for batch in await self._published(future, generation):  # given before the next one can fail
+                yield batch
+        for batch in self.hole.next(self._session, self._limits):
+            yield batch
         self._fill()
         now = time.monotonic()
         for each in self._subscriptions.values():
@@ -347,13 +385,14 @@ class Watcher:
                 raise NotConnected(f"{self._session.url}: the subscription is silent", status=q.BAD_TIMEOUT)
         if now >= self._retry_at:
             self._retry_at = now + RETRY
-            batches += await self._retry()
+            for batch in await self._retry():
+                yield batch
         if self.events.refresh and now >= self._refresh_at:
             await self._refresh()
         if now >= self._look_at:
             self._look_at = now + 1.0
-            batches += await freshness.look(self._session, self._limits, self.items, now)
-        return batches
+            for batch in await freshness.look(self._session, self._limits, self.items, now):
+                yield batch
 
     def _late(self, subscription: _Subscription) -> float:
         return subscription.heard + 1.5 * subscription.keep_alive + self._session.options.timeout
@@ -403,11 +442,20 @@ class Watcher:
         batches: list[News] = []
         if wire.int32(body, at + 12) > 0:
             missed = (sequence - subscription.expected) % 2**32
+            complete = True
             if 0 < missed < 2**31:
-                batches += await self._republish(subscription, sequence)
+                found, complete = await self._republish(subscription, sequence)
+                batches += found
+            if not complete:
+                why = "notifications were lost"
+                self.events.refresh = True
+                batches += self.hole.open(self._told_at, why, self._publishing(subscription))
             subscription.expected = sequence % (2**32 - 1) + 1
             self._acknowledge.append((subscription.id, sequence))
+            before = time.monotonic()
             batches += self._message(body, at)
+            if not complete:
+                batches += await self._resync(self._unheard(subscription, before))
             self._told_at = self._heard_at
         return batches
 
@@ -431,21 +479,22 @@ class Watcher:
 
     # ------------------------------------------------------------------------------------- what may be amiss
 
-    async def _republish(self, subscription: _Subscription, until: int) -> list[News]:
-        """Fetch the notifications that are missing before `until`; read all nodes where they are gone for good."""
+    async def _republish(self, subscription: _Subscription, until: int) -> tuple[list[News], bool]:
+        """Fetch the notifications that are missing before `until`; say whether the server had all of them."""
         batches: list[News] = []
         while subscription.expected != until:
             found = await self._again(subscription, subscription.expected)
             if found is None:
-                members = [
-                    handle for handle in self.items.of(subscription.wish.publishing) if not self.items[handle].refused
-                ]
-                batches += self._gap(subscription, "notifications were lost")
-                self.events.refresh = True
-                return batches + await self._resync(members)
+                return batches, False
             batches += found
             subscription.expected = subscription.expected % (2**32 - 1) + 1
-        return batches
+        return batches, True
+
+    def _unheard(self, subscription: _Subscription, since: float) -> list[int]:
+        """Give the items that were not heard of since a time (monotonic)."""
+        heard = self.items.known.heard
+        members = self.items.of(subscription.wish.publishing)
+        return [handle for handle in members if not self.items[handle].refused and heard[handle] < since]
 
     async def _again(self, subscription: _Subscription, sequence: int, backfill: bool = False) -> list[News] | None:
         """Ask for a notification once more; None where the server has it no more. Raises Forgotten."""

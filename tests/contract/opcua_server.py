@@ -16,7 +16,7 @@ from asyncua.common.callback import CallbackType
 
 from drivers.opcua.driver import OpcuaDriver
 from drivers.opcua.spec import SPEC, OpcuaDevice, OpcuaLink, OpcuaTag
-from gateway.model import Batch, Device, Group, Link, Tag, split_by_kind
+from gateway.model import Batch, Device, Gap, Group, Link, Tag, split_by_kind
 
 NAMESPACE = "urn:test:plant"
 MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, 890000, tzinfo=datetime.UTC)
@@ -159,6 +159,66 @@ def rows(batches: Sequence[Batch]) -> dict[str, tuple[Any, int, int]]:
             batch.tag.tolist(), batch.value.tolist(), batch.quality.tolist(), batch.time.tolist(), strict=True
         )
     }
+
+
+class Listener:
+    """Takes the changes of a driver in a task, as the poller does, and lets tests wait for what they expect."""
+
+    def __init__(self, opened: Any, plan: Any) -> None:
+        self.batches: list[Batch] = []
+        self.gaps: list[Gap] = []
+        self._news = asyncio.Event()
+        self.task = asyncio.create_task(self._listen(opened, plan))
+        self.task.add_done_callback(lambda _task: self._news.set())
+
+    async def _listen(self, opened: Any, plan: Any) -> None:
+        async for batch in opened.changes([plan]):
+            if isinstance(batch, Gap):
+                self.gaps.append(batch)
+                self._news.set()
+                continue
+            assert batch.backfill or len(set(batch.tag.tolist())) == len(batch)
+            self.batches.append(batch)
+            self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                if self.task.done():
+                    self.task.result()
+                self._news.clear()
+                await self._news.wait()
+
+    def readings(self, name: str, *, backfill: bool | None = None) -> list[tuple[int, Any]]:
+        """All Good readings of a tag with their times, in the order in which they came."""
+        return [
+            (moment, value)
+            for batch in self.batches
+            for tag, value, status, moment in zip(
+                batch.tag, batch.value, batch.quality, batch.time.tolist(), strict=True
+            )
+            if batch.table.names[tag] == name and status == 0 and backfill in (None, batch.backfill)
+        ]
+
+    async def until_true(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that no batch announces."""
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    def last(self) -> dict[str, tuple[Any, int, int]]:
+        return rows(self.batches)
+
+    def values(self, name: str) -> list[Any]:
+        """All values of a tag, in their order."""
+        return [rows([batch])[name][0] for batch in self.batches if name in rows([batch])]
+
+    async def __aenter__(self) -> Listener:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
 
 
 class Proxy:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from asyncua import ua
-from opcua_server import NAMESPACE, Plant, Proxy, driver, plant, rows
+from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, plant, rows
 
 from drivers.opcua import subscribe, wire
 from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.contracts import Subscribing
 from gateway.errors import NotConnected
-from gateway.model import Batch, Gap
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 V = ua.VariantType
@@ -32,54 +30,6 @@ async def served() -> AsyncIterator[Plant]:
         await running.add("Big", 2**63, V.UInt64)
         await running.add("Curve", [1.0, 2.0, 3.0], V.Double)
         yield running
-
-
-class Listener:
-    """Takes the changes of a driver in a task, as the poller does, and lets tests wait for what they expect."""
-
-    def __init__(self, opened: Any, plan: Any) -> None:
-        self.batches: list[Batch] = []
-        self.gaps: list[Gap] = []
-        self._news = asyncio.Event()
-        self.task = asyncio.create_task(self._listen(opened, plan))
-        self.task.add_done_callback(lambda _task: self._news.set())
-
-    async def _listen(self, opened: Any, plan: Any) -> None:
-        async for batch in opened.changes([plan]):
-            if isinstance(batch, Gap):
-                self.gaps.append(batch)
-                continue
-            assert len(set(batch.tag.tolist())) == len(batch)
-            self.batches.append(batch)
-            self._news.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                if self.task.done():
-                    self.task.result()
-                self._news.clear()
-                await self._news.wait()
-
-    async def until_true(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition that no batch announces."""
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0.01)
-
-    def last(self) -> dict[str, tuple[Any, int, int]]:
-        return rows(self.batches)
-
-    def values(self, name: str) -> list[Any]:
-        """All values of a tag, in their order."""
-        return [rows([batch])[name][0] for batch in self.batches if name in rows([batch])]
-
-    async def __aenter__(self) -> Listener:
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
 
 
 OPTIONS: dict[str, Any] = {"mode": "subscribe", "publishing_interval": "50 ms", "sampling_interval": "0 s"}
