@@ -2,10 +2,14 @@
 
 The type is the one of the value at hand; where there is none, the node's DataType. A number that this type cannot hold
 is refused before anything is sent; only a Float takes the nearest value it has. Refusals are results, never retries.
+
+A whole array is given as JSON. An element is written with an IndexRange where a read shows that the server heeds one,
+else by writing the array as it was just read, with the element changed: what others write between is lost then.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from typing import Any, Final
@@ -14,12 +18,13 @@ import numpy as np
 from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 
-from drivers.opcua import values, wire
+from drivers.opcua import rows, values, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
 from gateway.contracts import Write, Written
-from gateway.model import Kind
+from gateway.errors import ProtocolError
+from gateway.model import Tag
 
 Value = float | int | bool | str
 _RANGES: Final[dict[int, tuple[int, int]]] = {
@@ -27,6 +32,9 @@ _RANGES: Final[dict[int, tuple[int, int]]] = {
     wire.UINT16: (0, 2**16 - 1), wire.INT32: (-(2**31), 2**31 - 1), wire.UINT32: (0, 2**32 - 1),
     wire.INT64: (-(2**63), 2**63 - 1), wire.UINT64: (0, 2**64 - 1),
 }  # fmt: skip
+
+
+_NO_RANGES: Final = {int(ua.StatusCodes.BadWriteNotSupported), int(ua.StatusCodes.BadIndexRangeInvalid)}
 
 
 class Unfit(ValueError):
@@ -72,33 +80,91 @@ def to_variant(value: Value, kind: int) -> ua.Variant:
 
 
 async def write(session: Session, node: ua.NodeId | int, wanted: Write) -> Written:
-    """Write one value and read it back. Raises NotConnected, ProtocolError."""
+    """Write one value, element or array, and read it back. Raises NotConnected, ProtocolError."""
     if isinstance(node, int):
         return Written(None, None, node, f"the node is not on this server: {status_name(node)}")
-    tag = wanted.tag
-    if tag.source.element >= 0 or tag.source.field:
-        return Written(None, None, q.BAD_NOT_SUPPORTED, "writing a part of a value is not supported")
-    encoded = nodeid_to_binary(node)
-    before, kind = await _read(session, encoded, tag.kind)
-    kind = kind or await _declared(session, node)
-    if kind & wire.ARRAY:
-        return Written(before, before, q.BAD_NOT_SUPPORTED, "writing arrays is not supported")
+    source = wanted.tag.source
+    if source.field:
+        return Written(None, None, q.BAD_NOT_SUPPORTED, "writing a field of a structure is not supported")
+    found = await _read(session, nodeid_to_binary(node))
+    before = _value(found, wanted.tag)
+    kind = int(found.type[0]) or await _declared(session, node)
     try:
-        variant = to_variant(wanted.value, kind)
+        if source.element >= 0:
+            status = await _write_element(session, node, found, wanted)
+        else:
+            variant = _array(found, wanted.value) if kind & wire.ARRAY else to_variant(wanted.value, kind)
+            status = await _put(session, node, variant)
     except Unfit as unfit:
         return Written(before, before, unfit.status, str(unfit))
-    request = ua.WriteRequest()
-    request.Parameters.NodesToWrite = [
-        ua.WriteValue(NodeId=node, AttributeId=ua.AttributeIds.Value, Value=_only(variant))
-    ]
-    try:
-        status = int((await session.service(request, ua.WriteResponse, "writing")).Results[0].value)
-    except Refused as error:
-        status = error.status
     if status >= q.BAD:
         return Written(before, before, status, f"the server refused: {status_name(status)}")
-    after, _ = await _read(session, encoded, tag.kind)
-    return Written(before, after, status)
+    return Written(before, _value(await _read(session, nodeid_to_binary(node)), wanted.tag), status)
+
+
+async def _write_element(session: Session, node: ua.NodeId, found: Columns, wanted: Write) -> int:
+    """Write one element: alone where the server knows index ranges, else in the array as it was just read."""
+    index = wanted.tag.source.element
+    elements = _elements(found)
+    if index >= len(elements):
+        raise Unfit(f"the array has {len(elements)} elements, none at [{index}]", values.BAD_INDEX_RANGE_NO_DATA)
+    kind = int(found.type[0]) & 0x3F
+    element = to_variant(wanted.value, kind)
+    if await _knows_ranges(session, node, index):
+        one = ua.Variant([element.Value], element.VariantType, is_array=True)
+        status = await _put(session, node, one, str(index))
+        if status not in _NO_RANGES:
+            return status
+    elements[index] = element.Value
+    return await _put(session, node, ua.Variant(elements, element.VariantType, is_array=True))
+
+
+def _array(found: Columns, value: Value) -> ua.Variant:
+    """Make an array's variant from JSON. Raises Unfit."""
+    _elements(found)
+    try:
+        given = json.loads(value) if isinstance(value, str) else None
+    except ValueError:
+        given = None
+    if not isinstance(given, list):
+        raise Unfit(f"an array is written as JSON such as [1, 2, 3], not {value!r}", q.BAD_TYPE_MISMATCH)
+    if any(not isinstance(each, str | bool | int | float) for each in given):
+        raise Unfit("an array's elements are numbers, texts, true or false", q.BAD_TYPE_MISMATCH)
+    kind = int(found.type[0]) & 0x3F
+    return ua.Variant([to_variant(each, kind).Value for each in given], ua.VariantType(kind), is_array=True)
+
+
+def _elements(found: Columns) -> list[Any]:
+    """Give the array that a node holds. Raises Unfit."""
+    span = found.spans.get(0)
+    if span is None or not int(found.type[0]) & wire.ARRAY:
+        raise Unfit("the node holds no array", q.BAD_TYPE_MISMATCH)
+    if span[0][span[1]] & wire.DIMENSIONS:
+        raise Unfit("writing arrays of several dimensions is not supported", q.BAD_NOT_SUPPORTED)
+    try:
+        return list(values.variant(span).Value or ())
+    except values.Undecodable as error:
+        raise Unfit(f"the array cannot be decoded: {error}", q.BAD_DECODING_ERROR) from error
+
+
+async def _knows_ranges(session: Session, node: ua.NodeId, index: int) -> bool:
+    """Say whether the server heeds an IndexRange: one that ignores it would replace the array by the element."""
+    tail = wire.read_tail([nodeid_to_binary(node)], str(index))
+    found = await _read(session, b"", tail)
+    if found.status[0] >= q.BAD or not int(found.type[0]) & wire.ARRAY:
+        return False
+    return len(_elements(found)) == 1
+
+
+async def _put(session: Session, node: ua.NodeId, variant: ua.Variant, index_range: str | None = None) -> int:
+    request = ua.WriteRequest()
+    request.Parameters.NodesToWrite = [
+        ua.WriteValue(NodeId=node, AttributeId=ua.AttributeIds.Value, IndexRange=index_range, Value=_only(variant))
+    ]
+    try:
+        return int((await session.service(request, ua.WriteResponse, "writing")).Results[0].value)
+    except Refused as error:
+        return error.status
 
 
 def _only(variant: ua.Variant) -> ua.DataValue:
@@ -108,15 +174,26 @@ def _only(variant: ua.Variant) -> ua.DataValue:
     return data
 
 
-async def _read(session: Session, node: bytes, kind: Kind) -> tuple[Value | None, int]:
-    """Give the value as the tag holds it (None where it has none) and its type."""
+async def _read(session: Session, node: bytes, tail: bytes = b"") -> Columns:
+    """Give what a node holds as one row."""
     body, at = await session.exchange(
-        wire.READ_REQUEST, wire.READ_RESPONSE, wire.read_tail([node]), session.options.timeout
+        wire.READ_REQUEST, wire.READ_RESPONSE, tail or wire.read_tail([node]), session.options.timeout
     )
     columns = Columns.empty(1)
-    decode(body, at + 4, columns, 0, 1)
-    value, status = values.gather(columns, kind, np.array([0]))
-    return (value.tolist()[0] if status[0] < q.BAD else None), int(columns.type[0])
+    try:
+        decode(body, at + 4, columns, 0, 1)
+    except wire.Malformed as error:
+        raise ProtocolError(f"{session.url}: an answer that makes no sense: {error}") from error
+    return columns
+
+
+def _value(found: Columns, tag: Tag) -> Value | None:
+    """Give the value as the tag holds it; None where it has none."""
+    if tag.source.element >= 0:
+        value, status = rows.picked(found, 0, tag.source.element, (), tag.kind)
+        return None if status >= q.BAD else value
+    column, statuses = values.gather(found, tag.kind, np.array([0]))
+    return column.tolist()[0] if statuses[0] < q.BAD else None
 
 
 async def _declared(session: Session, node: ua.NodeId) -> int:
