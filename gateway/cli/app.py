@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any, Final
 
 import typer
@@ -19,6 +20,9 @@ COMMANDS: Final = {
     "run": "the edge daemon",
     "ingest": "the cloud side",
     "demo": "the whole path on this machine",
+    "init": "a first site file",
+    "import": "a register list to YAML",
+    "export": "tags to a spreadsheet",
     "check": "every problem of a configuration",
     "plan": "what will be read, in which requests",
     "simulate": "a stand-in for every device of a site",
@@ -45,12 +49,13 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name in COMMANDS:
-        module: Any = import_module(f"gateway.cli.{name}")
+        word = f"{name}_" if iskeyword(name) else name
+        module: Any = import_module(f"gateway.cli.{word}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
             commands = module.app.registered_commands
         else:
-            app.command(name)(getattr(module, name))
+            app.command(name)(getattr(module, word))
             commands = app.registered_commands[-1:]
         for each in commands:
             each.help = reflowed(each.callback.__doc__ or "")

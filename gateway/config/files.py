@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Files:
     problems: list[Problem] = field(default_factory=list)
     read: dict[Path, Any] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)  # of the files read, as messages show them
+    instead: Mapping[Path, str] = field(default_factory=dict)  # texts that are not in their files yet, by resolved path
 
     def open(self, path: Path) -> Any:
         """Give a file's data; None where it is empty or cannot be read, which is then among the problems.
@@ -39,7 +41,7 @@ class Files:
         """
         key = path.resolve()
         if key not in self.read:
-            data = path.read_bytes()
+            data = self.instead[key].encode() if key in self.instead else path.read_bytes()
             name = shown(path)
             self.names.append(name)
             text = document.text_of(data, name, self.problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,13 @@ class Checked:
     problems: tuple[Problem, ...]
 
 
-def check_file(path: Path, *, secrets: bool = True) -> Checked:
+def check_file(path: Path, *, secrets: bool = True, instead: Mapping[Path, str] | None = None) -> Checked:
     """Check a file of any kind as thoroughly as can be done without connecting to anything.
 
-    With secrets=False, references that cannot be resolved here are warnings.
+    With secrets=False, references that cannot be resolved here are warnings. `instead` are texts that some files shall
+    have, by resolved path: what is to be written can be checked before it is.
     """
-    files = Files(path.parent, References(needed=secrets))
+    files = Files(path.parent, References(needed=secrets), instead=instead or {})
     try:
         tree = open_root(path, files, "a site file has the keys gateway, links and publish")
         if ("broker" in tree or "store" in tree) and "links" not in tree and "gateway" not in tree:
