@@ -45,13 +45,23 @@ class Alarms:
         return []
 
     async def raise_alarm(
-        self, name: str, tick: int, *, active: bool = True, acked: bool = False, severity: int = 500, quality: int = 0
+        self,
+        name: str,
+        tick: int,
+        *,
+        active: bool = True,
+        acked: bool = False,
+        severity: int = 500,
+        quality: int = 0,
+        without: dict[str, ua.StatusCode] | None = None,
     ) -> None:
         made = AlarmCondition(message=f"{name} is {'active' if active else 'gone'}", severity=severity)
         made.SourceName, made.ConditionName = "Boiler", name
         made.add_property("ActiveState/Id", active, V.Boolean)
         made.add_property("AckedState/Id", acked, V.Boolean)
         made.add_property("Quality", ua.StatusCode(quality), V.StatusCode)
+        for field, status in (without or {}).items():
+            made.add_property(field, status, V.StatusCode)
         self._date(made, tick)
         if active or not acked:
             self.retained[name] = made

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from asyncua import ua
+from asyncua.server.monitored_item_service import MonitoredItemService
 from opcua_events import Alarms, nanoseconds
 from opcua_server import NAMESPACE, Proxy, driver, plant
+from test_opcua_poller import Running, polling, until
 from test_opcua_subscribe import Listener
 
-from drivers.opcua import subscribe
+from drivers.opcua import subscribe, wire
 from drivers.opcua.events import BAD_NOT_FOUND
+from drivers.opcua.session import Refused
 from gateway import quality as q
+from gateway.config import load_site
 from gateway.contracts import PlannedRequest
 from gateway.errors import ConfigError, NotConnected
+from tests.memory_journal import MemoryJournal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPTIONS: dict[str, Any] = {"publishing_interval": "50 ms", "events": {}}
@@ -200,3 +206,128 @@ async def test_a_plan_shows_the_events(alarms: Alarms) -> None:
     async with driver(alarms.plant.url, FIELDS, device={**OPTIONS, "events": wanted}) as (_, plan):
         text = "Events of i=2253 of type i=2915, severity 600 or more: 6 fields"
         assert plan.requests() == [PlannedRequest(text, 6, 6, 0.0)]
+
+
+async def test_what_the_server_puts_in_a_field_s_place_is_its_quality(alarms: Alarms) -> None:
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        await alarms.raise_alarm(
+            "Hidden", 1, without={"AckedState/Id": ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)}
+        )
+        await listener.until(lambda: told(listener) == ["Hidden"])
+        assert listener.last()["t4"][1] == ua.StatusCodes.BadUserAccessDenied
+        assert listener.last()["t3"][:2] == (True, 0)
+
+
+async def test_conditions_are_asked_for_again_where_the_server_says_so(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribe, "REFRESH_AGAIN", 0.0)
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        seen = alarms.refreshes
+        await alarms.event(ua.ObjectIds.RefreshRequiredEventType, 2)
+        await listener.until_true(lambda: alarms.refreshes > seen)
+        assert told(listener) == []  # neither that, nor the start and the end of a refresh, is a row
+
+
+async def test_a_filter_that_the_server_cannot_do_is_done_here(alarms: Alarms, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = MonitoredItemService._create_events_monitored_item
+
+    def refusing(self: Any, params: ua.MonitoredItemCreateRequest) -> ua.MonitoredItemCreateResult:
+        if params.RequestedParameters.Filter.WhereClause.Elements:
+            refusal = ua.StatusCode(ua.StatusCodes.BadFilterOperatorUnsupported)
+            return ua.MonitoredItemCreateResult(StatusCode=refusal)
+        return create(self, params)
+
+    monkeypatch.setattr(MonitoredItemService, "_create_events_monitored_item", refusing)
+    options = {**OPTIONS, "events": {"severity": 600}}
+    async with driver(alarms.plant.url, FIELDS, device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        await alarms.raise_alarm("Low", 1, severity=599)
+        await alarms.raise_alarm("High", 2, severity=600)
+        await listener.until(lambda: bool(told(listener)))
+        assert told(listener) == ["High"]
+    options = {**OPTIONS, "events": {"types": ["i=2915"]}}  # which types are subtypes, only the server knows
+    async with driver(alarms.plant.url, FIELDS, device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        assert {entry[1] for entry in listener.last().values()} == {ua.StatusCodes.BadFilterOperatorUnsupported}
+
+
+async def test_a_notifier_that_has_no_events_yet_is_asked_again(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribe, "RETRY", 0.3)
+    node = alarms.plant.server.nodes.objects
+    options = {**OPTIONS, "events": {"notifier": "/Objects"}}
+    await node.set_event_notifier([])
+    async with driver(alarms.plant.url, FIELDS, device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        assert listener.last()["t0"][1] == ua.StatusCodes.BadServiceUnsupported
+        await node.set_event_notifier([ua.EventNotifier.SubscribeToEvents])
+        await listener.until(lambda: listener.last()["t0"][1] == q.BAD_NO_DATA)
+
+
+async def test_an_event_that_did_not_arrive_is_fetched_again(alarms: Alarms) -> None:
+    """Republish: a notification of events that was lost on the way is not lost."""
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        await alarms.raise_alarm("First", 1)
+        await listener.until(lambda: told(listener) == ["First"])
+        session, real, dropped = opened._session, opened._session.taken, []
+
+        def lossy(future: Any, answer: bytes) -> Any:
+            body, at = real(future, answer)
+            if answer == wire.PUBLISH_RESPONSE and b"Second" in body and not dropped:
+                dropped.append(body)
+                raise Refused("dropped", status=q.BAD_TIMEOUT)
+            return body, at
+
+        session.taken = lossy
+        await alarms.raise_alarm("Second", 2)
+        await listener.until_true(lambda: bool(dropped))
+        await alarms.raise_alarm("Third", 3)
+        await listener.until(lambda: len(told(listener)) == 3)
+        assert told(listener) == ["First", "Second", "Third"]
+        assert not listener.gaps
+
+
+async def test_the_simulator_leaves_events_out() -> None:
+    """A site with alarms can be tried without the plant: its values are simulated."""
+    from simulators.opcua import OpcuaServer
+
+    (link,) = load_site(Path(__file__).parents[2] / "drivers" / "opcua" / "sample-alarms.yaml").links
+    async with OpcuaServer(link) as server:
+        await server.start()
+        assert [variable.tag.name for variable in server.variables] == ["steam-temperature"]
+
+
+async def test_the_gateway_stores_each_alarm_once_through_a_cut(alarms: Alarms, tmp_path: Path) -> None:
+    """Poller and pipeline as they run: a Bad row for the cut, then that it listens again, then what is active."""
+    (tmp_path / "site.yaml").write_text(
+        "gateway: g\npublish: {c: {url: mqtt://127.0.0.1}}\nlinks:\n  l:\n    driver: opcua\n    retry_first: 50 ms\n"
+        "    url: opc.tcp://127.0.0.1:1/plant\n    devices:\n      boiler:\n        interval: 100 ms\n"
+        "        deadband: 0\n        events: {}\n"
+        "        tags: {condition: event:ConditionName, active: event:ActiveState/Id}\n"
+    )
+    async with Proxy(alarms.plant.port) as proxy:
+        (link,) = load_site(tmp_path / "site.yaml", links={"l": proxy.url}).links
+        made = Running(None, link, None, MemoryJournal(list(link.tables)))  # type: ignore[arg-type]
+        async with polling(link, made.journal):
+            await until(lambda: made.bad("default", "condition") == 1)
+            await alarms.raise_alarm("High", 5)
+            await alarms.raise_alarm("Low", 5)
+            await until(lambda: made.good("default", "condition") == 2)
+            await proxy.gone()
+            await until(lambda: made.bad("default", "condition") == 2)
+            await proxy.listen()
+            await until(lambda: made.good("default", "condition") == 4)
+    rows = made.rows("default")["condition"]
+    assert [row[1:] for row in rows] == [
+        ("", q.BAD_NO_DATA), ("High", 0), ("Low", 0), ("", rows[3][2]), ("", q.BAD_NO_DATA), ("High", 0), ("Low", 0),
+    ]  # fmt: skip
+    assert rows[3][2] >= q.BAD
+    assert rows[1][0] == rows[5][0] == nanoseconds(5)  # the same row of a store, and not a second one
+    assert rows[2][0] == rows[6][0] == nanoseconds(5) + 1
+    assert rows[4][0] > rows[3][0]
+    assert [row[1] for row in made.rows("default")["active"] if row[2] == 0] == [True] * 4  # equal ones too

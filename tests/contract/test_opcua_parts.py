@@ -156,3 +156,22 @@ async def test_a_percent_deadband_is_the_server_s_where_it_has_a_range(served: P
             assert listener.values("t0") == [50.0, 54.5, 59.0, 70.0]
         told = {(each.what, each.got) for each in await opened.agree([plan])}
         assert ("filter", "not taken for 1 nodes") in told
+
+
+@pytest.mark.parametrize(
+    ("trigger", "expected"),
+    [("status", [50.0, 52.0]), ("value", [50.0, 51.0, 52.0, 52.0]), ("timestamp", [50.0, 51.0, 51.0, 52.0, 52.0])],
+)
+async def test_the_trigger_says_what_counts_as_a_change(served: Plant, trigger: str, expected: list[float]) -> None:
+    options = {**SUBSCRIBE, "trigger": trigger, "queue_size": 100}
+    await served.change("Free", 50.0)
+    async with driver(served.url, [f"nsu={NAMESPACE};s=Free"], device=options) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            await served.change("Free", 51.0)
+            await served.change("Free", 51.0)
+            if trigger != "status":
+                await served.change("Free", 52.0)
+            await served.change("Free", 52.0, status=0x40900000)
+            await listener.until(lambda: listener.last()["t0"][1] == 0x40900000)
+            assert listener.values("t0") == expected

@@ -120,3 +120,25 @@ def test_a_burst_of_one_time_costs_little_and_memory_is_bounded() -> None:
     assert moments == list(range(10**18, 10**18 + REMEMBERED + 5000))
     assert len(told._by_event) == REMEMBERED
     assert len(told._taken) == REMEMBERED
+
+
+def test_what_the_server_says_of_a_selected_field_is_the_quality_of_its_rows() -> None:
+    """EventFilterResult (Part 4, 7.22.3): a field that this server has no event type for."""
+    from asyncua import ua
+    from asyncua.ua.ua_binary import extensionobject_to_binary
+
+    from drivers.opcua import plan
+    from drivers.opcua.events import Item, select
+    from drivers.opcua.items import Watched, Wish
+    from gateway.model import Tag, split_by_kind
+
+    address = parse("event:2:Batch")
+    tag = Tag("batch", "event:2:Batch", address.sources()[0][0], address.kind, address.type)
+    wish = plan.EventWish(NodeName(0, "i", 2253), 1, ())
+    planned = plan.plan(split_by_kind("d", "g", [tag]), wish)
+    asked = select(planned, [ua.NodeId(2253)], ["", "", "urn:p"], Told())
+    item = Item(Watched(planned, Wish(1.0, 0.0), [], {}, 1.0, asked), 0)
+    refused = ua.StatusCode(ua.StatusCodes.BadNoMatch)
+    result = ua.EventFilterResult(SelectClauseResults=[ua.StatusCode()] * 6 + [refused])
+    item.made(0, 10, extensionobject_to_binary(result), 0)
+    assert item.fields == (0, 0, 0, 0, 0, 0, ua.StatusCodes.BadNoMatch)
