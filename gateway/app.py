@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from gateway import codec
+from gateway.config import Site
 from gateway.contracts import Driver, Encoder, Sink
 from gateway.conversation import Conversation, FileMemory
 from gateway.dialects.dialogue import Dialogue
@@ -34,7 +35,6 @@ from gateway.poller import Poller
 from gateway.publisher import Publisher
 from gateway.selection import Selection
 from gateway.sinks import dialogue_sink, sink_for
-from gateway.site import Site
 
 log = structlog.get_logger()
 
@@ -149,7 +149,7 @@ def _publishers(
     current: Current,
     selections: Mapping[str, Selection],
 ) -> list[Publisher]:
-    letters = site.data / "dead-letters"
+    letters, tables = site.data / "dead-letters", _tables(site)
     publishers = []
     for name, options in site.publishers.items():
         selection, talk, newest = selections.get(name), None, current.batches
@@ -166,7 +166,8 @@ def _publishers(
         publishers.append(
             Publisher(
                 name, options, site.gateway, journal, sink, encoder, metrics, health, letters,
-                conversation=talk, selection=selection,
+                conversation=talk, selection=selection, tables=tables if options.widen > 1 else (),
+                memory=FileMemory(site.data / "publishers" / f"{name}.budget.json") if options.budget else None,
             )
         )  # fmt: skip
     return publishers

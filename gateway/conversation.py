@@ -28,6 +28,7 @@ from gateway.contracts import Delivery, Record
 from gateway.dialects import Command, Heard, Refused
 from gateway.dialects.dialogue import Dialogue
 from gateway.errors import SinkUnavailable
+from gateway.meter import on_the_wire
 from gateway.model import Batch, Message
 
 if TYPE_CHECKING:  # it brings the MQTT library along, which whoever makes one has loaded
@@ -64,6 +65,7 @@ class Conversation:
         self._heard = asyncio.Event()  # replaced and set when `ready` may have changed
         self._said: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
+        self.counts: Callable[[int], None] = lambda _: None  # gets the bytes on the wire of all that is said and heard
         self._log = log.bind(publisher=name)
 
     async def run(self, upto: int) -> None:
@@ -104,6 +106,7 @@ class Conversation:
     async def _listen(self) -> None:
         while True:
             message = await self._sink.arrivals.get()
+            self.counts(on_the_wire(message.topic, len(message.payload)))
             async with self._lock:
                 await self._follow(self._dialogue.received(message.topic, message.payload))
             self._sink.acknowledge(message)
@@ -140,6 +143,7 @@ class Conversation:
 
     async def _say(self, messages: Sequence[Message]) -> None:
         """Send messages that carry no record; they are with the broker when this returns."""
+        self.counts(sum(on_the_wire(message.topic, len(message.payload)) for message in messages))
         for message, delivery in zip(messages, await asyncio.gather(*map(self._sink.send, messages)), strict=True):
             if delivery is Delivery.REJECTED:
                 self._log_once("The broker refuses what is to be said.", f"{message.topic}: {self._sink.refusal}")

@@ -34,6 +34,12 @@ class Metrics:
             "plantbridge_acknowledged_readings", "Readings the peer took over", publisher, registry=registry
         )
         self.rejected = Counter("plantbridge_rejected_messages", "Messages refused", publisher, registry=registry)
+        self.thinned = Counter(
+            "plantbridge_thinned_readings", "Readings left out to keep a budget", publisher, registry=registry
+        )
+        self.budget_spent = Gauge(
+            "plantbridge_budget_spent_bytes", "Bytes of the budget used in this period", publisher, registry=registry
+        )
         self.publisher_up = Gauge("plantbridge_publisher_up", "1 where connected", publisher, registry=registry)
         self.latency = Histogram(
             "plantbridge_latency_seconds",

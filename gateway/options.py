@@ -8,9 +8,11 @@ Scale and offset are kept as fractions of the decimal text, so that 0.1 x 231 is
 from __future__ import annotations
 
 import ipaddress
+import math
 import os.path
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -75,6 +77,68 @@ Size = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([kKMG]i?)?B\s*$", "examples": ["64 MB"]}),
 ]
 """Bytes, written with a unit."""
+
+_RATE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(messages|B|kB|KB|MB|KiB|MiB|bit|kbit|Mbit)\s*/\s*s\s*$")
+_BITS: Final = {"bit": 1 / 8, "kbit": 125, "Mbit": 125_000}
+_BUDGET: Final = re.compile(r"^\s*(.*?)\s*/\s*(hour|day|week|month)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So much a second, at most."""
+
+    octets: float = math.inf
+    messages: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeBudget:
+    """So many bytes in each hour, day, week or month of the calendar."""
+
+    octets: int
+    per: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text or f"{self.octets} B/{self.per}"
+
+
+def rate(text: object) -> Rate:
+    """Read a rate such as "64 kB/s" or "20 messages/s". Raises ValueError."""
+    match = _RATE.match(text) if isinstance(text, str) else None
+    if match is None or not float(match[1]):
+        raise ValueError(f"expected a rate such as 64 kB/s, 512 kbit/s or 20 messages/s, got {text!r}")
+    number, unit = float(match[1]), match[2]
+    return Rate(messages=number) if unit == "messages" else Rate(octets=number * (_BITS | _BYTES)[unit])
+
+
+def budget(text: object) -> VolumeBudget:
+    """Read a budget such as "50 MB/day". Raises ValueError."""
+    match = _BUDGET.match(text) if isinstance(text, str) else None
+    if match is None or not _SIZE.match(match[1]):
+        raise ValueError(f"expected a budget such as 50 MB/day, 2 MB/hour or 1 GB/month, got {text!r}")
+    return VolumeBudget(octets(match[1]), match[2], f"{match[1]}/{match[2]}")
+
+
+RateText = Annotated[
+    Rate,
+    GetPydanticSchema(lambda _source, _handler: core_schema.no_info_plain_validator_function(rate)),
+    WithJsonSchema({"type": "string", "pattern": _RATE.pattern.replace("(?:", "("), "examples": ["64 kB/s"]}),
+]
+"""Bytes or messages a second, written with a unit."""
+
+BudgetText = Annotated[
+    VolumeBudget,
+    GetPydanticSchema(lambda _source, _handler: core_schema.no_info_plain_validator_function(budget)),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\s*\d+(\.\d+)?\s*([kKMG]i?)?B\s*/\s*(hour|day|week|month)\s*$",
+            "examples": ["50 MB/day"],
+        }
+    ),
+]
+"""Bytes in a period of the calendar."""
 
 Number = Annotated[
     Fraction,
@@ -202,8 +266,7 @@ Listen = Annotated[str, AfterValidator(_listen)]
 class Options(BaseModel):
     """The base of every model of YAML keys: immutable, and an unknown key is an error."""
 
-    # built at first use: the daemon gets its options checked, and never needs the validators
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class WriteRule(Options):
@@ -559,6 +622,17 @@ class PublisherOptions(MqttOptions):
     `plantbridge/{gateway}/json/{device}/{group}`."""
     tags: TagSelection | None = None
     """The tags that are published, and what is told of them; all of everything where not given."""
+    backlog: Literal["oldest", "newest"] = "oldest"
+    """After an outage new data goes at once, and what was left behind beside it: the oldest or the newest first."""
+    rate: RateText | None = None
+    """Send at most so much: 64 kB/s, 512 kbit/s or 20 messages/s. New data goes first, the backlog takes what is
+    left."""
+    budget: BudgetText | None = None
+    """Send at most so many bytes in each hour, day, week or month (local time): 50 MB/day. New data goes first, the
+    backlog with what is left; when it is used up the journal keeps what comes. TLS is not counted."""
+    widen: float = Field(default=1.0, ge=1, le=1000)
+    """Widen the tags' deadbands by this factor while the budget is nearly used up. What is left out is told as a gap
+    with the reason `thinned`."""
     window: int = Field(default=32, ge=1, le=1000)
     """Messages that may wait for their acknowledgement at once."""
     max_message: Size = 256_000
@@ -600,6 +674,20 @@ class PublisherOptions(MqttOptions):
         given = [key for key in ("message_expiry", "content_type", "user_properties") if getattr(self, key)]
         if given and self.version != "5":
             raise ValueError(f"{' and '.join(given)} need MQTT 5: leave out version: 3.1.1")
+        return self
+
+    @model_validator(mode="after")
+    def _a_budget_to_live_on(self) -> Self:
+        if self.widen > 1 and self.budget is None:
+            raise ValueError("widen needs a budget: deadbands widen when that is nearly used up")
+        if self.budget is not None:
+            seconds_of = {"hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2678400.0}[self.budget.per]
+            pings = round(84 * seconds_of / max(1.0, self.keep_alive))
+            if self.budget.octets < max(100_000, 2 * pings):
+                raise ValueError(
+                    f"a budget of {self.budget} is too small: keep-alives alone take about {pings // 1000} kB of it,"
+                    " and 100 kB are the least; give a longer keep_alive or period"
+                )
         return self
 
     def prefix(self, gateway: str) -> str:

@@ -9,43 +9,52 @@
 - What is live goes first. Where more is waiting than goes out in about a second, the live lane leaves it to the backlog
   lane, which marks it `backfill`. The backlog lane never has the whole window, nor more bytes under way than come back
   acknowledged in half a second (gateway.pace): a backlog does not make new data late, on a modem neither.
+- `rate`, `budget` and the platform's limits (gateway.meter) hold messages back, the backlog's before the live ones.
+  While a budget is nearly used up readings may be thinned (gateway.thinning); records that lost some are acknowledged
+  when the peer has the declaration of it.
+- A message that is larger than the peer takes, and cannot be split, goes to the dead letters unsent.
 - A session that ends over a message (mosquitto ends it over one it refuses, AWS IoT over one too large) is followed by
   a careful one: a record at a time, each settled before the next, so that the guilty one does not hold up the others.
   Where nothing goes through session after session, messages are made smaller.
-- A record that cannot be read is given up and declared by a gap record. Transitions are logged, the rest is counted.
+- Transitions are logged, the rest is counted.
 - A defect in a format or a sink ends the session, not the daemon: it is logged and tried again like a lost peer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import structlog
 
-from gateway.codec import table_id, unpack
 from gateway.contracts import Delivery, Encoder, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
-from gateway.definitions import stored_table
-from gateway.encoders import Numbering, Sized
+from gateway.dialects import Limits
+from gateway.encoders import Bounded, Sized
 from gateway.errors import JournalError, SinkUnavailable
+from gateway.extract import Extract
 from gateway.health import Health
 from gateway.journal import Chunk, Journal
 from gateway.journal.ranges import Range, Ranges
+from gateway.meter import Memory, on_the_wire
 from gateway.metrics import Metrics
-from gateway.model import Batch, Gap, Message, TagTable
+from gateway.model import Gap, Message, TagTable
 from gateway.options import PublisherOptions
 from gateway.pace import Pace
 from gateway.schedule import Backoff
 from gateway.selection import Selection
 from gateway.sinks import Demanding, Explaining, Heard, Limited, Outspoken, Watched
+from gateway.thinning import Thinning
+from gateway.valve import Valve
 
 log = structlog.get_logger()
 
@@ -53,6 +62,7 @@ _SECONDS_WORTH: Final = 1 << 20  # bytes in the journal beyond which a backlog i
 _BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller
 _SMALLEST: Final = 4096
 _CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
+_DECLARE: Final = 60.0  # s between declarations of what was thinned
 _LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
 _WELL: Final = 5.0  # s after which a session in which nothing was to be sent counts as a good one
 
@@ -67,6 +77,8 @@ class _Chunk:
     readings: int = 0  # in messages that were accepted
     refused: bool = False  # one of the messages
     put_off: bool = False  # one of the messages was refused for now
+    size: int = 0  # bytes in the journal
+    declares: Sequence[_Chunk] = ()  # chunks that wait for this one, which is no part of the journal
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +98,7 @@ class _Session:
     refused: int = 0  # messages
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the one record under way, while careful
     bytes: int = 0  # in flight
+    undeclared: list[_Chunk] = field(default_factory=list)  # chunks of which readings were left out
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # replaced and set when any of this has changed
 
     def changed(self) -> None:
@@ -110,23 +123,33 @@ class Publisher:
         clock: Callable[[], int] = time.time_ns,
         conversation: Conversation | None = None,
         selection: Selection | None = None,
+        tables: Sequence[TagTable] = (),
+        memory: Memory | None = None,
     ) -> None:
+        """Prepare. `tables` are those of the configuration, `memory` keeps the account of a budget."""
         self.name = name
         self._options = options
         self._journal = journal
         self._sink = sink
-        self._encoder = encoder
+        self._extract = Extract(name, journal, encoder, selection)
         self._health = health
         self._clock = clock
         self._conversation = conversation
-        self._selection = selection
         self._log = log.bind(publisher=name, gateway=gateway)
         self._backoff = Backoff(options.retry_first, options.retry_longest)
-        self._largest = options.max_message
-        self._fitting = options.max_message  # what this session's peer takes of that
         self._pace = Pace(16 << 10, options.window * options.max_message)
-        self._tables: dict[int, TagTable] = {}
-        self._unseen: set[int] = set()  # tables of which nothing is selected
+        limits = encoder.limits if isinstance(encoder, Bounded) else None
+        self._valve = Valve(name, options, limits, memory, health, metrics, clock)
+        if conversation is not None:
+            conversation.counts = self._valve.spend
+        self._thinning = None
+        if options.budget is not None and options.widen > 1:
+            self._thinning = Thinning(options.widen, tables if selection is None else selection.tables(tables))
+        self._most = _most(options, limits)
+        self._draining = asyncio.Event()
+        self._largest = options.max_message
+        self._shrink(self._valve.largest)
+        self._fitting = self._largest  # what this session's peer takes of that
         self._barren = 0  # sessions in a row that ended over their first message
         self._careful = 0  # records that are still to be sent one by one
         self._refused: set[str] = set()  # topics of retained messages that the peer does not want
@@ -146,10 +169,17 @@ class Publisher:
         self._rejected = metrics.rejected.labels(name)
         self._up = metrics.publisher_up.labels(name)
         self._latency = metrics.latency.labels(name)
+        self._thinned = metrics.thinned.labels(name)
 
     async def run(self) -> None:
         """Publish until cancelled. Raises JournalError."""
         self._health.publisher(self.name, up=False, reason="not connected yet")
+        try:
+            await self._go_on()
+        finally:
+            self._valve.close()
+
+    async def _go_on(self) -> NoReturn:
         while True:
             try:
                 reason = await self._attempt()
@@ -175,6 +205,7 @@ class Publisher:
 
         Cancel `run` afterwards: that ends the session in order.
         """
+        self._draining.set()
         try:
             async with asyncio.timeout(deadline):
                 while not self._drained() and (self._session is not None or self._was_up is not False):
@@ -205,6 +236,8 @@ class Publisher:
                 self._learn(session)
             return str(error)
         finally:
+            if session is not None:
+                self._valve.shut()
             self._session = None
             if self._held:  # `drain` has let go of them where the end was ours; else they are sent once more
                 for _, chunk in self._held:
@@ -213,11 +246,14 @@ class Publisher:
             await self._sink.close()
 
     def _begin(self) -> _Session:
-        self._encoder.reset()
         allowed = self._sink.largest if isinstance(self._sink, Limited) else 0
         self._fitting = min(self._largest, allowed or self._largest)
-        if isinstance(self._encoder, Sized):
-            self._encoder.max_message = self._fitting
+        if isinstance(self._extract.encoder, Sized):
+            self._extract.encoder.max_message = self._fitting
+        self._extract.encoder.reset()
+        if self._thinning is not None:
+            self._thinning.forget()
+        self._valve.open()
         window, loop = self._options.window, asyncio.get_running_loop()
         pending = self._journal.pending(self.name)
         oldest = pending[0][0] if pending else self._journal.committed + 1
@@ -249,14 +285,18 @@ class Publisher:
             self._careful, self._barren = _CAREFUL, _BARREN
         if self._barren >= _BARREN and self._largest > _SMALLEST:
             self._barren = 0
-            self._largest = max(_SMALLEST, self._largest // 2)
-            if isinstance(self._encoder, Sized):
-                self._encoder.max_message = self._largest
+            self._shrink(self._largest / 2)
             self._log.warning(
                 "The peer ends sessions over messages, it seems too large ones: trying smaller. Set max_message if that"
                 " helps.",
                 max_message=self._largest,
             )
+
+    def _shrink(self, *most: float) -> None:
+        """Make messages no larger than this."""
+        self._largest = max(_SMALLEST, int(min(self._largest, *most)))
+        if isinstance(self._extract.encoder, Sized):
+            self._extract.encoder.max_message = min(self._extract.encoder.max_message, self._largest)
 
     async def _publish(self, session: _Session) -> NoReturn:
         """Run both lanes until the session ends. Raises SinkUnavailable, JournalError."""
@@ -264,6 +304,8 @@ class Publisher:
             self._spawn(session, self._conversation.run(session.next - 1), "conversation")
         self._spawn(session, self._live_lane(session), "live")
         self._spawn(session, self._backlog_lane(session), "backlog")
+        if self._thinning:
+            self._spawn(session, self._declare_lane(session, self._thinning), "declare")
         asyncio.get_running_loop().call_later(_WELL, self._look_after, session)
         if isinstance(self._sink, Watched):
             self._spawn(session, _end_with(self._sink), "watch")
@@ -295,6 +337,7 @@ class Publisher:
     async def _live_lane(self, session: _Session) -> None:
         """Send what is committed, as it comes; leave what is too much to the backlog lane."""
         while True:
+            await self._valve.afford(backlog=False)
             self._leave_behind(session)
             if session.live:
                 chunk = await self._read(*session.live[0], self._piece)
@@ -306,14 +349,51 @@ class Publisher:
             await self._dispatch(session, chunk, backlog=False)
 
     async def _backlog_lane(self, session: _Session) -> None:
-        """Send what was left behind, in order."""
+        """Send what was left behind, the oldest or the newest first."""
+        take = self._take_oldest if self._options.backlog == "oldest" else self._take_newest
         while True:
             while not session.backlog:
                 await session.moved.wait()
-            size = min(self._piece, self._pace.message)
-            chunk = await self._read(*session.backlog[0], size)
-            _advance(session.backlog, chunk.through)
-            await self._dispatch(session, chunk, backlog=True)
+            await self._valve.afford(backlog=True)
+            size = min(self._piece, self._pace.message, max(_SMALLEST, self._valve.second / 4))
+            await self._dispatch(session, await take(session, int(size)), backlog=True)
+
+    async def _take_oldest(self, session: _Session, size: int) -> Chunk:
+        chunk = await self._read(*session.backlog[0], size)
+        _advance(session.backlog, chunk.through)
+        return chunk
+
+    async def _take_newest(self, session: _Session, size: int) -> Chunk:
+        """Read about `size` bytes from the end; what turns out to be more is left as the newest range."""
+        first, last = session.backlog[-1]
+        begin = max(first, last + 1 - max(1, int(size / max(self._mean, 1.0))))
+        chunk = await self._read(begin, last, size)
+        session.backlog.pop()
+        if first < begin:
+            session.backlog.append((first, begin - 1))
+        if chunk.through < last:
+            session.backlog.append((chunk.through + 1, last))
+        return chunk
+
+    async def _declare_lane(self, session: _Session, thinning: Thinning) -> None:
+        """Tell the peer now and then what was left out; the records it was left out of are settled by that."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DECLARE):
+                    await (session.moved.wait() if self._draining.is_set() else self._draining.wait())
+            chunks, session.undeclared = session.undeclared, []
+            if not chunks:
+                continue
+            records = thinning.declare()
+            async with self._turn(records):
+                messages = self._extract.encode(records) if records else []
+                chunk = _Chunk(0, 0, len(messages), declares=chunks)
+                if records and not messages:
+                    self._log.warning("Readings were thinned, and this format has no place to tell it.")
+                self._thinned.inc(sum(each.content.readings for each in records if isinstance(each.content, Gap)))
+                if not messages:
+                    self._taken(chunk)
+                await self._launch(session, chunk, messages, backlog=False)
 
     async def _read(self, first: int, last: int, size: int) -> Chunk:
         """Read from `first` on, but not across the end of what was taken before: that is acknowledged by itself."""
@@ -326,14 +406,14 @@ class Publisher:
     @property
     def _piece(self) -> int:
         """How many bytes of records to read at once; 1 gives a single record."""
-        return 1 if self._careful else self._fitting
+        return 1 if self._careful else self._valve.piece(self._fitting)
 
     def _leave_behind(self, session: _Session) -> None:
         """Where more waits than goes out in about a second, let the newest go first."""
         ahead = [*session.live]
         if session.next <= self._journal.committed:
             ahead.append((session.next, self._journal.committed))
-        if self._weight(ahead) > min(_SECONDS_WORTH, 4 * self._pace.allowance):
+        if self._weight(ahead) > min(_SECONDS_WORTH, 4 * self._pace.allowance, self._valve.second):
             session.backlog.extend(ahead)
             session.live.clear()
             session.next = self._journal.committed + 1
@@ -341,31 +421,50 @@ class Publisher:
 
     def _weight(self, ranges: Sequence[Range]) -> float:
         """Guess the bytes of these records."""
+        return self._mean * sum(last - first + 1 for first, last in ranges)
+
+    @property
+    def _mean(self) -> float:
+        """Bytes of a record, on average."""
         totals = self._journal.totals()
-        mean = totals.bytes / totals.records if totals.records else 0.0
-        return mean * sum(last - first + 1 for first, last in ranges)
+        return totals.bytes / totals.records if totals.records else 0.0
 
     async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
         """Encode what was read, and send it as soon as the window and the pace allow."""
-        records = self._records(read, backlog=backlog)
-        if not records:  # nothing that this publisher may tell, or nothing that can be read
+        records, lost = self._extract.records(read, backlog=backlog), False
+        if self._thinning and not backlog and not self._careful:
+            records, lost = self._thin(self._thinning, records)
+        if not records and not lost:  # nothing that this publisher may tell, or nothing that can be read
             self._journal.acknowledge(self.name, read.first, read.through, 0)
             self._news.set()
             return
+        chunk = _Chunk(read.first, read.through, int(lost), size=sum(len(packed) for _, packed in read.records))
+        if not records:
+            session.undeclared.append(chunk)
+            return
         async with self._turn(records):
-            await self._hand_out(session, read, records, backlog=backlog)
+            await self._hand_out(session, chunk, records, backlog=backlog)
+
+    def _thin(self, thinning: Thinning, records: list[Record]) -> tuple[list[Record], bool]:
+        """Leave out what the budget does not allow; say whether anything was."""
+        if not self._valve.scarce:
+            thinning.rest()
+            return records, False
+        return thinning(records)
 
     def _turn(self, records: Sequence[Record]) -> AbstractAsyncContextManager[None]:
         """Give the time in which records may be encoded and handed over: in a conversation one speaks at a time."""
         return nullcontext() if self._conversation is None else self._conversation.turn(records)
 
-    async def _hand_out(self, session: _Session, read: Chunk, records: list[Record], *, backlog: bool) -> None:
-        messages = [message for message in self._encode(records) if message.topic not in self._refused]
-        if not messages:
-            self._journal.acknowledge(self.name, read.first, read.through, 0)
+    async def _hand_out(self, session: _Session, chunk: _Chunk, records: list[Record], *, backlog: bool) -> None:
+        messages = [message for message in self._extract.encode(records) if message.topic not in self._refused]
+        if chunk.left:  # readings were left out; not before now, or its messages could go uncounted
+            session.undeclared.append(chunk)
+        chunk.left += len(messages)
+        if not chunk.left:
+            self._journal.acknowledge(self.name, chunk.first, chunk.last, 0)
             self._news.set()
             return
-        chunk = _Chunk(read.first, read.through, len(messages))
         if not self._careful:
             await self._launch(session, chunk, messages, backlog=backlog)
             return
@@ -376,6 +475,7 @@ class Publisher:
             self._careful = max(0, self._careful - 1)
 
     async def _launch(self, session: _Session, chunk: _Chunk, messages: list[Message], *, backlog: bool) -> None:
+        total = 0
         for message in messages:
             if backlog:
                 await session.behind.acquire()
@@ -383,15 +483,20 @@ class Publisher:
             share = 1.0 if backlog else 2.0
             while session.bytes and session.bytes + len(message.payload) > share * self._pace.allowance:
                 await session.moved.wait()
+            size = on_the_wire(message.topic, len(message.payload))
+            await self._valve.pass_on(size, backlog=backlog)
+            total += size
             session.bytes += len(message.payload)
             session.sent += not message.retain
             self._spawn(session, self._send(session, chunk, message, backlog=backlog), message.topic)
+        self._valve.became(chunk.size, total)
 
     async def _send(self, session: _Session, chunk: _Chunk, message: Message, *, backlog: bool) -> None:
         size, loop = len(message.payload), asyncio.get_running_loop()
         began = loop.time()
+        too_large = size > self._most and message.readings > 0
         try:
-            delivery = await self._sink.send(message)
+            delivery = Delivery.REJECTED if too_large else await self._sink.send(message)
         finally:
             session.bytes -= size
             session.window.release()
@@ -417,7 +522,12 @@ class Publisher:
         else:
             session.refused += 1
             chunk.refused = True
-            self._reject(message)
+            too = f"{size} bytes in one message, and the peer takes {self._most:.0f}" if too_large else ""
+            self._reject(message, too)
+        self._settle(chunk)
+
+    def _settle(self, chunk: _Chunk) -> None:
+        """Take note that one more part of a chunk is done with."""
         chunk.left -= 1
         if not chunk.left and not chunk.put_off:
             self._taken(chunk)
@@ -428,7 +538,9 @@ class Publisher:
             chunk.put_off = True
             if not self._later:
                 asyncio.get_running_loop().call_later(self._options.retry_longest, self._try_again)
-            self._later.add(chunk.first, chunk.last)
+            for each in chunk.declares or (chunk,):  # what cannot be declared is sent in full
+                each.put_off = True
+                self._later.add(each.first, each.last)
         reason = self._sink.refusal if isinstance(self._sink, Explaining) else f"the peer refuses {topic}"
         if topic not in self._denied:
             self._log.error("The peer refuses messages: somebody must act. The journal keeps them.", reason=reason)
@@ -442,6 +554,8 @@ class Publisher:
 
     def _tell(self) -> None:
         """Tell the health of a publisher that is connected."""
+        if self._valve.spent:
+            return  # it has told
         reason = "; ".join(self._denied.values())
         self._health.publisher(self.name, up=not reason, reason=reason and f"{reason}; the journal keeps it")
 
@@ -454,6 +568,10 @@ class Publisher:
 
     def _taken(self, chunk: _Chunk) -> None:
         """Acknowledge a chunk in the journal, but not before the peer has lived on for a while: see `settle`."""
+        if chunk.declares:
+            for each in chunk.declares:
+                self._settle(each)
+            return
         again = not self._doubted.missing(chunk.first, chunk.last)
         if chunk.refused or again or not self._options.settle:  # refused must not come back; taken twice is enough
             self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
@@ -482,61 +600,19 @@ class Publisher:
         if self._held[0][0] <= now and isinstance(self._sink, Heard):
             self._sink.ask()
 
-    def _reject(self, message: Message) -> None:
+    def _reject(self, message: Message, reason: str = "") -> None:
         self._rejected.inc()
-        reason = self._sink.refusal if isinstance(self._sink, Explaining) else "refused by the peer"
+        reason = reason or (self._sink.refusal if isinstance(self._sink, Explaining) else "refused by the peer")
         self._letters.put(message.topic, message.payload, reason)
         if message.retain:  # it would be sent in each session anew, and may cost each session its life
             self._refused.add(message.topic)
 
-    # ------------------------------------------------------------------------------------------------ records
 
-    def _records(self, read: Chunk, *, backlog: bool) -> list[Record]:
-        """Unpack and select; what cannot be read is given up."""
-        records: list[Record] = []
-        for sequence, packed in read.records:
-            if self._unseen and table_id(packed) in self._unseen:
-                continue
-            try:
-                content = unpack(packed, self._table)
-            except ValueError as error:
-                self._journal.give_up([sequence], str(error))
-                continue
-            if backlog and isinstance(content, Batch):
-                content.backfill = True
-            selected = self._selected(content)
-            if selected is not None:
-                records.append(Record(sequence, selected))
-        return records
-
-    def _selected(self, content: Batch | Gap) -> Batch | Gap | None:
-        """Give what this publisher may tell of a record."""
-        if self._selection is None:
-            return content
-        return self._selection.gap(content) if isinstance(content, Gap) else self._selection.batch(content)
-
-    def _encode(self, records: list[Record]) -> list[Message]:
-        """Encode; a record at which the encoder fails is given up, so that it does not stop all that follows."""
-        try:
-            return self._encoder.encode(records)
-        except Exception:  # noqa: BLE001  a defect in a format must not cost more than the record
-            if len(records) == 1:
-                self._log.exception("A record cannot be encoded.", sequence=records[0].sequence)
-                self._journal.give_up([records[0].sequence], "it cannot be encoded")
-                return []
-            return [message for record in records for message in self._encode([record])]
-
-    def _table(self, number: int) -> TagTable:
-        """Give the table that the journal calls by this number. Raises LookupError, ValueError."""
-        table = self._tables.get(number)
-        if table is None:
-            table = self._tables[number] = stored_table(self._journal.definition(number))
-            shown = table if self._selection is None else self._selection.table(table)
-            if shown is None:
-                self._unseen.add(number)
-            elif isinstance(self._encoder, Numbering):
-                self._encoder.know(number, shown)
-        return table
+def _most(options: PublisherOptions, limits: Limits | None) -> float:
+    """Give the largest payload that the peer takes, where the platform or the site file names one."""
+    named = float(options.max_message) if "max_message" in options.model_fields_set else inf
+    platform = float(limits.payload) if limits is not None and limits.payload < options.max_message else inf
+    return min(named, platform)
 
 
 def _advance(ranges: deque[Range], through: int) -> None:

@@ -21,10 +21,14 @@ def run(
 
     Example: plantbridge run /etc/plantbridge/site.yaml
     """
+    from gateway import app
     from gateway.config import load_site
-    from gateway.daemon import become
+    from gateway.log import configure
+    from gateway.loop import run_until_signal
 
-    become(load_site(site, links=_urls(links) if links else None))
+    loaded = load_site(site, links=_urls(links) if links else None)
+    configure(loaded.log)
+    run_until_signal(lambda stop: app.run(loaded, stop))
 
 
 def _urls(path: Path) -> dict[str, str]:

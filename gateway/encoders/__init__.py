@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from gateway.contracts import Encoder
-from gateway.dialects import Dialect
+from gateway.dialects import Dialect, Limits
 from gateway.dialects.dialogue import Dialogue, Memory
 from gateway.model import TagTable
 from gateway.options import OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
@@ -27,6 +27,14 @@ class Sized(Protocol):
     """An encoder whose largest message may be made smaller while it works, because the peer takes no larger one."""
 
     max_message: int
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """An encoder whose peer takes so much and no more."""
+
+    @property
+    def limits(self) -> Limits: ...
 
 
 def encoder_for(options: PublisherOptions, gateway: str, journal: str) -> Encoder:

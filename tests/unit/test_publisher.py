@@ -103,9 +103,10 @@ class Bench:
         self.encoder: Any = more.pop("encoder", None) or Lines()
         self.metrics, self.health = Metrics(), Health()
         self.letters = directory / "dead"
-        options = PublisherOptions(url="mqtt://b", **{**QUICK, **more})
+        parts = more.pop("parts", {})
+        options = PublisherOptions.model_validate({"url": "mqtt://b", **QUICK, **more})
         self.publisher = Publisher(
-            "cloud", options, "demo", journal, sink, self.encoder, self.metrics, self.health, self.letters
+            "cloud", options, "demo", journal, sink, self.encoder, self.metrics, self.health, self.letters, **parts
         )
         self.number = journal.define(TABLE.fingerprint, TABLE.definition)
         self._task: asyncio.Task[None] | None = None
@@ -321,12 +322,12 @@ async def test_a_peer_that_dies_of_large_messages_gets_smaller_ones(tmp_path: Pa
     async with bench(tmp_path, sink, max_message="100 kB") as b:
         options = PublisherOptions(url="mqtt://b", max_message="100 kB")
         encoder: Any = encoder_for(options, "demo", b.journal.id)
-        b.publisher._encoder = encoder
+        b.publisher._extract.encoder = encoder
         number = b.journal.define(table.fingerprint, table.definition)
         batch = Batch.full(table, np.random.default_rng(1).random(10_000), 10**18)
         with capture_logs() as logs:
             b.journal.append(codec.pack(batch, number), 10_000, 1, 2)
-            b.publisher._encoder.know(number, table)
+            b.publisher._extract.encoder.know(number, table)
             encoder._told.add(number)
             encoder.reset = lambda: None  # the definition alone is larger than this peer takes
             b.start()

@@ -44,11 +44,7 @@ async def body(stop):
 run_until_signal(body)
 """
 FAILING = """
-import os, sqlite3, sys, tempfile
-from pathlib import Path
-from gateway.config import load_site
-from gateway.daemon import main
-from gateway.folded import dump
+import sqlite3, sys
 from gateway.journal.file import JournalFile
 
 whole = JournalFile.commit
@@ -59,11 +55,8 @@ def commit(self, work, *rest):
     return whole(self, work, *rest)
 
 JournalFile.commit = commit
-site = tempfile.TemporaryFile()
-dump(load_site(Path("site.yaml")), site)
-site.flush()
-os.lseek(site.fileno(), 0, os.SEEK_SET)
-sys.argv = ["daemon", str(site.fileno())]
+sys.argv = ["plantbridge", "run", "site.yaml"]
+from gateway.__main__ import main
 main()
 """
 
