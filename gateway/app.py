@@ -12,14 +12,14 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
 import structlog
 
 from gateway import codec
 from gateway.config import Site
-from gateway.contracts import Driver, Encoder, Sink
+from gateway.contracts import Driver, Encoder, Resuming, Sink
 from gateway.conversation import Conversation, FileMemory
 from gateway.dialects.dialogue import Dialogue
 from gateway.encoders import dialogue_for, encoder_for
@@ -53,7 +53,8 @@ async def run(site: Site, stop: asyncio.Event) -> None:
     try:
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
-            _declare_absence(journal, site.links)
+            resumed = _recall(journal, drivers)
+            _declare_absence(journal, site.links, resumed)
             current = Current()
             publishers = _publishers(site, journal, metrics, health, dialogues, current, selections)
             seen = current.take if dialogues else None
@@ -105,7 +106,7 @@ def _poller(
         for device in link.devices
         for group in device.groups
     }
-    return Poller(link, driver, pipelines, metrics, health, journal.wait_room)
+    return Poller(link, driver, pipelines, metrics, health, journal.wait_room, keep=journal.mark)
 
 
 def _tables(site: Site) -> list[TagTable]:
@@ -178,15 +179,28 @@ def _selected(current: Current, selection: Selection) -> list[Batch]:
     return selection.batches(current.batches())
 
 
-def _declare_absence(journal: Journal, links: Sequence[Link]) -> None:
+def _recall(journal: Journal, drivers: Sequence[tuple[Link, Driver]]) -> set[tuple[str, str]]:
+    """Give drivers the marks that the last run left; give the groups whose absence they see to themselves."""
+    resumed: set[tuple[str, str]] = set()
+    for link, driver in drivers:
+        if isinstance(driver, Resuming) and link.name in journal.marks:
+            resumed |= driver.recall(journal.marks[link.name])
+    return resumed
+
+
+def _declare_absence(journal: Journal, links: Sequence[Link], resumed: Set[tuple[str, str]] = frozenset()) -> None:
     """Say in the data that nothing was read between the last committed reading and now.
 
     The gap begins with the slot that was under way: of two devices on a line the second may have had no turn in it.
+    Groups that are `resumed` have theirs filled, or declared, once their peer is there.
     """
     last, now = journal.last_time, time.time_ns()
-    if last:
-        slot = max((min(group.interval, LONGEST_SLOT) for group in _groups(links)), default=0)
-        gap = Gap("", "", min(last, now) - slot, now, "the gateway was not running")
+    if not last:
+        return
+    slot = max((min(group.interval, LONGEST_SLOT) for group in _groups(links)), default=0)
+    absent = [(group.device, group.name) for group in _groups(links)]
+    for device, name in [("", "")] if not resumed else [each for each in absent if each not in resumed]:
+        gap = Gap(device, name, min(last, now) - slot, now, "the gateway was not running")
         journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
 
 

@@ -80,6 +80,22 @@ class Subscribing(Protocol):
         ...
 
 
+@runtime_checkable
+class Resuming(Protocol):
+    """A subscribing driver that can go on, in a later run of the gateway, from where an earlier one had come to."""
+
+    def mark(self) -> bytes:
+        """Say how far data was given; empty where there is nothing to say. May say less than is so, never more."""
+        ...
+
+    def recall(self, mark: bytes) -> set[tuple[str, str]]:
+        """Take the mark of an earlier run, before the first `connect`; one that makes no sense is none.
+
+        Gives the groups (device, group) whose absence is filled or declared from here on.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """One value to set, in the device's raw terms (scale already undone)."""

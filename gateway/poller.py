@@ -24,7 +24,7 @@ from typing import Any, Final
 import structlog
 from prometheus_client import Counter, Gauge
 
-from gateway.contracts import Driver, Plan, Subscribing
+from gateway.contracts import Driver, Plan, Resuming, Subscribing
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -42,11 +42,19 @@ LONGEST_SLEEP: Final = 1.0  # s; the wall clock is looked at again at least this
 SECOND: Final = 1_000_000_000
 NEVER: Final = 2**62  # ns
 PATIENCE: Final = 10.0  # s beyond a driver's own deadline before it counts as stuck; and what `close` may take
+MARK: Final = 10.0  # s; how far a driver has given its data is kept this often
 LET_GO: Final = 1.0  # s that a stuck call has to take its cancellation; then it is left behind
 
 
 Room = Callable[[], Awaitable[None]]
 """Waits while the journal is full and holds scans."""
+
+Keep = Callable[[str, bytes], None]
+"""Keeps a link's mark: how far its driver has given data, for the next run."""
+
+
+def _forgets(_link: str, _mark: bytes) -> None:
+    return
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +115,9 @@ class Poller:
         health: Health,
         room: Room,
         clock: Clock = time.time_ns,
+        keep: Keep = _forgets,
     ) -> None:
+        self._keep = keep
         self._link = link
         self._driver = driver
         self._metrics = metrics
@@ -206,6 +216,7 @@ class Poller:
         """Take what the peer reports."""
         assert isinstance(self._driver, Subscribing)
         turns = {id(table): turn for turn in self._subscribed for table in turn.group.tables}
+        marked = asyncio.get_running_loop().time()
         try:
             async for batch in self._driver.changes([turn.plan for turn in self._subscribed]):
                 if isinstance(batch, Gap):
@@ -217,9 +228,18 @@ class Poller:
                 turn.pipeline.take([batch])
                 turn.scans.inc()
                 await self._room()
+                if asyncio.get_running_loop().time() - marked > MARK:
+                    marked = asyncio.get_running_loop().time()
+                    self._mark()
         except NoAnswer as error:
             raise NotConnected(str(error), status=error.status) from error
+        finally:
+            self._mark()
         raise NotConnected("the peer ended the subscription")
+
+    def _mark(self) -> None:
+        if isinstance(self._driver, Resuming) and (mark := self._driver.mark()):
+            self._keep(self._link.name, mark)
 
     def _missed(self, gap: Gap) -> None:
         for turn in self._subscribed:

@@ -150,7 +150,7 @@ class OpcuaGroup(GroupOptions):
     """subscribe: a value that was not reported for so long is read, to see whether the subscription still works."""
 
     fill_gaps: bool = False
-    """subscribe: after an interruption fetch what was missed from the server's history, where it keeps one."""
+    """subscribe: after an interruption, or a stop of the gateway, fetch what was missed from the server's history."""
 
     events: EventOptions | None = None
     """Events and alarms instead of values: the group's tags are fields of events (event:Severity), and each event is

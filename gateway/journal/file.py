@@ -9,6 +9,7 @@
     definitions  id, fingerprint (unique), definition: what records refer to by id; ids are never used again
     records      sequence, crc (CRC-32 of sequence and record), readings, lost, start, end, at, record
     publishers   name, acknowledged (JSON list of [first, last]), readings
+    marks        name, mark: how far a driver had given its data when all that is in the file before was appended
 
 Sequences are dense from 1 and are given out before the commit; what is not committed when the process dies never was.
 `at` is the gateway's clock when the record was appended; `start` and `end` are the times of its content. `lost` is how
@@ -52,6 +53,7 @@ _TRIM_ROWS: Final = 5000
 
 _STATE: Final = "last, appended, dropped, last_time, losses, records, bytes"
 
+_MARKS: Final = "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, mark BLOB NOT NULL)"  # files may lack it
 _SCHEMA: Final = f"""
     CREATE TABLE journal (
         one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, created INTEGER NOT NULL, last INTEGER NOT NULL,
@@ -62,6 +64,7 @@ _SCHEMA: Final = f"""
         sequence INTEGER PRIMARY KEY, crc INTEGER NOT NULL, readings INTEGER NOT NULL, lost INTEGER NOT NULL,
         start INTEGER NOT NULL, end INTEGER NOT NULL, at INTEGER NOT NULL, record BLOB NOT NULL);
     CREATE TABLE publishers (name TEXT PRIMARY KEY, acknowledged TEXT NOT NULL, readings INTEGER NOT NULL);
+    {_MARKS};
     PRAGMA application_id = {APPLICATION_ID};
     PRAGMA user_version = {VERSION};
 """
@@ -104,6 +107,7 @@ class Work:
     definitions: Sequence[tuple[int, bytes, bytes]] = ()
     acknowledged: Mapping[str, tuple[list[tuple[int, int]], int]] = field(default_factory=dict)
     delivered: int = 0  # every publisher has acknowledged what is up to here
+    marks: Mapping[str, bytes] = field(default_factory=dict)
     damaged: Sequence[int] = ()
     ceiling: int = 1 << 62  # most bytes of records; older ones give way
     oldest: int = -(1 << 62)  # records appended before this time give way
@@ -175,6 +179,8 @@ class JournalFile:
             run("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             run("COMMIT")
             self.checkpoint()  # who it is does not depend on the WAL
+        else:
+            run(_MARKS)
 
     def _load(self) -> None:
         run = self._connection.execute
@@ -193,6 +199,7 @@ class JournalFile:
         except (TypeError, ValueError) as error:
             raise Foreign(f"the journal's head makes no sense: {error}") from error
         self.state = State(last, appended, dropped, last_time, owed, losses, records, octets, first or last + 1)
+        self.marks: dict[str, bytes] = dict(run("SELECT name, mark FROM marks").fetchall())
         self.definitions: dict[bytes, int] = dict(run("SELECT fingerprint, id FROM definitions").fetchall())
 
     def publish_to(self, names: Iterable[str]) -> dict[str, int]:
@@ -235,6 +242,7 @@ class JournalFile:
             losses += self._drop_old(state, work)
             losses += self._drop_to_fit(state, work, full)
             self._insert(state, work.entries)
+            self._connection.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", work.marks.items())
             settled = {entry.settles for entry in work.entries}
             state.owed = tuple(loss for loss in (*state.owed, *losses) if loss.number not in settled)
             state.dropped += sum(loss.fresh for loss in losses)

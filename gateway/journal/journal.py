@@ -83,6 +83,7 @@ class Journal:
         self.id = file.id
         self.options = options
         self.committed = file.state.last
+        self.marks = dict(file.marks)  # as the last run left them
         self._directory = directory
         self._lock_file = lock
         self._file = file
@@ -110,6 +111,8 @@ class Journal:
         self._pending_bytes = 0
         self._pending_since = 0.0
         self._new_definitions: list[tuple[int, bytes, bytes]] = []
+        self._marks: dict[str, bytes] = {}
+        self._marked_since = 0.0
         self._touched: dict[str, float] = {}  # publishers with news, and since when
         self._damaged: set[int] = set()
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []  # with the sequence that is waited for
@@ -198,6 +201,17 @@ class Journal:
         if self._pending_bytes > _PENDING + self.options.commit_size:
             self._shed()
         return sequence
+
+    def mark(self, name: str, mark: bytes) -> None:
+        """Keep how far a driver has given its data, for the next run's `marks`.
+
+        It is committed with, or after, all that was appended before it: it never tells of more than the journal has.
+        """
+        with self._shared:
+            if not self._marks:
+                self._marked_since = time.monotonic()
+                self._shared.notify()
+            self._marks[name] = mark
 
     async def flush(self) -> None:
         """Commit now; return when all that was appended and acknowledged before is on disk. Raises JournalError."""
@@ -451,7 +465,7 @@ class Journal:
                 if self._flushes or self._damaged or self._trimming:
                     return True
                 if self._closing:
-                    return bool(self._pending or self._touched or self._new_definitions)
+                    return bool(self._pending or self._touched or self._new_definitions or self._marks)
                 due = self._due()
                 now = time.monotonic()
                 if due is not None and (due <= now or self._pending_bytes >= self.options.commit_size):
@@ -460,6 +474,8 @@ class Journal:
 
     def _due(self) -> float | None:
         times = [since + _IDLE for since in self._touched.values()]
+        if self._marks:
+            times.append(self._marked_since + _IDLE)
         if self._pending:
             times.append(self._pending_since + self.options.commit_interval)
         if self._oldest is not None and self.options.max_age is not None:
@@ -484,6 +500,8 @@ class Journal:
                 ceiling=self._ceiling if self.options.when_full == "drop-oldest" else 1 << 62,
                 oldest=-(1 << 62) if max_age is None else self._clock() - round(max_age * 1e9),
             )
+            if not self._pending:  # all that came before them goes along
+                work.marks, self._marks = self._marks, {}
             self._new_definitions = []
             self._touched.clear()
             self._damaged.clear()
@@ -515,6 +533,7 @@ class Journal:
             self._pending.extendleft(reversed(work.entries))
             self._pending_bytes += sum(len(entry.record) for entry in work.entries)
             self._new_definitions[:0] = work.definitions
+            self._marks = {**work.marks, **self._marks}
             now = time.monotonic()
             for name in work.acknowledged:
                 self._touched.setdefault(name, now)

@@ -98,6 +98,18 @@ async def test_an_absence_begins_with_the_slot_that_was_under_way(site: Site) ->
     assert gap.end > last
 
 
+async def test_the_absence_of_a_group_that_its_driver_goes_on_with_is_left_to_the_driver(site: Site) -> None:
+    """It will be filled from the server's history; a gap over it would say that it is missing."""
+    async with journal_of(site) as journal:
+        journal.append(codec.pack_gap(Gap("", "", 1, 2, "anything")), 0, 1, 2)
+        await journal.flush()
+    async with journal_of(site) as journal:
+        app._declare_absence(journal, site.links, {("press", "default")})
+        await journal.flush()
+        (gap,) = [gap for gap in await gaps(journal) if gap.reason == "the gateway was not running"]
+    assert (gap.device, gap.group) == ("oven", "default")
+
+
 async def test_the_first_start_declares_nothing(site: Site) -> None:
     async with journal_of(site) as journal:
         app._declare_absence(journal, site.links)

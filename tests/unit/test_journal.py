@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -334,6 +335,55 @@ async def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
     with pytest.raises(JournalError):
         await journal.wait_committed(0)
     await journal.close()
+
+
+async def test_a_mark_is_there_in_the_next_run_and_tells_of_no_more_than_was_committed(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        assert journal.marks == {}
+        journal.append(b"one", 1)
+        journal.mark("line", b"one was given")
+        journal.mark("other", b"\0\xff")
+        await journal.flush()
+        assert kept(tmp_path) == {"line": b"one was given", "other": b"\0\xff"}
+    async with opened(tmp_path) as journal:
+        assert journal.marks == {"line": b"one was given", "other": b"\0\xff"}
+        journal.append(b"two", 1)
+        journal.mark("line", b"two was given")
+    async with opened(tmp_path) as journal:  # closing commits what is left
+        assert journal.marks["line"] == b"two was given"
+
+
+async def test_a_mark_waits_for_all_that_was_appended_before_it(tmp_path: Path) -> None:
+    """Else a crash between the two would take readings for given that are not in the journal."""
+    async with opened(tmp_path, commit_size="1 kB", commit_interval="1 h") as journal:
+        for _ in range(20):
+            journal.append(b"x" * 300, 1)
+        journal.mark("line", b"twenty")
+        work = journal._take(500)
+        assert len(work.entries) == 1
+        assert work.marks == {}
+        journal._put_back(work)
+        work = journal._take(1 << 20)
+        assert work.marks == {"line": b"twenty"}
+        journal.mark("line", b"newer")
+        journal._put_back(work)
+        assert journal._take(1 << 20).marks == {"line": b"newer"}
+
+
+async def test_a_journal_of_a_version_without_marks_is_gone_on_with(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        journal.append(b"one", 1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as connection:
+        connection.execute("DROP TABLE marks")
+        connection.commit()
+    async with opened(tmp_path) as journal:
+        assert journal.committed == 1
+        assert journal.marks == {}
+
+
+def kept(directory: Path) -> dict[str, bytes]:
+    with contextlib.closing(sqlite3.connect(directory / "journal.sqlite")) as connection:
+        return dict(connection.execute("SELECT name, mark FROM marks"))
 
 
 async def test_a_directory_that_cannot_be_used_is_said(tmp_path: Path) -> None:
