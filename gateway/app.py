@@ -18,7 +18,6 @@ from typing import Final
 import structlog
 
 from gateway import codec
-from gateway.config import Site
 from gateway.contracts import Driver, Encoder, Resuming, Sink
 from gateway.conversation import Conversation, FileMemory
 from gateway.dialects.dialogue import Dialogue
@@ -35,6 +34,7 @@ from gateway.poller import Poller
 from gateway.publisher import Publisher
 from gateway.selection import Selection
 from gateway.sinks import dialogue_sink, sink_for
+from gateway.site import Site
 
 log = structlog.get_logger()
 

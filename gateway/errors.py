@@ -24,6 +24,12 @@ from gateway import quality
 class GatewayError(Exception):
     """The root. Its text is one sentence for a person: what happened, where, what to do."""
 
+    exit_code = 1  # of a process that it ends
+
+    def spoken(self) -> str:
+        """Say it on the standard error of a command."""
+        return f"plantbridge: {self}"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -50,9 +56,16 @@ class Problem:
 class ConfigError(GatewayError):
     """The configuration cannot be used. Holds every problem found, not just the first."""
 
+    exit_code = 2
+
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def spoken(self) -> str:
+        """List the problems, and count them."""
+        count = len(self.problems)
+        return f"{self}\n{count} problem{'s' if count != 1 else ''} in the configuration."
 
 
 class DeviceError(GatewayError):

@@ -266,7 +266,8 @@ Listen = Annotated[str, AfterValidator(_listen)]
 class Options(BaseModel):
     """The base of every model of YAML keys: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # built at first use: the daemon gets its options checked, and never needs the validators
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class WriteRule(Options):

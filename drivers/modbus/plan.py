@@ -22,7 +22,7 @@ from drivers.modbus.line import Pace
 from drivers.modbus.spec import ModbusDevice, ModbusLink
 from gateway.contracts import PlannedRequest
 from gateway.errors import ConfigError, Problem
-from gateway.model import Tag, TagTable
+from gateway.model import TagTable
 
 ROUND_TRIP: Final = 0.003  # s; a device on a plant network, its own cycle included
 TURNAROUND: Final = 0.010  # s; a device on a serial line thinks this long
@@ -144,13 +144,12 @@ class ModbusPlan:
 def make_plan(tables: Sequence[TagTable], device: ModbusDevice, link: ModbusLink) -> ModbusPlan:
     """Compile the tables of one poll group. Raises ConfigError where a value cannot be read as the limits want it."""
     limits = Limits.of(device, link)
-    tags = [tag for table in tables for tag in table.tags]
-    _check(tags, limits)
-    if device.unit_id == 0 and link.endpoint.paced and tags:
-        where = tags[0].where
+    _check(tables, limits)
+    if device.unit_id == 0 and link.endpoint.paced and tables:
+        where = tables[0].tags[0].where
         reason = "unit_id 0 is the broadcast of a serial line, which nobody answers: expected 1 to 247"
         raise ConfigError([Problem(where.file, where.line, where.column, tables[0].device, reason)])
-    spans = sorted({span for tag in tags for span in spans_of(tag.source)})
+    spans = sorted({span for table in tables for tag in table.tags for span in spans_of(tag.source)})
     blocks: list[Block] = []
     places = [0] * len(spans)
     size = 0
@@ -186,9 +185,9 @@ def spans_of(source: ModbusSource) -> Iterable[Span]:
         yield Span.of(source.power)
 
 
-def _check(tags: Sequence[Tag], limits: Limits) -> None:
+def _check(tables: Sequence[TagTable], limits: Limits) -> None:
     problems = []
-    for tag in tags:
+    for tag in (tag for table in tables for tag in table.tags):
         for span in spans_of(tag.source):
             reason = ""
             if span.count > limits.longest(span.function):

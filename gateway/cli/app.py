@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import GatewayError
 
 COMMANDS: Final = {
     "run": "the edge daemon",
@@ -88,14 +88,9 @@ def main() -> None:
     """Run the command line; turn errors into a sentence and an exit code."""
     try:
         make_app()()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        count = len(error.problems)
-        print(f"{count} problem{'s' if count != 1 else ''} in the configuration.", file=sys.stderr)
-        sys.exit(2)
     except GatewayError as error:
-        print(f"plantbridge: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(error.spoken(), file=sys.stderr)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # `plantbridge query | head` is no error
         sys.exit(0)

@@ -21,14 +21,10 @@ def run(
 
     Example: plantbridge run /etc/plantbridge/site.yaml
     """
-    from gateway import app
     from gateway.config import load_site
-    from gateway.log import configure
-    from gateway.loop import run_until_signal
+    from gateway.daemon import become
 
-    loaded = load_site(site, links=_urls(links) if links else None)
-    configure(loaded.log)
-    run_until_signal(lambda stop: app.run(loaded, stop))
+    become(load_site(site, links=_urls(links) if links else None))
 
 
 def _urls(path: Path) -> dict[str, str]:

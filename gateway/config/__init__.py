@@ -6,6 +6,7 @@ document (one file to a tree that knows its places), merge (included files and t
 """
 
 from gateway.config.cloud import Cloud, load_cloud
-from gateway.config.site import Site, load_site
+from gateway.config.site import load_site
+from gateway.site import Site
 
 __all__ = ["Cloud", "Site", "load_cloud", "load_site"]

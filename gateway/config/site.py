@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,26 +22,12 @@ from gateway.config.selected import check_publishers
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link, Where
-from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions, TlsOptions
+from gateway.options import PublisherOptions, TlsOptions
+from gateway.site import Site
 
 Path_ = tuple[str | int, ...]
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PLACEHOLDERS: Final = {"columns": ("gateway",), "json": ("gateway", "device", "group")}
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One gateway's configuration, checked and compiled."""
-
-    gateway: str
-    data: Path  # absolute; everything the gateway keeps lives below it
-    links: tuple[Link, ...]
-    publishers: Mapping[str, PublisherOptions]
-    journal: JournalOptions
-    metrics: MetricsOptions
-    log: LogOptions
-    files: tuple[Path, ...]  # all files read: the site file first, then fragments, templates and secrets
-    warnings: tuple[Problem, ...]
 
 
 def load_site(path: Path, *, links: Mapping[str, str] | None = None, secrets: bool = True) -> Site:

@@ -44,7 +44,11 @@ async def body(stop):
 run_until_signal(body)
 """
 FAILING = """
-import sqlite3, sys
+import os, sqlite3, sys, tempfile
+from pathlib import Path
+from gateway.config import load_site
+from gateway.daemon import main
+from gateway.folded import dump
 from gateway.journal.file import JournalFile
 
 whole = JournalFile.commit
@@ -55,8 +59,11 @@ def commit(self, work, *rest):
     return whole(self, work, *rest)
 
 JournalFile.commit = commit
-sys.argv = ["plantbridge", "run", "site.yaml"]
-from gateway.__main__ import main
+site = tempfile.TemporaryFile()
+dump(load_site(Path("site.yaml")), site)
+site.flush()
+os.lseek(site.fileno(), 0, os.SEEK_SET)
+sys.argv = ["daemon", str(site.fileno())]
 main()
 """
 

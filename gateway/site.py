@@ -1,0 +1,29 @@
+"""One gateway's configuration, checked and compiled: what the daemon runs and the simulators stand in for.
+
+It can be pickled, so that a process which has read the YAML can hand it to one that never needs to (gateway.daemon).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import Problem
+from gateway.model import Link
+from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What `gateway.config.load_site` makes of a site file."""
+
+    gateway: str
+    data: Path  # absolute; everything the gateway keeps lives below it
+    links: tuple[Link, ...]
+    publishers: Mapping[str, PublisherOptions]
+    journal: JournalOptions
+    metrics: MetricsOptions
+    log: LogOptions
+    files: tuple[Path, ...]  # all files read: the site file first, then fragments, templates and secrets
+    warnings: tuple[Problem, ...]
