@@ -19,8 +19,10 @@ import structlog
 
 from gateway import codec
 from gateway.contracts import Driver, Encoder, Resuming, Sink
-from gateway.conversation import Conversation, FileMemory
+from gateway.control import Access, Control
+from gateway.conversation import Conversation, Desk, FileMemory
 from gateway.dialects.dialogue import Dialogue
+from gateway.dialects.native import Native
 from gateway.encoders import dialogue_for, encoder_for
 from gateway.encoders.current import Current
 from gateway.errors import ConfigError, Problem
@@ -29,11 +31,12 @@ from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.model import Batch, Gap, Group, Link, TagTable
 from gateway.names import driver_spec
+from gateway.options import PublisherOptions
 from gateway.pipeline import Pipeline
 from gateway.poller import Poller
 from gateway.publisher import Publisher
 from gateway.selection import Selection
-from gateway.sinks import dialogue_sink, sink_for
+from gateway.sinks import dialogue_sink, hearing_sink, sink_for
 from gateway.site import Site
 
 log = structlog.get_logger()
@@ -56,10 +59,14 @@ async def run(site: Site, stop: asyncio.Event) -> None:
             resumed = _recall(journal, drivers)
             _declare_absence(journal, site.links, resumed)
             current = Current()
-            publishers = _publishers(site, journal, metrics, health, dialogues, current, selections)
             seen = current.take if dialogues else None
-            pollers = [_poller(link, driver, journal, metrics, health, seen) for link, driver in drivers]
-            await _live(pollers, publishers, journal, health, stop)
+            pollers = {link.name: _poller(link, driver, journal, metrics, health, seen) for link, driver in drivers}
+            control = None
+            if site.commands is not None:
+                control = Control(site.commands, site.data, site.links, pollers, metrics, health)
+                await control.open()
+            publishers = _publishers(site, journal, metrics, health, dialogues, current, selections, control)
+            await _live(list(pollers.values()), publishers, journal, health, control, stop)
         finally:
             end_http()
     finally:
@@ -130,7 +137,7 @@ def _dialogues(site: Site, selections: Mapping[str, Selection]) -> dict[str, Dia
         memory = FileMemory(site.data / "publishers" / f"{name}.json")
         tables = selections[name].tables(every) if name in selections else every
         try:
-            dialogue = dialogue_for(name, options, site.gateway, tables, memory)
+            dialogue = dialogue_for(name, options, site.gateway, tables, memory, may_command(site, options))
         except ValueError as error:
             problems.append(Problem("", 0, 0, f"publish.{name}", str(error)))
             continue
@@ -141,6 +148,28 @@ def _dialogues(site: Site, selections: Mapping[str, Selection]) -> dict[str, Dia
     return dialogues
 
 
+def may_command(site: Site, options: PublisherOptions) -> bool:
+    """Whether values may be set through this publisher."""
+    return site.commands is not None and options.commands == "on"
+
+
+def _desk(site: Site, name: str, control: Control, selection: Selection | None) -> Desk:
+    """Give the place where a publisher's commands go."""
+    options = site.publishers[name]
+    own = options.format in ("columns", "json")
+    # several publishers of one broker hear the same command, where the topic is our own
+    scope = f"{options.url} {options.prefix(site.gateway)}" if own else name
+    origin = selection.origin if selection is not None else lambda device, tag: (device, tag)
+    access = Access(name, scope, own or options.format in ("sparkplug", "aws"), origin)
+    largest = site.commands.largest if site.commands is not None else 0
+    return Desk(
+        functools.partial(control.execute, access),
+        functools.partial(control.refused, access),
+        functools.partial(control.answers, access),
+        largest,
+    )
+
+
 def _publishers(
     site: Site,
     journal: Journal,
@@ -149,11 +178,14 @@ def _publishers(
     dialogues: Mapping[str, Dialogue],
     current: Current,
     selections: Mapping[str, Selection],
+    control: Control | None,
 ) -> list[Publisher]:
     letters, tables = site.data / "dead-letters", _tables(site)
     publishers = []
     for name, options in site.publishers.items():
         selection, talk, newest = selections.get(name), None, current.batches
+        commanding = control is not None and may_command(site, options)
+        desk = _desk(site, name, control, selection) if control is not None and commanding else None
         sink: Sink
         encoder: Encoder
         if (dialogue := dialogues.get(name)) is not None:
@@ -161,7 +193,12 @@ def _publishers(
             encoder = dialogue
             if selection is not None:
                 newest = functools.partial(_selected, current, selection)
-            talk = Conversation(name, dialogue, speaking, newest)
+            talk = Conversation(name, dialogue, speaking, newest, desk)
+        elif desk is not None:
+            native = Native(site.gateway, options.prefix(site.gateway), time.time_ns)
+            sink = hearing = hearing_sink(name, options, site.gateway, native.subscriptions())
+            encoder = encoder_for(options, site.gateway, journal.id)
+            talk = Conversation(name, native, hearing, newest, desk)
         else:
             sink, encoder = sink_for(name, options, site.gateway), encoder_for(options, site.gateway, journal.id)
         publishers.append(
@@ -205,9 +242,15 @@ def _declare_absence(journal: Journal, links: Sequence[Link], resumed: Set[tuple
 
 
 async def _live(
-    pollers: list[Poller], publishers: list[Publisher], journal: Journal, health: Health, stop: asyncio.Event
+    pollers: list[Poller],
+    publishers: list[Publisher],
+    journal: Journal,
+    health: Health,
+    control: Control | None,
+    stop: asyncio.Event,
 ) -> None:
     async with asyncio.TaskGroup() as group:
+        orders = [group.create_task(control.run(), name="control")] if control is not None else []
         beat = group.create_task(heartbeat(health), name="heartbeat")
         watch = group.create_task(_watch(journal), name="journal")
         north = [group.create_task(publisher.run(), name="publisher") for publisher in publishers]
@@ -220,7 +263,9 @@ async def _live(
             async with asyncio.timeout(FLUSH):
                 await journal.flush()
         await asyncio.gather(*(publisher.drain(DRAIN) for publisher in publishers))
-        await _end([*north, beat, watch])
+        await _end([*north, *orders, beat, watch])
+        if control is not None:
+            await control.close()
 
 
 async def _watch(journal: Journal) -> None:

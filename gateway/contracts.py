@@ -75,7 +75,7 @@ class Subscribing(Protocol):
         A Gap, naming device and group, declares what was missed and cannot be fetched any more.
 
         Raises as `read` does, and ends only by raising. It is the one call that may be under way while `read` serves
-        the link's polled groups.
+        the link's polled groups, or `write` sets a value.
         """
         ...
 

@@ -16,26 +16,52 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 import structlog
 
 from gateway import quality as q
-from gateway.commands import Result
+from gateway.commands import Cause, Result
 from gateway.contracts import Delivery, Record
 from gateway.dialects import Command, Heard, Refused
-from gateway.dialects.dialogue import Dialogue
+from gateway.dialects.dialogue import Talk
 from gateway.errors import SinkUnavailable
 from gateway.meter import on_the_wire
 from gateway.model import Batch, Message
 
 if TYPE_CHECKING:  # it brings the MQTT library along, which whoever makes one has loaded
-    from gateway.sinks.dialogue import DialogueSink
+    from gateway.dialects import Subscription
+    from gateway.mqtt import Arrived
 
 Execute = Callable[[Command], Awaitable[Sequence[Result]]]
 """Carries out a command: one result per value, in order. Never raises."""
+
+
+class Hearing(Protocol):
+    """A sink that also hears. `arrivals` come with the time (ns); `overflowed` counts those that had no room."""
+
+    refusal: str
+    denied: list[str]
+    overflowed: int
+    arrivals: asyncio.Queue[tuple[Arrived, int]]
+
+    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None: ...
+    def acknowledge(self, message: Arrived) -> None: ...
+    async def send(self, message: Message) -> Delivery: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where a publisher's commands go. `answers`: whether one more reply to what was refused may go out."""
+
+    execute: Execute
+    refused: Callable[[Refused], None]
+    answers: Callable[[], bool]
+    largest: int = 64_000  # bytes of a message that is still read
+
 
 log = structlog.get_logger()
 
@@ -49,17 +75,15 @@ class Conversation:
     def __init__(
         self,
         name: str,
-        dialogue: Dialogue,
-        sink: DialogueSink,
+        dialogue: Talk,
+        sink: Hearing,
         current: Callable[[], Sequence[Batch]],
-        execute: Execute | None = None,
-        refused: Callable[[Refused], None] = lambda _: None,
+        desk: Desk | None = None,
     ) -> None:
         self._dialogue = dialogue
         self._sink = sink
         self._current = current
-        self._execute = execute or _commands_are_off
-        self._refused = refused
+        self._desk = desk or Desk(_commands_are_off, lambda _: None, lambda: True)
         self._lock = asyncio.Lock()
         self._begun = asyncio.Event()
         self._heard = asyncio.Event()  # replaced and set when `ready` may have changed
@@ -89,6 +113,9 @@ class Conversation:
     @asynccontextmanager
     async def turn(self, records: Sequence[Record]) -> AsyncIterator[None]:
         """Wait until these records may be sent; within, nothing else is said. The caller encodes and sends."""
+        if not self._dialogue.ordered:
+            yield
+            return
         while True:
             await self._begun.wait()
             heard = self._heard
@@ -105,39 +132,60 @@ class Conversation:
 
     async def _listen(self) -> None:
         while True:
-            message = await self._sink.arrivals.get()
+            message, at = await self._sink.arrivals.get()
             self.counts(on_the_wire(message.topic, len(message.payload)))
             async with self._lock:
-                await self._follow(self._dialogue.received(message.topic, message.payload))
+                await self._follow(self._hear(message), at)
             self._sink.acknowledge(message)
+
+    def _hear(self, message: Arrived) -> Heard:
+        """Read an arrival, where it is not too large; a command that the broker keeps for whoever comes is none."""
+        topic, size = message.topic, len(message.payload)
+        if size > self._desk.largest:
+            reason = f"{size} bytes; at most {self._desk.largest} are read"
+            return Heard(refused=(Refused(topic, reason, cause=Cause.TOO_LARGE),))
+        heard = self._dialogue.received(topic, message.payload)
+        if not message.retained:
+            return replace(heard, commands=tuple(replace(each, topic=topic) for each in heard.commands))
+        reason = "it is retained: it would be carried out again at each connection. Publish commands without retain"
+        refused = tuple(Refused(topic, reason, each.key, each.device, Cause.STALE) for each in heard.commands)
+        return replace(heard, commands=(), refused=(*heard.refused, *refused))
 
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
             async with self._lock:
                 await self._follow(self._dialogue.tick())
+            if overflowed := self._sink.overflowed:
+                self._sink.overflowed = 0
+                reason = "more messages than can be read came at once; these were not"
+                self._desk.refused(Refused("", reason, cause=Cause.TOO_FAST, count=overflowed))
 
-    async def _follow(self, heard: Heard) -> None:
+    async def _follow(self, heard: Heard, at: int = 0) -> None:
         """Do what follows from something heard. Raises SinkUnavailable where that is to leave."""
         if heard.subscribe:
             await self._sink.subscribe(heard.subscribe)
             self._tell_denied()
-        await self._say(heard.send)
+        # births must not be left out (Sparkplug counts messages); answers to a flood must
+        if not heard.refused or self._dialogue.limits.qos == 0 or self._desk.answers():
+            await self._say(heard.send)
         for trouble in heard.troubles:
             self._log_once("The peer has something to say.", trouble)
         for refused in heard.refused:
             self._log_once("An incoming message is refused.", f"{refused.topic}: {refused.reason}")
-            self._refused(refused)
+            self._desk.refused(refused)
         if heard.commands and self._tasks is not None:
             for command in heard.commands:
-                self._tasks.create_task(self._carry_out(command), name="command")
+                self._tasks.create_task(self._carry_out(replace(command, arrived=at)), name="command")
         before, self._heard = self._heard, asyncio.Event()
         before.set()
         if heard.leave:
             raise SinkUnavailable(heard.leave)
 
     async def _carry_out(self, command: Command) -> None:
-        results = await self._execute(command)
+        results = await self._desk.execute(command)
+        if any(result.refused for result in results) and not self._desk.answers():
+            return
         async with self._lock:
             await self._say(self._dialogue.answer(command, results))
 

@@ -40,6 +40,7 @@ class Health:
 
     def __init__(self) -> None:
         self._conditions: dict[str, dict[str, Condition]] = {"links": {}, "devices": {}, "publishers": {}}
+        self._commands: dict[str, str] = {"state": "off"}
         self._beat = time.monotonic()
 
     def link(self, name: str, *, up: bool, reason: str = "") -> bool:
@@ -53,6 +54,10 @@ class Health:
     def publisher(self, name: str, *, up: bool, reason: str = "") -> bool:
         """Set a publisher's state; give whether that is a change."""
         return self._set("publishers", name, up, reason)
+
+    def commands(self, *, isolated: bool, reason: str = "") -> None:
+        """Set whether commands are carried out; without a call they are off."""
+        self._commands = {"state": "isolated", "reason": reason} if isolated else {"state": "on"}
 
     def beat(self) -> None:
         """Say that the event loop turns."""
@@ -70,12 +75,15 @@ class Health:
             for name, condition in sorted(conditions.items())
             if not condition.up
         ]
+        commands = self._commands
+        if commands["state"] == "isolated":
+            problems.append(f"the gateway is isolated, nothing is written: {commands['reason']}")
         status = "stuck" if not self.alive else "degraded" if problems else "ok"
         states = {
             kind: {name: asdict(condition) for name, condition in sorted(conditions.items())}
             for kind, conditions in self._conditions.items()
         }
-        return {"status": status, "problems": problems, **states}
+        return {"status": status, "problems": problems, "commands": commands, **states}
 
     def _set(self, kind: str, name: str, up: bool, reason: str) -> bool:
         conditions = self._conditions[kind]

@@ -48,6 +48,22 @@ class Metrics:
             buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
             registry=registry,
         )
+        self.commands = Counter(
+            "plantbridge_commands", "Commands by what became of them", ("publisher", "outcome"), registry=registry
+        )
+        self.refused = Counter(
+            "plantbridge_commands_refused", "Refused commands", ("publisher", "cause"), registry=registry
+        )
+        self.command_seconds = Histogram(
+            "plantbridge_command_seconds",
+            "A command's arrival to its result",
+            buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            registry=registry,
+        )
+        self.isolated = Gauge("plantbridge_isolated", "1 where all writes are stopped", registry=registry)
+        self.audit_failures = Counter(
+            "plantbridge_audit_failures", "Lines that the audit log could not take", registry=registry
+        )
         self.stored = Counter("plantbridge_stored_readings", "Readings the store committed", registry=registry)
         self.duplicates = Counter("plantbridge_duplicate_readings", "Readings stored before", registry=registry)
         self.dead_letters = Counter("plantbridge_dead_letters", "Messages set aside", registry=registry)

@@ -263,6 +263,17 @@ Listen = Annotated[str, AfterValidator(_listen)]
 """host:port to listen on; port 0 takes a free one."""
 
 
+def _switched(value: object) -> object:
+    """Take what YAML makes of on and off back."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+OnOff = Annotated[
+    Literal["on", "off"], BeforeValidator(_switched), WithJsonSchema({"enum": ["on", "off", True, False]})
+]
+"""on or off."""
+
+
 class Options(BaseModel):
     """The base of every model of YAML keys: immutable, and an unknown key is an error."""
 
@@ -277,6 +288,8 @@ class WriteRule(Options):
     """The smallest value that may be written, in engineering units."""
     maximum: float | None = Field(default=None, alias="max")
     """The largest value that may be written, in engineering units."""
+    interval: Duration | None = None
+    """Shortest time between two commands for this tag; `tag_interval` of the site's `commands` where not given."""
 
 
 class SignalOptions(Options):
@@ -647,6 +660,8 @@ class PublisherOptions(MqttOptions):
     settle: Duration = 5.0
     """What the broker acknowledged in this time before a session broke is sent again in the next: a broker that was
     killed may not have written it down. Stores drop what comes twice."""
+    commands: OnOff = "on"
+    """off: nothing can be set through this publisher, whatever the site's `commands` say. on: as the site says."""
 
     @model_validator(mode="after")
     def _settings_of_the_format(self) -> Self:
@@ -695,6 +710,34 @@ class PublisherOptions(MqttOptions):
         """Give the topic prefix of the native format, under which every publisher tells its status too."""
         template = self.topic if self.format == "columns" and self.topic else "plantbridge/{gateway}"
         return template.replace("{gateway}", gateway).rstrip("/")
+
+
+class CommandOptions(Options):
+    """Commands: values that others set through the gateway."""
+
+    expires: Duration = Field(default=10.0, gt=0)
+    """A command older than this is refused. It may say a shorter time itself."""
+    clock_skew: Duration = 2.0
+    """How far the sender's clock may differ from the gateway's: a command from further in the future is refused, and
+    this much is added to `expires`."""
+    tag_interval: Duration = 1.0
+    """Shortest time between two commands for one tag; a tag's `writable: {interval: ...}` is for that tag."""
+    rate: float = Field(default=10.0, gt=0, le=1000)
+    """Values that may be set in a second, all tags together; as many may come at once after a pause."""
+    largest: Size = 64_000
+    """Largest payload of a command; larger ones are not even read."""
+    values: int = Field(default=100, ge=1, le=10_000)
+    """Most values in one command."""
+    repeat: Duration = 600.0
+    """A command whose id was seen in this time is answered as before, and not carried out again. Never shorter than
+    `expires` and twice `clock_skew` together, so that a recorded command cannot be played again later."""
+    audit: Size = Field(default=200_000_000, ge=1_000_000)
+    """Most disk that the audit log may take; the oldest files go, and the log says so."""
+
+    @property
+    def window(self) -> float:
+        """Seconds in which ids are remembered."""
+        return max(self.repeat, self.expires + 2 * self.clock_skew)
 
 
 class MetricsOptions(Options):

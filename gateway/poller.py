@@ -11,12 +11,15 @@ Drivers try once and say what happened; this module decides what follows, the sa
   pause that doubles, with jitter. A link all of whose devices are silent is treated so too: it may be half-open.
 - A defect in a driver (an exception of any kind, a call that does not come back) costs that link a restart, never the
   daemon. Only a driver that blocks the event loop's thread cannot be helped.
+- What is to be written goes between two scans, one value at a time, so that a flood of writes does not hold up the
+  reading. Nothing waits for a link that is down: such a write is refused at once. No write is ever repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,7 +27,8 @@ from typing import Any, Final
 import structlog
 from prometheus_client import Counter, Gauge
 
-from gateway.contracts import Driver, Plan, Resuming, Subscribing
+from gateway import quality as q
+from gateway.contracts import Driver, Plan, Resuming, Subscribing, Writable, Write, Written
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -44,6 +48,8 @@ NEVER: Final = 2**62  # ns
 PATIENCE: Final = 10.0  # s beyond a driver's own deadline before it counts as stuck; and what `close` may take
 MARK: Final = 10.0  # s; how far a driver has given its data is kept this often
 LET_GO: Final = 1.0  # s that a stuck call has to take its cancellation; then it is left behind
+ROOM: Final = 0.05  # s between looks for writes while the journal is full
+WRITE: Final = 30.0  # s; the driver has its own deadlines, this one only guards against a driver that forgets
 
 
 Room = Callable[[], Awaitable[None]]
@@ -55,6 +61,15 @@ Keep = Callable[[str, bytes], None]
 
 def _forgets(_link: str, _mark: bytes) -> None:
     return
+
+
+@dataclass(slots=True, eq=False)
+class _Wish:
+    """A value that waits for its turn on the link. `permit` is asked right before it is written, and may raise."""
+
+    write: Write
+    permit: Callable[[], None]
+    answer: asyncio.Future[Written]
 
 
 @dataclass(slots=True, eq=False)
@@ -153,6 +168,29 @@ class Poller:
                 peer.turns.append(turn)
                 self._turns.append(turn)
         self._subscribed = [turn for turn in self._turns if turn.subscribed]
+        self._wishes: deque[_Wish] = deque()
+        self._wished = asyncio.Event()
+        self._down = "not connected yet"  # why nothing can be written; empty in a session
+
+    @property
+    def driver(self) -> Driver:
+        """The link's driver, for what asks nothing of the device."""
+        return self._driver
+
+    async def write(self, write: Write, permit: Callable[[], None]) -> Written:
+        """Write one value between two scans, and read it back. Raises NotConnected where the device was asked nothing.
+
+        `permit` is called right before the device is asked; what it raises comes out of here. Whatever became of a
+        write that was begun is in the result: a link that ends during it makes a result, no exception.
+        """
+        if self._down:
+            raise NotConnected(self._down, write.device)
+        if any(peer.up is False and peer.device.name == write.device for peer in self._peers):
+            raise NotConnected("the device does not answer", write.device)
+        wish = _Wish(write, permit, asyncio.get_running_loop().create_future())
+        self._wishes.append(wish)
+        self._wished.set()
+        return await wish.answer
 
     async def run(self) -> None:
         """Poll until cancelled. Raises JournalError only."""
@@ -162,6 +200,7 @@ class Poller:
             try:
                 await _within(self.connecting, self._driver.connect(), "connect")
                 self._linked()
+                self._down = ""
                 await self._session()
             except NotConnected as error:
                 self._lost(error)
@@ -171,6 +210,7 @@ class Poller:
                 self._defect("A defect in the driver; the link is started again.", error)
                 self._lost(NotConnected(f"defect in the driver: {error!r}"))
             finally:
+                self._refuse_wishes()
                 await self._close()
             await asyncio.sleep(self._backoff.pause())
 
@@ -195,7 +235,7 @@ class Poller:
         """
         polled = [turn for turn in self._turns if not turn.subscribed]
         tasks = []
-        if polled:
+        if polled or isinstance(self._driver, Writable):
             tasks.append(asyncio.create_task(_contained(self._poll(polled)), name=f"{self._link.name} scans"))
         if self._subscribed:
             tasks.append(asyncio.create_task(_contained(self._listen()), name=f"{self._link.name} changes"))
@@ -247,16 +287,78 @@ class Poller:
                 turn.pipeline.gap(gap.start, gap.end, gap.reason, gap.scans, gap.readings)
 
     async def _poll(self, turns: list[_Turn]) -> None:
+        """Scan when it is time, and write in between: the only place that calls the driver for either."""
         while True:
-            turn = min(turns, key=_Turn.when)
+            if self._wishes:
+                await self._write_one()
             now = self._clock()
-            wait = turn.when() - now
-            if wait > 0:
-                await asyncio.sleep(min(wait / SECOND, LONGEST_SLEEP))
+            turn = min(turns, key=_Turn.when, default=None)
+            wait = turn.when() - now if turn is not None else NEVER
+            if turn is None or wait > 0:
+                await self._idle(min(wait / SECOND, LONGEST_SLEEP))
                 self._mind_the_clock()
                 continue
-            await self._room()
+            await self._have_room()
             await self._scan(turn)
+
+    async def _idle(self, seconds: float) -> None:
+        """Wait for this long, or until something is to be written."""
+        if self._wishes:
+            return
+        self._wished.clear()
+        timer = asyncio.get_running_loop().call_later(seconds, self._wished.set)
+        try:
+            await self._wished.wait()
+        finally:
+            timer.cancel()
+
+    async def _have_room(self) -> None:
+        """Wait while a full journal holds scans; writes are not held by it."""
+        while True:
+            try:
+                async with asyncio.timeout(ROOM):
+                    return await self._room()
+            except TimeoutError:
+                if self._wishes:
+                    await self._write_one()
+
+    async def _write_one(self) -> None:
+        """Write what has waited longest. Raises NotConnected, or what a defect raises, after it was answered."""
+        wish = self._wishes.popleft()
+        if wish.answer.done():  # nobody waits for it any more
+            return
+        assert isinstance(self._driver, Writable)
+        written = Written(None, None, q.BAD, "the session ended during the write: it may or may not have happened")
+        try:
+            wish.permit()
+        except Exception as error:  # noqa: BLE001  it is the caller's, and is told to the caller
+            wish.answer.set_exception(error)
+            return
+        try:
+            async with asyncio.timeout(WRITE):
+                (written,) = await self._driver.write([wish.write])
+        except NoAnswer as error:
+            written = _unknown(error.status, error)
+        except NotConnected as error:
+            written = _unknown(error.status, error)
+            raise
+        except TimeoutError as error:
+            written = _unknown(q.BAD_TIMEOUT, f"the driver did not come back within {WRITE:g} s")
+            raise NotConnected("the driver did not come back in time", wish.write.device) from error
+        except Exception as error:
+            written = _unknown(q.BAD_INTERNAL_ERROR, f"a defect in the driver: {error!r}")
+            raise
+        finally:
+            if not wish.answer.done():
+                wish.answer.set_result(written)
+
+    def _refuse_wishes(self) -> None:
+        """Answer what waited for a session that is over."""
+        self._down = self._down or "the link is down"
+        while self._wishes:
+            wish = self._wishes.popleft()
+            if not wish.answer.done():
+                wish.answer.set_exception(NotConnected(self._down, wish.write.device))
 
     def _mind_the_clock(self) -> None:
         """Put turns back on the grid where the wall clock was set back and would let them wait for hours."""
@@ -353,6 +455,7 @@ class Poller:
             raise NotConnected("no device on this link answers", status=error.status)
 
     def _lost(self, error: NotConnected) -> None:
+        self._down = f"the link is down: {error}"
         for peer in self._peers:
             self._declare(peer, error)
             peer.up = None
@@ -413,3 +516,7 @@ def _looked_at(task: asyncio.Task[None]) -> None:
     """Look at a call that was left behind, so that how it ends is not reported as forgotten."""
     if not task.cancelled():
         task.exception()
+
+
+def _unknown(status: int, reason: object) -> Written:
+    return Written(None, None, status, f"{reason}: the write may or may not have happened, and is not repeated")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.errors import Problem
 from gateway.model import Link
-from gateway.options import JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+from gateway.options import CommandOptions, JournalOptions, LogOptions, MetricsOptions, PublisherOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,5 +25,6 @@ class Site:
     journal: JournalOptions
     metrics: MetricsOptions
     log: LogOptions
+    commands: CommandOptions | None  # None: nothing can be set from outside
     files: tuple[Path, ...]  # all files read: the site file first, then fragments, templates and secrets
     warnings: tuple[Problem, ...]

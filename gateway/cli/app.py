@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "scan": "which Modbus units answer",
     "read": "one register in every type and order",
     "write": "set a writable tag",
+    "isolate": "stop all writes",
+    "audit-log": "who commanded what",
     "browse": "an OPC UA server's address space",
     "pki": "OPC UA certificates",
     "version": "versions",
@@ -49,7 +51,7 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name in COMMANDS:
-        word = f"{name}_" if iskeyword(name) else name
+        word = f"{name}_" if iskeyword(name) else name.replace("-", "_")
         module: Any = import_module(f"gateway.cli.{word}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from gateway.commands import Result
     from gateway.contracts import Driver
     from gateway.model import Tag
+    from gateway.site import Site
 
 
 def write(
@@ -21,7 +23,8 @@ def write(
 ) -> None:
     """Set tags that are marked writable, within their limits; read before and after.
 
-    All values are checked before the first is written. Exits 1 where a value was refused or does not read back.
+    All values are checked before the first is written. Exits 1 where a value was refused or does not read back. Nothing
+    is written while the gateway is isolated; where the site's `commands` are on, all of it is in the audit log.
 
     Example: plantbridge write site.yaml press-1 set-point=4.5
     """
@@ -29,36 +32,66 @@ def write(
 
     from gateway.commands import Refused, find_tag, prepare
     from gateway.config import load_site
+    from gateway.isolation import Switch
     from gateway.names import driver_spec
 
     wanted = [each.partition("=") for each in values]
     for name, equals, _ in wanted:
         if not equals:
             raise typer.BadParameter(f"expected TAG=VALUE, got {name!r}", param_hint="TAG=VALUE")
-    links = load_site(site).links
+    loaded = load_site(site)
+    links = loaded.links
+    if (said := Switch(loaded.data).read()) is not None:
+        raise Refused(f"the gateway is isolated ({said}): nothing is written until plantbridge isolate off {site}")
     if url is not None:
         link, _, _ = find_tag(links, device, wanted[0][0])
         links = load_site(site, links={link.name: url}).links
     found = [(find_tag(links, device, name), value) for name, _, value in wanted]
     link = found[0][0][0]
     driver = driver_spec(link.driver).open(link)
+    audit = _audit(loaded, device, {name: value for name, _, value in wanted})
     for (_, _, tag), value in found:
         try:
             prepare(driver, device, tag, value)
         except Refused as refusal:
+            audit({"event": "refused", "cause": refusal.cause, "reason": str(refusal)})
             raise Refused(f"{refusal}; nothing was written") from None
-    good = asyncio.run(_write(driver, device, [(tag, value) for (_, _, tag), value in found]))
+    good = asyncio.run(_write(driver, device, [(tag, value) for (_, _, tag), value in found], audit))
     raise typer.Exit(0 if good else 1)
 
 
-async def _write(driver: Driver, device: str, values: list[tuple[Tag, str]]) -> bool:
+def _audit(site: Site, device: str, values: dict[str, str]) -> Callable[[dict[str, Any]], None]:
+    """Give what takes entries to the audit log, where the site has one."""
+    import time
+
+    from gateway.audit import bounded, stamp
+    from gateway.audit import write as append
+    from gateway.cli.isolate import who
+    from gateway.control import DIRECTORY
+
+    def take(entry: dict[str, Any]) -> None:
+        if site.commands is not None:
+            about = {"by": who(), "device": device, "values": values, "time": stamp(time.time_ns())}
+            append(site.data / DIRECTORY, [bounded({**about, **entry})], site.commands.audit)
+
+    return take
+
+
+async def _write(
+    driver: Driver, device: str, values: list[tuple[Tag, str]], audit: Callable[[dict[str, Any]], None]
+) -> bool:
+    from gateway import quality
     from gateway.commands import execute
 
     good = True
     try:
         await driver.connect()
         for tag, value in values:
-            good &= _say(device, tag, await execute(driver, device, tag, value))
+            audit({"event": "local write", "values": {tag.name: value}})
+            result = await execute(driver, device, tag, value)
+            said = {"tag": tag.name, "before": result.before, "after": result.after, "reason": result.reason}
+            audit({"event": "local write done", "results": [{**said, "quality": quality.name(result.quality)}]})
+            good &= _say(device, tag, result)
     finally:
         await driver.close()
     return good

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 
 from gateway.contracts import DriverSpec
 from gateway.options import (
+    CommandOptions,
     DuckdbOptions,
     InfluxdbOptions,
     IngestOptions,
@@ -19,6 +20,7 @@ from gateway.options import (
     Listen,
     LogOptions,
     MetricsOptions,
+    OnOff,
     Options,
     PublisherOptions,
 )
@@ -37,6 +39,8 @@ class SiteOptions(Options):
     """Connections to devices, by name."""
     publish: dict[str, PublisherOptions] = Field(default_factory=dict)
     """Brokers to publish to, by name. Each has a cursor of its own in the journal."""
+    commands: OnOff | CommandOptions = "off"
+    """Let tags that are `writable` be set from outside: on, or keys and values of how; off where not given."""
     journal: JournalOptions = JournalOptions()
     metrics: MetricsOptions = MetricsOptions()
     log: LogOptions = LogOptions()

@@ -22,7 +22,7 @@ from gateway.config.selected import check_publishers
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link, Where
-from gateway.options import PublisherOptions, TlsOptions
+from gateway.options import CommandOptions, PublisherOptions, TlsOptions
 from gateway.site import Site
 
 Path_ = tuple[str | int, ...]
@@ -61,9 +61,16 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
         journal=options.journal,
         metrics=options.metrics,
         log=options.log,
+        commands=_commands(options),
         files=(*files.read, *files.references.files),
         warnings=tuple(problems),
     )
+
+
+def _commands(options: SiteOptions) -> CommandOptions | None:
+    if isinstance(options.commands, CommandOptions):
+        return options.commands
+    return CommandOptions() if options.commands == "on" else None
 
 
 def fragment_of(tree: Tree, path: Path, files: Files) -> tuple[Link, ...]:

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from gateway.commands import Result, Value
+from gateway.commands import Cause, Result, Value
 from gateway.model import Gap, Message
 from gateway.quality import BAD, UNCERTAIN, name
 
@@ -73,6 +73,7 @@ class Subscription:
 
     filter: str
     qos: int = 1
+    commands: bool = False  # what comes there wants something written: not made where commands are off
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class Command:
     """Values that somebody wants set on one device, in engineering terms, whatever the format it came in.
 
     `key` tells a repetition (empty: the peer has no such thing). `issued` and `expires` are ns, 0 where not said.
-    `reply` is for the dialect that made the command and for nobody else.
+    `isolate`: no values are to be set but all writes to be stopped. `by` is who the sender says to be. `reply` is for
+    the dialect that made the command and for nobody else. `arrived` (ns) and `topic` are the publisher's to fill in.
     """
 
     key: str
@@ -89,6 +91,11 @@ class Command:
     issued: int = 0
     expires: int = 0
     reply: Any = None
+    isolate: bool = False
+    by: str = ""
+    reason: str = ""  # of an isolation
+    arrived: int = 0
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class Refused:
     reason: str
     key: str = ""
     device: str = ""
+    cause: Cause = Cause.MALFORMED
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +256,11 @@ def text(value: object) -> bytes:
     return orjson.dumps(value)
 
 
+def unexpected(topic: str) -> Heard:
+    """Refuse what came on a topic that nothing is expected on."""
+    return Heard(refused=(Refused(topic, "nothing is expected on this topic", cause=Cause.FOREIGN),))
+
+
 class Unreadable(ValueError):
     """An incoming payload that is not what its topic promises; the text says what is wrong."""
 
@@ -270,6 +284,13 @@ def wanted(values: object) -> tuple[tuple[str, Value], ...]:
         if not isinstance(tag, str) or not isinstance(value, str | bool | int | float):
             raise Unreadable(f"the value of {tag!r} is not a number, a truth value or a text")
     return tuple(values.items())
+
+
+def isolation(key: str, asked: object, **more: Any) -> Command:
+    """Give the command that stops all writes. Raises Unreadable where that is not what is asked for."""
+    if asked is not True:
+        raise Unreadable("isolation can be switched on from outside, and off at the gateway only")
+    return Command(key, "", (), isolate=True, **more)
 
 
 def member(body: Mapping[str, Any], name: str, kind: type[str] | type[dict[str, Any]] | type[list[Any]]) -> Any:

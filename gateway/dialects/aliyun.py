@@ -42,6 +42,7 @@ from gateway.dialects import (
     members,
     note,
     text,
+    unexpected,
     wanted,
 )
 from gateway.model import Gap, Message
@@ -209,7 +210,7 @@ class Aliyun:
             return _report_answered(body)
         who, _, rest = topic.removeprefix("/sys/").partition("/thing/")
         if rest != "service/property/set":
-            return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+            return unexpected(topic)
         device = self._names.get(who, "")
         number = str(body.get("id", ""))
         try:
@@ -228,7 +229,7 @@ class Aliyun:
         if body.get("code") == _OK:
             identities = [self._options.devices[device] for device in devices]
             topics = [f"/sys/{each.product}/{each.name}/thing/service/property/set" for each in identities]
-            return Heard(subscribe=tuple(Subscription(topic) for topic in topics))
+            return Heard(subscribe=tuple(Subscription(topic, commands=True) for topic in topics))
         if len(devices) > 1:  # all of a batch fail for one: find out which
             return Heard(send=tuple(self._login([device]) for device in devices))
         self._refused.update(devices)

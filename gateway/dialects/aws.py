@@ -34,6 +34,7 @@ from gateway.dialects import (
     member,
     note,
     text,
+    unexpected,
     wanted,
 )
 from gateway.dialects.rows import gap_row, row_room, rows
@@ -61,7 +62,7 @@ class Aws:
         return Credentials(self._options.thing)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        return Subscription(f"{self._shadow}/delta"), Subscription(f"{self._shadow}/rejected")
+        return Subscription(f"{self._shadow}/delta", commands=True), Subscription(f"{self._shadow}/rejected")
 
     def knows(self, device: str) -> bool:
         return not topic_problem(self._place(device))
@@ -102,7 +103,7 @@ class Aws:
             if topic == f"{self._shadow}/rejected":
                 return Heard(troubles=(f"the shadow refused an update: {body.get('code')} {body.get('message')}",))
             if topic != f"{self._shadow}/delta":
-                return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+                return unexpected(topic)
             return self._delta(topic, body)
         except Unreadable as error:
             return Heard(refused=(Refused(topic, str(error)),))

@@ -4,6 +4,7 @@
          $iothub/methods/res/{status}/?$rid={id}                               {"values": {...}}
          $iothub/twin/PATCH/properties/reported/?$rid={id}                     {device: {tag: {"value", "ac", "av"}}}
     in   $iothub/methods/POST/{method}/?$rid={id}                              {"device", "values": {tag: value}}
+         (a method "isolate" stops all writes)
          $iothub/twin/PATCH/properties/desired/?$version={v}                   {device: {tag: value}, "$version": v}
          $iothub/twin/res/{status}/?$rid={id}
 
@@ -35,11 +36,13 @@ from gateway.dialects import (
     Unreadable,
     achieved,
     failures,
+    isolation,
     json_object,
     member,
     note,
     text,
     told,
+    unexpected,
     wanted,
 )
 from gateway.dialects.rows import gap_row, row_room, rows
@@ -86,7 +89,7 @@ class Azure:
         return Credentials(options.device_id, username, signed, expires * SECOND)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        return tuple(Subscription(topic + "#") for topic in (_METHODS, _DESIRED, _ANSWERS))
+        return tuple(Subscription(topic + "#", commands=True) for topic in (_METHODS, _DESIRED, _ANSWERS))
 
     def knows(self, device: str) -> bool:
         return True
@@ -128,12 +131,14 @@ class Azure:
             return self._method(topic, payload)
         if topic.startswith(_DESIRED):
             return self._wish(topic, payload)
-        return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+        return unexpected(topic)
 
     def _method(self, topic: str, payload: bytes) -> Heard:
         method, _, rest = topic.removeprefix(_METHODS).partition("/")
         request, device = rest.removeprefix("?$rid="), ""
         try:
+            if method == "isolate":
+                return Heard(commands=(isolation("", True, reply=("method", request)),))
             if method != self._options.method:
                 raise Unreadable(f"there is no method {method!r}, only {self._options.method}")  # noqa: TRY301
             body = json_object(payload)

@@ -60,15 +60,34 @@ class Forgetful:
         self.state = dict(state)
 
 
-@runtime_checkable
-class Dialogue(Protocol):
-    """A format that holds a conversation. Owned by one task."""
+class Talk(Protocol):
+    """What is said and heard beside the readings."""
 
     @property
     def limits(self) -> Limits: ...
 
     @property
     def ready(self) -> bool: ...
+
+    @property
+    def ordered(self) -> bool:
+        """Whether readings and all else must leave in the order of the calls; if not, readings go their own way."""
+        ...
+
+    def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]: ...
+
+    def prepare(self, records: Sequence[Record]) -> list[Message]: ...
+
+    def received(self, topic: str, payload: bytes) -> Heard: ...
+
+    def answer(self, command: Command, results: Sequence[Result]) -> list[Message]: ...
+
+    def tick(self) -> Heard: ...
+
+
+@runtime_checkable
+class Dialogue(Talk, Protocol):
+    """A format that holds a conversation. Owned by one task."""
 
     def credentials(self) -> Credentials | None:
         """Give what CONNECT needs; None where the publisher's own options decide."""
@@ -78,18 +97,8 @@ class Dialogue(Protocol):
 
     def subscriptions(self) -> tuple[Subscription, ...]: ...
 
-    def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]: ...
-
-    def prepare(self, records: Sequence[Record]) -> list[Message]: ...
-
     def encode(self, records: Sequence[Record]) -> list[Message]: ...
 
     def reset(self) -> None: ...
-
-    def received(self, topic: str, payload: bytes) -> Heard: ...
-
-    def answer(self, command: Command, results: Sequence[Result]) -> list[Message]: ...
-
-    def tick(self) -> Heard: ...
 
     def end(self) -> list[Message]: ...

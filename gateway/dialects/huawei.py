@@ -7,6 +7,7 @@
          .../sys/commands/response/request_id={id}           {"result_code": 0, "response_name", "paras"}
     in   .../sys/properties/set/request_id={id}              {"object_device_id", "services": [{"properties": {...}}]}
          .../sys/commands/request_id={id}                    {"object_device_id", "command_name", "paras": {...}}
+                                                              (the command "isolate" stops all writes)
 
 The platform takes 64 kB and 100 sub-devices a report, 50 messages and 1 Mbit a second, no will, no retain, no QoS 2. It
 has no place for a quality: a Bad reading is not reported. History is an older `event_time`; it must have exactly the
@@ -37,12 +38,14 @@ from gateway.dialects import (
     by_device,
     chunks,
     failures,
+    isolation,
     json_object,
     member,
     members,
     note,
     text,
     told,
+    unexpected,
     wanted,
 )
 from gateway.model import Gap, Message
@@ -78,8 +81,8 @@ class Huawei:
         return Credentials(f"{device}_0_{int(self._options.check_time)}_{hour}", device, password)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        topics = ("properties/set/#", "commands/#", "events/down")
-        return tuple(Subscription(f"{self._root}/{topic}", 1) for topic in topics)
+        commands = (Subscription(f"{self._root}/{topic}/#", commands=True) for topic in ("properties/set", "commands"))
+        return *commands, Subscription(f"{self._root}/events/down")
 
     def knows(self, device: str) -> bool:
         return True
@@ -156,10 +159,12 @@ class Huawei:
             return _event_heard(payload)
         path, _, request = topic.removeprefix(self._root + "/").partition("/request_id=")
         if path not in ("properties/set", "commands") or not request:
-            return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+            return unexpected(topic)
         device = ""
         try:
             body = json_object(payload)
+            if path == "commands" and body.get("command_name") == "isolate":
+                return Heard(commands=(isolation(request, True, reply=(path, request, "isolate")),))
             identity = body.get("object_device_id") or self._options.device_id
             device = self._device(str(identity))
             values = wanted(body.get("paras") if path == "commands" else _properties(body))

@@ -41,6 +41,7 @@ from gateway.dialects import (
     members,
     note,
     text,
+    unexpected,
     wanted,
 )
 from gateway.model import Gap, Message
@@ -162,7 +163,7 @@ class Tencent:
                 return self._operated(body)
             device = self._names.get(topic.removeprefix("$thing/down/property/"))
             if device is None:
-                return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+                return unexpected(topic)
             return self._down(topic, device, body)
         except Unreadable as error:
             return Heard(refused=(Refused(topic, str(error)),))
@@ -185,7 +186,7 @@ class Tencent:
                 self._refused.add(device)
                 troubles.append(f"{device} may not come online on Tencent's platform: result {each.get('result')}")
         topics = [self._up(device).replace("$thing/up/", "$thing/down/", 1) for device in online]
-        return Heard(subscribe=tuple(Subscription(topic) for topic in topics), troubles=tuple(troubles))
+        return Heard(subscribe=tuple(Subscription(topic, commands=True) for topic in topics), troubles=tuple(troubles))
 
     def _down(self, topic: str, device: str, body: dict[str, Any]) -> Heard:
         method, token = body.get("method"), str(body.get("clientToken", ""))

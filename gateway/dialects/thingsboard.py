@@ -5,7 +5,7 @@
          v1/gateway/rpc                       {"device": "press-1", "id": 1, "data": {"success": true, "values": {...}}}
          v1/devices/me/telemetry              {"ts": ms, "values": {"gap": {...}}}        what is declared missing
     in   v1/gateway/rpc                       {"device": "press-1", "data": {"id": 1, "method": "set",
-                                               "params": {"setpoint": 5}}}
+                                               "params": {"setpoint": 5}}}          or "isolate"
 
 A reading that is not Good has `<tag>.quality` beside it, a Bad one nothing else. History is an older `ts`. The device
 behind the access token needs "Is gateway". Commands are RPC only: a shared attribute is a wish without an answer.
@@ -32,12 +32,14 @@ from gateway.dialects import (
     doubts,
     failures,
     gap_fields,
+    isolation,
     json_object,
     member,
     members,
     note,
     text,
     told,
+    unexpected,
     wanted,
 )
 from gateway.model import Gap, Message
@@ -61,7 +63,7 @@ class Thingsboard:
         return Credentials(self._client_id, self._options.token) if self._options.token is not None else None
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        return (Subscription(_RPC, 1),)
+        return (Subscription(_RPC, 1, commands=True),)
 
     def knows(self, device: str) -> bool:
         return True
@@ -102,23 +104,26 @@ class Thingsboard:
 
     def received(self, topic: str, payload: bytes, now: int) -> Heard:
         if topic != _RPC:
-            return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+            return unexpected(topic)
         device, number = "", None
         try:
             body = json_object(payload)
             device, data = member(body, "device", str), member(body, "data", dict)
             number = data.get("id")
+            if data.get("method") == "isolate":
+                return Heard(commands=(isolation("", True, reply=(device, number)),))
             values = wanted(_params(data))
         except Unreadable as error:
             reply = () if number is None else (self._reply(device, number, {"success": False, "error": str(error)}),)
             return Heard(send=reply, refused=(Refused(topic, str(error), device=device),))
         key = blake2b(payload, digest_size=12).hexdigest()
-        return Heard(commands=(Command(key, device, values, reply=number),))
+        return Heard(commands=(Command(key, device, values, reply=(device, number)),))
 
     def answer(self, command: Command, results: Sequence[Result], now: int) -> list[Message]:
         reasons = failures(command, results)
         data: dict[str, Any] = {"success": not reasons, "values": told(command, results)}
-        return [self._reply(command.device, command.reply, {**data, "error": reasons} if reasons else data)]
+        device, number = command.reply
+        return [self._reply(device, number, {**data, "error": reasons} if reasons else data)]
 
     def _reply(self, device: str, number: object, data: dict[str, Any]) -> Message:
         return note(_RPC, text({"device": device, "id": number, "data": data}))
@@ -126,7 +131,7 @@ class Thingsboard:
 
 def _params(data: dict[str, Any]) -> object:
     if data.get("method") != "set":
-        raise Unreadable(f"there is no method {data.get('method')!r}, only set")
+        raise Unreadable(f"there is no method {data.get('method')!r}, only set and isolate")
     return data.get("params")
 
 

@@ -86,7 +86,7 @@ def dialogue_for(
         return None
     from gateway.encoders.cloud import Cloud
 
-    return Cloud(dialect, max_message=options.max_message)
+    return Cloud(dialect, max_message=options.max_message, commands=commands)
 
 
 def _dialect(name: str, options: PublisherOptions, gateway: str) -> Dialect | None:

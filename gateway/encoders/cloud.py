@@ -73,14 +73,18 @@ class _Draft:
 class Cloud:
     """The conversation with one platform: a Dialogue (gateway.dialects.dialogue)."""
 
+    ordered = True
+
     def __init__(
         self,
         dialect: Dialect,
         *,
         max_message: int = 256_000,
+        commands: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._dialect = dialect
+        self._commands = commands
         self.max_message = max_message
         self._clock = clock
         self._current = Current()
@@ -117,7 +121,11 @@ class Cloud:
         return None  # what a platform says of a lost gateway is its own business
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        return self._dialect.subscriptions()
+        return self._listened(self._dialect.subscriptions())
+
+    def _listened(self, subscriptions: Iterable[Subscription]) -> tuple[Subscription, ...]:
+        """Leave out where commands come, if they are off."""
+        return tuple(each for each in subscriptions if self._commands or not each.commands)
 
     def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]:
         """Start a session: announce the gateway and the devices that are there."""
@@ -322,7 +330,8 @@ class Cloud:
     # ------------------------------------------------------------------------------------------------ incoming
 
     def received(self, topic: str, payload: bytes) -> Heard:
-        return self._dialect.received(topic, payload, self._clock())
+        heard = self._dialect.received(topic, payload, self._clock())
+        return replace(heard, subscribe=self._listened(heard.subscribe)) if heard.subscribe else heard
 
     def answer(self, command: Command, results: Sequence[Result]) -> list[Message]:
         """Reply to a command."""

@@ -34,7 +34,18 @@ import orjson
 from gateway import quality as q
 from gateway.commands import Result
 from gateway.contracts import Record
-from gateway.dialects import NOTHING, SECOND, Command, Credentials, Heard, Limits, Refused, Subscription, Will, note
+from gateway.dialects import (
+    NOTHING,
+    SECOND,
+    Command,
+    Credentials,
+    Heard,
+    Limits,
+    Subscription,
+    Will,
+    note,
+    unexpected,
+)
 from gateway.dialects.dialogue import Memory
 from gateway.encoders.outbox import Outbox
 from gateway.encoders.texts import Form, Texts, form, once
@@ -115,6 +126,7 @@ class OpcuaJson:
     """A publisher: a Dialogue (gateway.dialects.dialogue)."""
 
     ready = True
+    ordered = True
 
     def __init__(
         self,
@@ -173,7 +185,7 @@ class OpcuaJson:
         return NOTHING
 
     def received(self, topic: str, payload: bytes) -> Heard:
-        return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+        return unexpected(topic)
 
     def answer(self, command: Command, results: Sequence[Result]) -> list[Message]:
         return []

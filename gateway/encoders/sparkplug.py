@@ -32,7 +32,7 @@ import numpy as np
 import orjson
 
 from gateway import __version__
-from gateway.commands import Result, Value
+from gateway.commands import Cause, Result, Value
 from gateway.contracts import Record
 from gateway.dialects import (
     MILLISECOND,
@@ -47,6 +47,7 @@ from gateway.dialects import (
     Will,
     achieved,
     note,
+    unexpected,
 )
 from gateway.dialects.dialogue import Memory
 from gateway.encoders.current import Current, is_loss
@@ -79,6 +80,7 @@ from gateway.options import SparkplugOptions
 NAMESPACE: Final = "spBv1.0"
 QUIET: Final = 5 * SECOND  # a lost device that was born for its backlog dies after this
 _NODE_COMMANDS: Final = (REBIRTH, NEXT_SERVER)
+ISOLATE: Final = "PlantBridge/Isolate"  # stops all writes; where commands are on
 
 
 class Stage(Enum):
@@ -104,6 +106,8 @@ class _Draft:
 
 class EdgeNode:
     """One edge node: a Dialogue (gateway.dialects.dialogue)."""
+
+    ordered = True
 
     def __init__(
         self,
@@ -211,6 +215,8 @@ class EdgeNode:
             metric_field(Metric(GAP, GAP_ALIAS, now, DataType.STRING, None)),
             metric_field(Metric(VERSION, VERSION_ALIAS, now, DataType.STRING, __version__)),
         ]
+        if self._commands:
+            fields.append(metric_field(Metric(ISOLATE, None, now, DataType.BOOLEAN, False)))
         if self._brokers > 1:
             fields.append(metric_field(Metric(NEXT_SERVER, None, now, DataType.BOOLEAN, False)))
         self._seq = 0
@@ -357,7 +363,7 @@ class EdgeNode:
         device = topic.removeprefix(self._topic("DCMD") + "/")
         if device != topic:
             return self._device_command(topic, device, payload)
-        return Heard(refused=(Refused(topic, "nothing is expected on this topic"),))
+        return unexpected(topic)
 
     def _state(self, content: bytes) -> Heard:
         state = _host_state(content)
@@ -378,21 +384,25 @@ class EdgeNode:
             metrics = decode(content).metrics
         except ValueError as error:
             return Heard(refused=(Refused(topic, f"not a Sparkplug payload: {error}"),))
+        known = (*_NODE_COMMANDS, ISOLATE) if self._commands else _NODE_COMMANDS
         refused = [
-            Refused(topic, f"the node has no command {metric.name or metric.alias!r}")
+            Refused(topic, f"the node has no command {metric.name or metric.alias!r}", cause=Cause.UNKNOWN)
             for metric in metrics
-            if metric.name not in _NODE_COMMANDS or not isinstance(metric.value, bool)
+            if metric.name not in known or not isinstance(metric.value, bool)
         ]
+        if self._commands and any(metric.name == ISOLATE and metric.value is False for metric in metrics):
+            refused.append(Refused(topic, "isolation can be switched off at the gateway only"))
         asked = {metric.name for metric in metrics if metric.value is True}
         if NEXT_SERVER in asked and self._brokers > 1:
             return Heard(send=tuple(self.end()), refused=tuple(refused), leave="a host asked for the next server")
         births = self._births() if REBIRTH in asked and self._stage is Stage.BORN else []
-        return Heard(send=tuple(births), refused=tuple(refused))
+        commands = (Command("", "", (), isolate=True),) if self._commands and ISOLATE in asked else ()
+        return Heard(send=tuple(births), commands=commands, refused=tuple(refused))
 
     def _device_command(self, topic: str, name: str, content: bytes) -> Heard:
         device = self._catalogue.devices.get(name)
         if device is None:
-            return Heard(refused=(Refused(topic, "there is no such device", device=name),))
+            return Heard(refused=(Refused(topic, "there is no such device", device=name, cause=Cause.UNKNOWN),))
         try:
             command = decode(content)
             values = tuple(_wanted(device, metric) for metric in command.metrics)

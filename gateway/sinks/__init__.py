@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gateway.contracts import Sink
+from gateway.dialects import Subscription
 from gateway.dialects.dialogue import Dialogue
 from gateway.options import PublisherOptions
 
 if TYPE_CHECKING:
     from gateway.sinks.dialogue import DialogueSink
+    from gateway.sinks.mqtt import MqttSink
 
 
 @runtime_checkable
@@ -81,6 +84,13 @@ def sink_for(name: str, options: PublisherOptions, gateway: str) -> Sink:
     from gateway.sinks.mqtt import MqttSink  # the one kind so far; imported here because it brings its library along
 
     return MqttSink(name, options, gateway)
+
+
+def hearing_sink(name: str, options: PublisherOptions, gateway: str, listen: Sequence[Subscription]) -> MqttSink:
+    """Make the sink of a publisher that takes commands, too. Raises ValueError for a URL that is none."""
+    from gateway.sinks.mqtt import MqttSink
+
+    return MqttSink(name, options, gateway, listen)
 
 
 def dialogue_sink(name: str, options: PublisherOptions, gateway: str, dialogue: Dialogue) -> DialogueSink:

@@ -4,35 +4,45 @@
                        shutdown in order, set online false
 
 Each session starts clean: what was not acknowledged is sent again from the journal, not by the broker or the library.
-A broker that forbids the status gets none from then on; mosquitto ends the session over a forbidden topic.
+A broker that forbids the status gets none from then on; mosquitto ends the session over a forbidden topic. Where
+commands are on it also listens: `arrivals` are what came on the topics to be listened to.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
+import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
 from gateway import __version__
 from gateway.contracts import Delivery
+from gateway.dialects import Subscription
 from gateway.errors import SinkUnavailable
 from gateway.model import Message
-from gateway.mqtt import NO_MATCHING_SUBSCRIBERS, TOO_LARGE, Answer, Connection, Envelope, Will
+from gateway.mqtt import NO_MATCHING_SUBSCRIBERS, TOO_LARGE, Answer, Arrived, Connection, Envelope, Will
 from gateway.options import PublisherOptions
 from gateway.sinks.answers import Denied, delivery, refusal
 from gateway.sinks.sessions import Sessions
 
+_ARRIVALS: Final = 1000  # incoming messages that may wait
 _FAREWELL: Final = 2.0  # seconds for the last word before DISCONNECT
 
 
 class MqttSink:
     """The brokers of one publisher, one at a time. A connection lives for one session."""
 
-    def __init__(self, name: str, options: PublisherOptions, gateway: str) -> None:
+    def __init__(self, name: str, options: PublisherOptions, gateway: str, listen: Sequence[Subscription] = ()) -> None:
         """Prepare; no I/O."""
         self.refusal = ""
+        self.denied: list[str] = []  # subscriptions that the broker refused in this session
+        self.overflowed = 0  # arrivals that had no room
+        self.arrivals: asyncio.Queue[tuple[Arrived, int]] = asyncio.Queue(_ARRIVALS)
+        self._listen = tuple(listen)
         self._options = options
         self._client_id = f"plantbridge-{gateway}-{name}"
         self._status = f"{options.prefix(gateway)}/status"
@@ -48,11 +58,13 @@ class MqttSink:
         """Make the session and tell that we are there. Raises SinkUnavailable."""
         self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._denied = False
+        self.denied, self.arrivals = [], asyncio.Queue(_ARRIVALS)
         self._connection = self._make()
         await self._connection.open()
         self._sessions.began()
         try:
             answer = await self._tell(online=True, timeout=self._options.ack_timeout)
+            await self.subscribe(self._listen)
         except BaseException:
             await self._connection.close()
             raise
@@ -64,6 +76,18 @@ class MqttSink:
                 f"{self._connection.endpoint} does not allow {self._status} ({answer.name}): the gateway goes on"
                 " without telling its status"
             )
+
+    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Subscribe; what the broker refuses is in `denied`. Raises SinkUnavailable."""
+        if not subscriptions:
+            return
+        filters = [each.filter for each in subscriptions]
+        answers = await self._connection.subscribe(filters, timeout=self._options.ack_timeout)
+        self.denied += [name for name, answer in zip(filters, answers, strict=True) if answer.refused]
+
+    def acknowledge(self, message: Arrived) -> None:
+        """Take responsibility for an arrival."""
+        self._connection.acknowledge(message)
 
     async def send(self, message: Message) -> Delivery:
         """Publish and wait for the PUBACK. Raises SinkUnavailable.
@@ -82,7 +106,7 @@ class MqttSink:
             )
         except ValueError as error:
             answer = Answer(0x90, f"topic {message.topic!r}: {error}")
-        if answer.code == NO_MATCHING_SUBSCRIBERS and self._keep and not message.retain:
+        if answer.code == NO_MATCHING_SUBSCRIBERS and self._keep and not message.retain and message.last:
             raise SinkUnavailable(
                 f"nobody is subscribed to {message.topic} on {self._connection.endpoint}: is ingest running?"
                 " The journal keeps the readings. Set unheard: deliver where that is meant"
@@ -149,7 +173,14 @@ class MqttSink:
             will=will,
             envelope=self._envelope,
             first=self._sessions.first,
+            on_message=self._arrived,
         )
+
+    def _arrived(self, message: Arrived) -> None:
+        try:
+            self.arrivals.put_nowait((message, time.time_ns()))
+        except asyncio.QueueFull:  # not acknowledged: the broker stops, or sends it again
+            self.overflowed += 1
 
     async def _tell(self, *, online: bool, timeout: float) -> Answer | None:
         if self._mute:

@@ -19,7 +19,7 @@ from bench.sparkplug_objects import Payload
 from gateway import codec
 from gateway import quality as q
 from gateway.commands import Result
-from gateway.conversation import Conversation, FileMemory
+from gateway.conversation import Conversation, Desk, FileMemory
 from gateway.dialects import Command, Will
 from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders.cloud import Cloud
@@ -64,7 +64,8 @@ class Gateway:
         self.journal, self.dialogue = journal, dialogue
         self.current = Current()
         self.sink = DialogueSink("scada", self.options, "gw1", dialogue)
-        conversation = Conversation("scada", dialogue, self.sink, self.current.batches, execute)
+        desk = Desk(execute, lambda _: None, lambda: True) if execute is not None else None
+        conversation = Conversation("scada", dialogue, self.sink, self.current.batches, desk)
         self.publisher = Publisher(
             "scada", self.options, "gw1", journal, self.sink, dialogue, Metrics(), Health(), directory / "dead",
             conversation=conversation,
