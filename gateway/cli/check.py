@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.errors import Problem
 
 _SECRET: Final = re.compile(
-    r"""((?:password|token)\s*:\s*)(?!["']?\$\{)("[^"]*"|'[^']*'|[^,}\s#][^,}#]*?)(?=\s*(?:[,}#]|$))""",
+    r"""((?:password|token|secret|\bkey)\s*:\s*)(?!["']?\$\{)("[^"]*"|'[^']*'|[^,}\s#][^,}#]*?)(?=\s*(?:[,}#]|$))""",
     re.IGNORECASE,
 )
 _WIDEST: Final = 160

@@ -28,7 +28,7 @@ from gateway.model import Where
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
-SECRET: Final = ("password", "token")
+_SECRETS: Final = (("password",), ("token",), ("secret",))
 _LONGEST: Final = 60
 
 _MEANT: Final = {
@@ -201,7 +201,7 @@ def _report(path: Path, faults: list[Fault], model: type[BaseModel], piece: Piec
         value = _value(piece.tree, path)
         if isinstance(value, Missing):
             return
-        reason, hint = explain(faults, value, secret=bool(path) and path[-1] in SECRET)
+        reason, hint = explain(faults, value, secret=path[-1:] in _SECRETS or path[-2:] == ("azure", "key"))
         files.report(value_mark, full, reason, hint)
 
 
