@@ -30,7 +30,7 @@ from drivers.opcua import described, names, rows, wire
 from drivers.opcua.address import parse_node
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
-from drivers.opcua.events import QUEUE, Told, select
+from drivers.opcua.events import QUEUE, Told, known_types, select
 from drivers.opcua.items import Watched, Wish
 from drivers.opcua.plan import CHUNK, EventWish, OpcuaPlan, plan
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
@@ -110,8 +110,8 @@ def events_of(device: Any, group: Group) -> EventWish | None:
     options = group.options if isinstance(group.options, OpcuaGroup) else device
     if not isinstance(options, OpcuaGroup) or options.events is None:
         return None
-    wanted, namespace = options.events, device.namespace if isinstance(device, OpcuaDevice) else 0
-    types = tuple(parse_node(each, namespace) for each in wanted.types)
+    wanted = options.events
+    types = tuple(parse_node(each) for each in wanted.types)
     return EventWish(parse_node(wanted.notifier), wanted.severity, types)
 
 
@@ -356,6 +356,7 @@ class OpcuaDriver:
         if plan.events is not None:
             nodes = [plan.events.notifier, *plan.events.types]
             found = await names.resolve(session, nodes, self._namespaces, self._limits.translate)
+            found[1:] = await known_types(session, found[1:], self._limits)
             asked = select(plan, found, self._namespaces, self._told.setdefault(plan, Told()))
             return Watched(plan, wish, [], {}, timeout, asked)
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)

@@ -23,16 +23,18 @@ import numpy as np
 from asyncua import ua
 from asyncua.ua.ua_binary import extensionobject_to_binary, nodeid_to_binary
 
-from drivers.opcua import rows, wire
+from drivers.opcua import described, rows, wire
 from drivers.opcua.address import BASE_EVENT, CONDITION, FIELDS, NodeName, field_name
 from drivers.opcua.decode import Columns, decode, nanoseconds
 from drivers.opcua.items import News, Watched
-from drivers.opcua.names import index_of
+from drivers.opcua.names import Limits, index_of
 from drivers.opcua.plan import OpcuaPlan
+from drivers.opcua.session import Session
 from gateway import quality as q
 from gateway.model import Batch, Gap
 
 BAD_NOT_FOUND: Final = 0x803E0000
+BAD_TYPE_DEFINITION_INVALID: Final = 0x80630000
 REMEMBERED: Final = 20_000  # events whose times are known
 QUEUE: Final = 1000  # events that the server is asked to keep between two sendings
 _REFRESH_START, _REFRESH_END, _REFRESH_REQUIRED, _OVERFLOW = 2787, 2788, 2789, 3035
@@ -83,6 +85,22 @@ class Select:
     filters: tuple[bytes, ...]  # the second, where there is one, leaves to us what the server may not be able to do
     place: tuple[int, ...]  # of each field of the plan, in the answer; -1 where its namespace is not there
     told: Told = field(compare=False)
+
+
+async def known_types(session: Session, types: Sequence[ua.NodeId | int], limits: Limits) -> list[ua.NodeId | int]:
+    """Look whether event types are there: a server may take one that is not, and never send an event."""
+    nodes = [each for each in types if isinstance(each, ua.NodeId)]
+    classes = iter(await described.read(session, [(node, ua.AttributeIds.NodeClass) for node in nodes], limits))
+    found: list[ua.NodeId | int] = []
+    for each in types:
+        if isinstance(each, ua.NodeId):
+            said = next(classes)
+            status = said.StatusCode.value if said.StatusCode is not None else 0
+            right = described.content(said) == ua.NodeClass.ObjectType
+            found.append(each if right else status if status >= q.BAD else BAD_TYPE_DEFINITION_INVALID)
+        else:
+            found.append(each)
+    return found
 
 
 def select(plan: OpcuaPlan, found: Sequence[ua.NodeId | int], namespaces: Sequence[str], told: Told) -> Select:
@@ -210,6 +228,7 @@ class Events:
         """Number the items' client handles from `first`."""
         self._first = first
         self.items = [Item(each, first + number) for number, each in enumerate(watched)]
+        self.conditions = 0  # why the server does not tell of them when it is asked
         self.refresh = False  # conditions may have changed without a word: ask for them
 
     def first(self) -> list[News]:

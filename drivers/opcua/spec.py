@@ -110,7 +110,8 @@ class EventOptions(Options):
     """Which events a group takes in."""
 
     notifier: str = "i=2253"
-    """Node whose events these are; the Server object, which has all of them, where not given."""
+    """Node whose events these are; the Server object, which has all of them, where not given. The device's `namespace`
+    does not matter here: i=2253 is the standard's."""
     severity: int = Field(default=1, ge=1, le=1000)
     """Events below this severity are left out."""
     types: tuple[str, ...] = ()

@@ -153,6 +153,10 @@ class Watcher:
                     Agreed(*name, "events", str(each.plan.events), got),
                     Agreed(*name, "queue size", str(wish.queue), str(event.queue)),
                 ]
+                if not event.refused:
+                    why = self.events.conditions
+                    got = f"refused: {status_name(why)}" if why >= q.BAD else "asked for"
+                    agreed.append(Agreed(*name, "active conditions", "asked for", got))
                 continue
             agreed += [
                 Agreed(*name, "sampling interval", _span([wish.sampling]), _span(self.items.sampling[mine].tolist())),
@@ -351,9 +355,14 @@ class Watcher:
                 answer = await self._session.service(
                     refresh_request(subscription.id), ua.CallResponse, "asking for the conditions"
                 )
-                self.events.refresh |= answer.Results[0].StatusCode.value == ua.StatusCodes.BadRefreshInProgress
-            except Refused:
-                pass
+                self.events.conditions = answer.Results[0].StatusCode.value
+            except Refused as error:
+                self.events.conditions = error.status
+            except NotConnected as error:
+                if error.status != q.BAD_TIMEOUT:
+                    raise
+                self.events.conditions = error.status  # nothing to lose the values for: a dead link is silent too
+            self.events.refresh |= self.events.conditions == ua.StatusCodes.BadRefreshInProgress
 
     def _fill(self) -> None:
         """Keep several PublishRequests with the server, so that it never waits for one."""

@@ -30,6 +30,9 @@ class Alarms:
         self.retained: dict[str, AlarmCondition] = {}
         self.refreshes = 0
 
+    async def before_refresh(self) -> None:
+        """For tests of servers that are slow, or refuse."""
+
     async def start(self) -> Alarms:
         server = self.plant.server
         await server.nodes.server.set_event_notifier([ua.EventNotifier.SubscribeToEvents])
@@ -37,6 +40,7 @@ class Alarms:
         return self
 
     async def _refresh(self, _parent: Any, _subscription: ua.Variant) -> list[Any]:
+        await self.before_refresh()
         self.refreshes += 1
         await self.event(ua.ObjectIds.RefreshStartEventType)
         for condition in list(self.retained.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -331,3 +332,53 @@ async def test_the_gateway_stores_each_alarm_once_through_a_cut(alarms: Alarms, 
     assert rows[2][0] == rows[6][0] == nanoseconds(5) + 1
     assert rows[4][0] > rows[3][0]
     assert [row[1] for row in made.rows("default")["active"] if row[2] == 0] == [True] * 4  # equal ones too
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("i=99999", ua.StatusCodes.BadNodeIdUnknown), ("i=2253", 0x80630000), ("nsu=urn:no;i=1", q.BAD_NODE_ID_UNKNOWN)],
+)
+async def test_an_event_type_that_is_not_there_is_told(alarms: Alarms, kind: str, status: int) -> None:
+    """Elsewhere: connected, and no alarm for ever."""
+    options = {**OPTIONS, "events": {"types": ["i=2915", kind]}, "namespace": NAMESPACE}
+    async with driver(alarms.plant.url, FIELDS, device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: len(listener.last()) == 6)
+        assert {entry[1] for entry in listener.last().values()} == {status}
+
+
+async def test_the_standard_s_nodes_need_no_namespace(alarms: Alarms) -> None:
+    options = {**OPTIONS, "events": {"types": ["i=2915"]}, "namespace": NAMESPACE}
+    async with driver(alarms.plant.url, FIELDS, device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await alarms.raise_alarm("Here", 1)
+        await listener.until(lambda: told(listener)[-1:] == ["Here"])
+
+
+async def test_a_refresh_that_is_not_answered_does_not_cost_the_events(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and events of the link go on; a link that is dead is silent too, and noticed by that."""
+    answer = asyncio.Event()
+
+    async def hang() -> None:
+        await answer.wait()
+
+    monkeypatch.setattr(alarms, "before_refresh", hang)
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS, timeout="1 s") as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 6)
+            assert opened._watcher.events.conditions == q.BAD_TIMEOUT
+            answer.set()
+            await alarms.raise_alarm("Here", 1)
+            await listener.until(lambda: told(listener)[-1:] == ["Here"])
+
+
+async def test_a_refresh_that_is_refused_is_told_by_the_plan(alarms: Alarms, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse() -> None:
+        raise ua.UaStatusCodeError(ua.StatusCodes.BadUserAccessDenied)
+
+    async with driver(alarms.plant.url, FIELDS, device=OPTIONS) as (opened, plan):
+        agreed = {each.what: each.got for each in await opened.agree([plan])}
+        assert agreed["active conditions"] == "asked for"
+        monkeypatch.setattr(alarms, "before_refresh", refuse)
+        agreed = {each.what: each.got for each in await opened.agree([plan])}
+        assert agreed["active conditions"].startswith("refused: Bad")
