@@ -48,13 +48,15 @@ def free_port() -> int:
         return port
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None, seconds: float = 30.0) -> bool:
+def wait_for_port(
+    port: int, process: subprocess.Popen[bytes] | None = None, seconds: float = 30.0, host: str = "127.0.0.1"
+) -> bool:
     """Wait until something accepts on the port; False where the process ended or the time is up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:
             return False
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
             return True
         time.sleep(0.02)
     return False
@@ -76,7 +78,7 @@ class Mosquitto:
 
     `persistence` makes it keep sessions, retained and queued messages over a kill. `users` turns passwords on,
     `acl` is the text of an access file, `tls` serves MQTT over TLS (with `client_certificates` required of clients),
-    `lines` are added to the configuration.
+    `websockets` serves it in WebSocket frames, `lines` are added to the configuration.
     """
 
     def __init__(
@@ -88,16 +90,22 @@ class Mosquitto:
         acl: str | None = None,
         tls: Certificates | None = None,
         client_certificates: bool = False,
+        websockets: bool = False,
+        address: str = "127.0.0.1",
         lines: Sequence[str] = (),
     ) -> None:
         self._program = need("mosquitto", "/usr/sbin/mosquitto")
         self.directory = directory
         self.port = 0
+        self.plain = 0  # a port for MQTT without TLS beside that for WebSockets
         self.process: subprocess.Popen[bytes] | None = None
-        self._scheme = "mqtts" if tls else "mqtt"
+        self._scheme = ("wss" if tls else "ws") if websockets else "mqtts" if tls else "mqtt"
+        self._address = address
         directory.mkdir(parents=True, exist_ok=True)
         settings = [*(["user root"] if os.getuid() == 0 else []), "log_dest stderr", "max_queued_messages 0", *lines]
         settings += [f"allow_anonymous {'false' if users else 'true'}"]
+        if websockets:
+            settings += ["protocol websockets"]
         if persistence:
             settings += ["persistence true", f"persistence_location {directory}/", "autosave_interval 1"]
             settings += ["autosave_on_changes true"]
@@ -118,7 +126,8 @@ class Mosquitto:
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}"
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        return f"{self._scheme}://{host}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -132,12 +141,16 @@ class Mosquitto:
             port = self.port or free_port()
             configuration = self.directory / "mosquitto.conf"
             # the listener comes first: TLS settings belong to the listener before them
-            configuration.write_text("\n".join(["per_listener_settings false", f"listener {port} 127.0.0.1"]))
+            # and 2.0.11 ends where all its listeners are WebSockets
+            self.plain = free_port() if self._scheme.startswith("ws") else 0
+            plain = [f"listener {self.plain} 127.0.0.1"] if self.plain else []
+            own = f"listener {port} {self._address}"
+            configuration.write_text("\n".join(["per_listener_settings false", *plain, own]))
             with configuration.open("a") as file:
                 file.write("\n" + "\n".join(self._settings) + "\n")
             with (self.directory / "mosquitto.log").open("ab") as log:
                 process = subprocess.Popen([self._program, "-v", "-c", str(configuration)], stdout=log, stderr=log)
-            if wait_for_port(port, process):
+            if wait_for_port(port, process, host=self._address):
                 self.port, self.process = port, process
                 return self
             process.kill()

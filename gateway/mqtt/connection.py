@@ -173,7 +173,7 @@ class Connection:
             self.number = number % len(self._endpoints)
             self.endpoint = self._endpoints[self.number]
             self.lost.clear()
-            self._client = None
+            self.act, self._client = False, None
             try:
                 return await self._open()
             except SinkUnavailable:

@@ -22,8 +22,13 @@ from gateway.options import MqttOptions, TlsOptions
 _SEND_BUFFER: Final = 1 << 20  # a window of messages goes to the kernel in few pieces
 
 
-class Unknown(ConnectionError):
-    """The broker's certificate is not the pinned one."""
+class Untrusted(ConnectionError):
+    """The broker's certificate is not accepted: why, and its fingerprint where that is known."""
+
+    def __init__(self, reason: str, seen: str) -> None:
+        self.reason = reason
+        self.seen = seen
+        super().__init__(reason)
 
 
 def dial(where: Endpoint, options: MqttOptions) -> Any:
@@ -75,12 +80,12 @@ def _secure(sock: socket.socket, where: Endpoint, options: MqttOptions) -> ssl.S
         made = _context(tls).wrap_socket(sock, server_hostname=tls.server_name or where.host)
     except ssl.SSLCertVerificationError as error:
         seen = _look(where, tls, options.source, options.connect_timeout)
-        raise ssl.SSLCertVerificationError(error.errno, error.verify_message, seen) from error
+        raise Untrusted(error.verify_message, seen) from error
     if tls.fingerprint:
         seen = _fingerprint(made)
         if seen not in tls.fingerprint:
             made.close()
-            raise Unknown(seen)
+            raise Untrusted("", seen)
     return made
 
 
@@ -128,7 +133,7 @@ def spaced(fingerprint: str) -> str:
 
 def needs_somebody(error: Exception) -> bool:
     """Say whether this will not pass by itself."""
-    return isinstance(error, Claimed | Unknown | ssl.SSLCertVerificationError | FileNotFoundError | PermissionError)
+    return isinstance(error, Claimed | Untrusted | FileNotFoundError | PermissionError)
 
 
 def failure(where: Endpoint, client_id: str, options: MqttOptions, error: Exception) -> str:
@@ -142,7 +147,7 @@ def failure(where: Endpoint, client_id: str, options: MqttOptions, error: Except
         return f"{where}: the host name is not known: check url and the name server"
     if isinstance(error, ConnectionRefusedError):
         return f"{where}: nothing listens there: is the broker running, are host and port right?"
-    if isinstance(error, Unknown | ssl.SSLError):
+    if isinstance(error, Untrusted | ssl.SSLError):
         return f"{where}: {_tls_failure(error)}"
     if isinstance(error, FileNotFoundError | PermissionError) and options.tls is not None:
         files = [name for name in (options.tls.ca, options.tls.certificate, options.tls.key) if name]
@@ -160,19 +165,19 @@ def failure(where: Endpoint, client_id: str, options: MqttOptions, error: Except
 
 
 def _tls_failure(error: Exception) -> str:
-    if isinstance(error, Unknown):
+    if isinstance(error, Untrusted) and not error.reason:
         return (
-            f"the broker's certificate is not the pinned one; its fingerprint is {spaced(str(error))}. If the broker"
+            f"the broker's certificate is not the pinned one; its fingerprint is {spaced(error.seen)}. If the broker"
             " was given a new certificate, set tls.fingerprint to that; if not, somebody stands between you and it"
         )
-    if isinstance(error, ssl.SSLCertVerificationError):
-        reason, seen = str(error.args[1]), str(error.args[2]) if len(error.args) > 2 else ""
-        advice = "check the date" if "expired" in reason else "check tls.ca and tls.server_name"
-        if seen:
+    if isinstance(error, Untrusted):
+        advice = "check the date" if "expired" in error.reason else "check tls.ca and tls.server_name"
+        if error.seen:
             advice += (
-                f". Its fingerprint is {spaced(seen)}: if the broker's operator confirms it, pin it: tls.fingerprint"
+                f". Its fingerprint is {spaced(error.seen)}: if the broker's operator confirms it, pin it with"
+                " tls.fingerprint"
             )
-        return f"the broker's certificate is not accepted ({reason}): {advice}"
+        return f"the broker's certificate is not accepted ({error.reason}): {advice}"
     if isinstance(error, ssl.SSLError) and error.reason == "BAD_DECRYPT":
         return "the client's private key is encrypted: check tls.key_password"
     reason = getattr(error, "reason", None) or str(error)

@@ -1,7 +1,8 @@
 """MQTT inside WebSocket frames (RFC 6455, MQTT 5 section 6), as a socket for paho.
 
 The frames are those of the websockets library, which masks in C. A frame's end says nothing: MQTT is a stream of bytes
-across them. What is sent is framed once, and `send` gives 0 until the frame has left; paho then offers it again.
+across them. What is sent is framed once; until the frame has left, `send` says that it would block, and is to be
+called again with the same bytes.
 """
 
 from __future__ import annotations
@@ -88,14 +89,14 @@ class WebSocket:
                 self._in += event.data
 
     def send(self, data: bytes | bytearray) -> int:
-        """Send all of it in one frame; 0 where that takes another call, with the same bytes. Raises OSError."""
+        """Send all of it in one frame. Raises OSError, of these BlockingIOError to be called again with the same."""
         if not self._owed:
             self._protocol.send_binary(bytes(data))
             self._out += b"".join(self._protocol.data_to_send())
             self._owed = len(data)
         self._flush()
         if self._out:
-            return 0
+            raise BlockingIOError  # with 0 paho would drop the packet
         sent, self._owed = self._owed, 0
         return sent
 

@@ -26,7 +26,7 @@ def options(broker: Mosquitto | str, **more: Any) -> MqttOptions:
 
 
 @asynccontextmanager
-async def connected(broker: Mosquitto, client_id: str = "test", **more: Any) -> AsyncIterator[Connection]:
+async def connected(broker: Mosquitto | str, client_id: str = "test", **more: Any) -> AsyncIterator[Connection]:
     settings = {key: more.pop(key) for key in list(more) if key in MqttOptions.model_fields}
     connection = Connection(options(broker, **settings), client_id=client_id, **more)
     await connection.open()
@@ -53,10 +53,12 @@ async def until(condition: Callable[[], bool]) -> None:
 class Inbox:
     def __init__(self) -> None:
         self.messages: list[Arrived] = []
+        self.acknowledge: Callable[[Arrived], None] = lambda _: None
         self._more = asyncio.Event()
 
     def __call__(self, message: Arrived) -> None:
         self.messages.append(message)
+        self.acknowledge(message)
         self._more.set()
 
     async def wait(self, count: int) -> list[Arrived]:
