@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,15 +19,20 @@ from test_opcua_poller import Running, polling, until
 from test_opcua_subscribe import Listener
 
 from drivers.opcua import subscribe, wire
+from drivers.opcua.driver import OpcuaDriver
 from drivers.opcua.events import BAD_NOT_FOUND
 from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.config import load_site
 from gateway.contracts import PlannedRequest
 from gateway.errors import ConfigError, NotConnected
+from gateway.stores.duckdb import DuckdbStore
+from gateway.stores.inquiry import read
 from tests.memory_journal import MemoryJournal
+from tests.native import block
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+SAMPLE = Path(__file__).parents[2] / "drivers" / "opcua" / "sample-alarms.yaml"
 OPTIONS: dict[str, Any] = {"publishing_interval": "50 ms", "events": {}}
 FIELDS: list[Any] = [
     "event:SourceName", "event:Severity", "event:Message", "event:ActiveState/Id", "event:AckedState/Id",
@@ -168,8 +174,6 @@ async def test_a_doubtful_condition_is_uncertain(alarms: Alarms) -> None:
 async def test_a_notifier_without_events_concerns_its_group_only(alarms: Alarms) -> None:
     from opcua_server import link
 
-    from drivers.opcua.driver import OpcuaDriver
-
     made = link(alarms.plant.url, {"bad": FIELDS, "good": FIELDS, "n": [f"nsu={NAMESPACE};s=N"]})
     groups = made.devices[0].groups
     spec = type(made.devices[0].options)
@@ -297,7 +301,7 @@ async def test_the_simulator_leaves_events_out() -> None:
     """A site with alarms can be tried without the plant: its values are simulated."""
     from simulators.opcua import OpcuaServer
 
-    (link,) = load_site(Path(__file__).parents[2] / "drivers" / "opcua" / "sample-alarms.yaml").links
+    (link,) = load_site(SAMPLE).links
     async with OpcuaServer(link) as server:
         await server.start()
         assert [variable.tag.name for variable in server.variables] == ["steam-temperature"]
@@ -382,3 +386,35 @@ async def test_a_refresh_that_is_refused_is_told_by_the_plan(alarms: Alarms, mon
         monkeypatch.setattr(alarms, "before_refresh", refuse)
         agreed = {each.what: each.got for each in await opened.agree([plan])}
         assert agreed["active conditions"].startswith("refused: Bad")
+
+
+@pytest.mark.filterwarnings("ignore:.*nanoseconds discarded")
+async def test_the_questions_of_the_readme_are_answered_by_a_store(alarms: Alarms, tmp_path: Path) -> None:
+    """Stored twice, as after a reconnect: each event is there once, also those of one Time."""
+    readme = (SAMPLE.parent / "README.md").read_text(encoding="utf-8")
+    everything, active = re.findall(r"^```sql\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    (link,) = load_site(SAMPLE, links={"boiler-house": alarms.plant.url}).links
+    opened = OpcuaDriver(link)
+    plan = opened.plan(link.devices[0].groups[1].tables)
+    await opened.connect()
+    try:
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 6)
+            await alarms.raise_alarm("High", 5)
+            await alarms.raise_alarm("Low", 5)
+            await alarms.raise_alarm("High", 6, active=False, acked=True)
+            await listener.until(lambda: len(told(listener, "condition")) == 3)
+            await opened._watcher._refresh()
+            await listener.until(lambda: len(told(listener, "condition")) == 4)
+    finally:
+        await opened.close()
+    store = DuckdbStore(tmp_path / "plant.duckdb")
+    await store.open()
+    await store.write([block(*listener.batches)])
+    with read(store.path, everything) as answer:
+        rows = [row for row in answer.read_all().iter_py() if row["condition"]]
+    with read(store.path, active) as answer:
+        now = list(answer.read_all().iter_py())
+    await store.close()
+    assert [(row["condition"], row["active"]) for row in rows] == [("High", False), ("Low", True), ("High", True)]
+    assert [(row["source"], row["condition"]) for row in now] == [("Boiler", "Low")]

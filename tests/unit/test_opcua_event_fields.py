@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.opcua.address import FIELDS, NodeName, parse
+from drivers.opcua.address import FIELDS, NodeName, field_name, parse
 from drivers.opcua.events import REMEMBERED, Told
 from gateway.config import load_site
 from gateway.config.plans import plan_links
 from gateway.errors import ConfigError
-from gateway.model import Kind
+from gateway.model import Batch, Kind, Tag, split_by_kind
 
 SAMPLE = Path(__file__).parents[2] / "drivers" / "opcua" / "sample-alarms.yaml"
+MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 SITE = """gateway: g
 links:
   l:
@@ -130,7 +133,6 @@ def test_what_the_server_says_of_a_selected_field_is_the_quality_of_its_rows() -
     from drivers.opcua import plan
     from drivers.opcua.events import Item, select
     from drivers.opcua.items import Watched, Wish
-    from gateway.model import Tag, split_by_kind
 
     address = parse("event:2:Batch")
     tag = Tag("batch", "event:2:Batch", address.sources()[0][0], address.kind, address.type)
@@ -142,3 +144,58 @@ def test_what_the_server_says_of_a_selected_field_is_the_quality_of_its_rows() -
     result = ua.EventFilterResult(SelectClauseResults=[ua.StatusCode()] * 6 + [refused])
     item.made(0, 10, extensionobject_to_binary(result), 0)
     assert item.fields == (0, 0, 0, 0, 0, 0, ua.StatusCodes.BadNoMatch)
+
+
+def notified(clock: str, count: int = 1) -> list[Batch]:
+    """Give the batches of events as a server sends them: one a second, received 100 ms later."""
+    from asyncua import ua
+    from asyncua.ua.ua_binary import struct_to_binary
+
+    from drivers.opcua import plan
+    from drivers.opcua.events import Events, select
+    from drivers.opcua.items import Watched, Wish
+
+    tags = []
+    for name in ("Severity", "Message", "ActiveState/Id"):
+        address = parse(f"event:{name}")
+        tags.append(Tag(name, f"event:{name}", address.sources()[0][0], address.kind, address.type))
+    planned = plan.plan(split_by_kind("d", "g", tags), plan.EventWish(NodeName(0, "i", 2253), 1, ()))
+    fields = {"Severity": ua.Variant(500, ua.VariantType.UInt16), "ActiveState/Id": ua.Variant(True)}
+    told = ua.EventNotificationList()
+    for number in range(count):
+        at = MOMENT + datetime.timedelta(seconds=number)
+        fields["Message"] = ua.Variant(ua.LocalizedText(f"alarm {number}"))
+        event = ua.EventFieldList(ClientHandle=0)
+        event.EventFields = [
+            ua.Variant(str(number).encode()), ua.Variant(ua.NodeId(2915)), ua.Variant(at),
+            ua.Variant(at + datetime.timedelta(milliseconds=100)), fields["Severity"], ua.Variant(None),
+            *(fields[field_name(node)] for node in planned.nodes),
+        ]  # fmt: skip
+        told.Events.append(event)
+    asked = select(planned, [ua.NodeId(2253)], [""], Told())
+    listening = Events([Watched(planned, Wish(1.0, 0.0, clock=clock), [], {}, 1.0, asked)], 0)
+    news = listening.notified(struct_to_binary(told), 0, False)
+    return [each for each in news if isinstance(each, Batch)]
+
+
+def test_a_device_s_time_says_whose_time_an_event_has() -> None:
+    at = round(MOMENT.timestamp()) * 10**9
+    assert {int(batch.time[0]) for batch in notified("source")} == {at}
+    assert {int(batch.time[0]) for batch in notified("server")} == {at + 10**8}  # ReceiveTime
+    before = time.time_ns()
+    assert {before <= int(batch.time[0]) <= time.time_ns() for batch in notified("arrival")} == {True}
+
+
+def test_an_event_is_one_json_message() -> None:
+    """Whoever takes alarms from a topic has each with all of its fields, and none mixed with the next."""
+    import orjson
+
+    from gateway.contracts import Record
+    from gateway.encoders.json import Json
+
+    records = [Record(number, batch) for number, batch in enumerate(notified("source", 3), 1)]
+    found = [orjson.loads(each.payload) for each in Json("g", "t/{device}", 100_000).encode(records)]
+    assert [each["values"] for each in found] == [
+        {"Severity": 500, "Message": f"alarm {number}", "ActiveState/Id": True} for number in range(3)
+    ]
+    assert all("times" not in each for each in found)
