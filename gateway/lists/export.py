@@ -23,7 +23,7 @@ from gateway.config.site import open_root
 from gateway.errors import ConfigError
 from gateway.lists import words
 from gateway.lists.entries import ListError
-from gateway.lists.headings import OWN
+from gateway.lists.headings import OWN, RENAMED
 from gateway.lists.sheets import INSTALL
 from gateway.lists.sites import plain_keys, tag_trees
 
@@ -67,8 +67,9 @@ def _device(name: str, device: Mapping[str, Any]) -> list[Row]:
         for tag, value in tags.items():
             if value is not None:
                 keys = plain_keys(value)
-                if "length" in keys:
-                    keys["text_length"] = keys.pop("length")
+                for heading, key in RENAMED.items():
+                    if key in keys:
+                        keys[heading] = keys.pop(key)
                 rows.append({"device": name, "group": group, "name": tag, "interval": interval, **keys})
     return rows
 

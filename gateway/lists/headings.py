@@ -91,16 +91,18 @@ HEADINGS: Final[dict[str, str]] = {
         "unitid slave slaveid slaveaddress station stationnumber deviceid modbusid 站号 从站 从站号 "
         "从站地址 设备地址 设备号 从机 从机地址 通讯站号 通讯地址"
     ),
-    "length": "textlength",
 }
 """Our word, and what lists call it, most common first; written without blanks."""
 
 OWN: Final = (
-    "name", "group", "interval", "address", "type", "order", "bit", "bits", "half", "text_length", "encoding",
+    "name", "group", "interval", "address", "type", "order", "bit", "bit_range", "half", "text_length", "encoding",
     "padding", "absent", "scale_power", "flags", "select", "unit", "description", "scale", "offset", "min", "max",
     "out_of_range", "deadband", "max_silence", "not_available", "states", "writable", "simulate",
 )  # fmt: skip
-"""The headings that `export` writes: the keys of YAML, but for text_length, which is `length` there."""
+"""The headings that `export` writes: the keys of YAML, but for those in RENAMED."""
+
+RENAMED: Final = {"text_length": "length", "bit_range": "bits"}
+"""Headings and their keys in YAML: what other lists call length and bits is a number of registers and of bits."""
 
 DEEPEST: Final = 50
 """Rows in which headings are looked for."""
@@ -161,8 +163,8 @@ def key_of(heading: str) -> str:
     """Say what a column is by its heading; empty where that is not known."""
     for text in (plain(heading), plain(_IN_BRACKETS.sub("", unicodedata.normalize("NFKC", heading)))):
         own = next((key for key in OWN if plain(key) == text), "")
-        if own and own not in ("bits",):
-            return "length" if own == "text_length" else own
+        if own:
+            return RENAMED.get(own, own)
         if text in _CATALOGUE:
             return _CATALOGUE[text]
     # 参数名称/Parameter name: either half
@@ -193,7 +195,7 @@ def find_header(sheet: Sheet, mapping: Vocabulary) -> Header | None:
 
 def _all_named(header: Header, sheet: Sheet, mapping: Vocabulary) -> Header:
     for key, wanted in mapping.columns.items():
-        if ("length" if key == "text_length" else key) not in header.columns:
+        if RENAMED.get(key, key) not in header.columns:
             row = sheet.numbers[header.row]
             raise ListError(f"{sheet.file} has no column {str(wanted)!r} in its row of headings, which is row {row}")
     return header
@@ -213,7 +215,7 @@ def _header(sheet: Sheet, row: int, height: int, mapping: Vocabulary) -> Header:
     for key, wanted in mapping.columns.items():
         named = _named(wanted, headings)
         if named is not None:
-            columns["length" if key == "text_length" else key] = named
+            columns[RENAMED.get(key, key)] = named
     for column, heading in enumerate(headings):
         key = key_of(heading)
         if key == "description" and key in columns and "name" not in columns:

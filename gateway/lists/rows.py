@@ -111,7 +111,7 @@ class _Rows:
             if key_of(address) == "address" or (not re.search(r"\d", address) and len(set(map(key_of, distinct))) > 2):
                 self._skip("with the headings again")
                 continue
-            if _RESERVED.fullmatch(cells.get("name") or cells.get("description") or "x"):
+            if not self._own(cells) and _RESERVED.fullmatch(cells.get("name") or cells.get("description") or "x"):
                 self._skip("with reserved registers")
                 continue
             for key in DOWN:
@@ -149,6 +149,10 @@ class _Rows:
             if fits * 2 > len(widths):
                 self.registers_are = unit
                 return
+
+    def _own(self, cells: Mapping[str, str]) -> bool:
+        """Say whether a row is as `export` writes it, where nothing stands for "nothing"."""
+        return self._driver(cells) != "modbus" or bool(OWN.fullmatch(cells.get("address", "")))
 
     def _driver(self, cells: Mapping[str, str]) -> str:
         return self.reading.drivers.get(cells.get("device") or self.reading.device, self.driver)
@@ -370,12 +374,13 @@ class _Rows:
     def _plain(self, index: int, cells: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
         """Read the cells that stand for themselves."""
         comma = self.sheet.decimal_comma
-        if "unit" in cells and cells["unit"] not in ("-", "/", "—", "无"):
+        none = () if self._own(cells) else ("-", "/", "—", "无")
+        if "unit" in cells and cells["unit"] not in none:
             yield "unit", cells["unit"]
         if "name" in cells and "description" in cells:
             yield "description", cells["description"]
         for key in ("offset", "min", "max", "range", "states", "deadband", *VERBATIM, *STRUCTURED):
-            if key not in cells or cells[key] in ("-", "—", "/"):
+            if key not in cells or cells[key] in none:
                 continue
             try:
                 if key == "range":

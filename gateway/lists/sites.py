@@ -68,6 +68,15 @@ def round_trip() -> Any:
     return yaml
 
 
+def _loaded(text: str, file: Path, yaml: Any) -> Any:
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return yaml.load(text)
+    except (YAMLError, ValueError) as error:  # check takes it, the library that keeps comments does not
+        raise ListError(f"{file} is written in a way that cannot be kept while changing it: {error}") from None
+
+
 def dumped(data: Any, yaml: Any) -> str:
     """Write data as YAML text."""
     stream = io.StringIO()
@@ -84,16 +93,30 @@ def _block(keys: Mapping[str, Any] | None = None) -> Any:
 def _value(keys: Mapping[str, Any]) -> Any:
     """Give a tag as YAML has it: its address alone, all keys in one line, or one line each."""
     if set(keys) == {"address"}:
-        return keys["address"]
+        return _text(keys["address"])
     value = _nested(keys)
     if sum(len(str(key)) + len(str(each)) + 4 for key, each in keys.items()) > _LONGEST:
         value.fa.set_block_style()
     return value
 
 
+_PLAIN: Final = re.compile(
+    r"(?:[^\W\d_]|°)(?:[\w .°³²µ/()~%=;-]|:(?=\w))*(?<! )(?:\[\d+\])?|\d+(?:\.\d+)? ?[a-z]+|-?\d+/\d+"
+)
+
+
+def _text(value: str) -> str:
+    """Give a text as it is written: in quotes where not every reader of YAML takes it the same without."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
+
+
 def _nested(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, Mapping):
-        made = _block({key: _nested(each) for key, each in value.items()})
+        made = _block({_nested(key): _nested(each) for key, each in value.items()})
         made.fa.set_flow_style()
         return made
     if isinstance(value, list):
@@ -121,7 +144,7 @@ def compose_site(
             name = f"{name}-{device.driver}"
         if name not in links:
             links[name] = _block({**keys, **({"url": url} if url else {}), "devices": _block()})
-        links[name]["devices"][device.name] = _device(device, unit)
+        links[name]["devices"][_text(device.name)] = _device(device, unit)
     data["publish"] = _block({"cloud": _nested({"url": broker})})
     text = dumped(data, round_trip())
     return Composed(file, text, "site", file, [tag.name for tag in listed.tags])
@@ -151,7 +174,7 @@ def _device(device: ListedDevice, unit: int | None) -> Any:
     if usual:
         made["interval"] = usual
     for tag in sorted(device.tags, key=lambda tag: bool(group_of(tag, usual))):  # those right under the device first
-        _tags_of(made, group_of(tag, usual), tag.interval)[tag.name] = _value(tag.keys)
+        _tags_of(made, group_of(tag, usual), tag.interval)[_text(tag.name)] = _value(tag.keys)
     return made
 
 
@@ -218,7 +241,7 @@ def compose_into(
             raise ListError(f"{each.name} and the devices before it are in different files: import them one at a time")
         if file not in sources:
             text = file.read_bytes().decode("utf-8-sig")
-            sources[file] = yaml.load(text)
+            sources[file] = _loaded(text, file, yaml)
             composed = Composed(file, text, "site", site)
         assert composed is not None
         if there is not None:
@@ -294,7 +317,7 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
         wanted = group_of(tag, usual) if tag.group else ""
         if old is None:
             _unshared(data, own, device.name)
-            _tags_of(own, wanted, tag.interval)[tag.name] = _value(tag.keys)
+            _tags_of(own, wanted, tag.interval)[_text(tag.name)] = _value(tag.keys)
             composed.added.append(tag.name)
             continue
         group = wanted if "group" in listed.covers else old.group
@@ -314,13 +337,13 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
 
 def _replace(own: Any, tag: ListedTag, old: _Old, new: Mapping[str, Any], group: str) -> None:
     if not old.own:
-        _tags_of(own, group, tag.interval)[tag.name] = _value(new)
+        _tags_of(own, group, tag.interval)[_text(tag.name)] = _value(new)
         return
     homes = {name: tags for name, tags in tag_trees(own) if tag.name in tags}
     home = homes.get(old.group, next(iter(homes.values())))
     if group != old.group:
         del home[tag.name]
-        _tags_of(own, group, tag.interval)[tag.name] = _value(new)
+        _tags_of(own, group, tag.interval)[_text(tag.name)] = _value(new)
     elif isinstance(home[tag.name], Mapping) and set(new) != {"address"}:
         there = home[tag.name]
         for key in [key for key in there if key not in new]:
@@ -402,6 +425,7 @@ def checked(listed: RegisterList, compose: Callable[[RegisterList], Composed]) -
 
     Raises ConfigError for problems that no row of the list has, and ListError where no tag is left.
     """
+    round_trip()  # where its library is missing, that is said before anything else
     while True:
         if not listed.tags:
             raise ListError("no row of the list could be read as a tag" if not listed.findings else NOTHING)

@@ -244,7 +244,7 @@ def number(cell: str, *, comma: bool = False) -> int | float:
         value = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"expected a number, got {cell!r}") from None
-    if not value.is_finite() or abs(value.adjusted()) > 300:
+    if not value.is_finite() or abs(value.adjusted()) > 400:
         raise ValueError(f"expected a number, got {cell!r}")
     return int(value) if value == value.to_integral_value() else float(value)
 
