@@ -24,12 +24,25 @@ from gateway.health import Health
 from gateway.journal import Journal
 from gateway.metrics import Metrics
 from gateway.model import Batch
-from gateway.options import JournalOptions, PublisherOptions
+from gateway.options import JournalOptions, PublisherOptions, TagSelection
 from gateway.publisher import Publisher
+from gateway.selection import Selection
 from gateway.sinks import sink_for
 from tests.servers import Mosquitto
 
 BACKLOG = 5_000_000
+
+
+def selecting() -> list[dict[str, Any]]:
+    """What a partner's filter costs, by reading of the journal."""
+    table, batches = scans(10_000, 1)
+    rows: list[dict[str, Any]] = []
+    partner = [f"{table.device}/{name}" for name in table.names[::910]]
+    for what, globs in (("11 of 10,000 tags", partner), ("every second tag", [f"{table.device}/*[02468]"])):
+        selection = Selection(TagSelection(include=tuple(globs)), [table])
+        ns = per_call(lambda chosen=selection: chosen.batch(batches[0])) / 10_000 * 1e9  # type: ignore[misc]
+        rows.append({"name": f"select {what}", "value": ns, "unit": "ns/reading", "goal": ""})
+    return rows
 
 
 def encoding() -> list[dict[str, Any]]:
@@ -98,7 +111,7 @@ async def replay(broker: Mosquitto, size: int, directory: Path) -> dict[str, flo
 
 
 def run() -> list[dict[str, Any]]:
-    rows = encoding()
+    rows = [*selecting(), *encoding()]
     runner = asyncio.run
     if sys.platform != "win32":
         import uvloop

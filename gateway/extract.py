@@ -38,6 +38,7 @@ class Extract:
         for sequence, packed in read.records:
             if self._unseen and table_id(packed) in self._unseen:
                 continue
+            content: Batch | Gap | None
             try:
                 content = unpack(packed, self._table)
             except ValueError as error:
@@ -45,9 +46,10 @@ class Extract:
                 continue
             if backlog and isinstance(content, Batch):
                 content.backfill = True
-            selected = self._selected(content)
-            if selected is not None:
-                records.append(Record(sequence, selected))
+            if self._selection is not None:
+                content = self._selected(content, self._selection)
+            if content is not None:
+                records.append(Record(sequence, content))
         return records
 
     def encode(self, records: Sequence[Record]) -> list[Message]:
@@ -61,11 +63,10 @@ class Extract:
                 return []
             return [message for record in records for message in self.encode([record])]
 
-    def _selected(self, content: Batch | Gap) -> Batch | Gap | None:
+    @staticmethod
+    def _selected(content: Batch | Gap, selection: Selection) -> Batch | Gap | None:
         """Give what this publisher may tell of a record."""
-        if self._selection is None:
-            return content
-        return self._selection.gap(content) if isinstance(content, Gap) else self._selection.batch(content)
+        return selection.gap(content) if isinstance(content, Gap) else selection.batch(content)
 
     def _table(self, number: int) -> TagTable:
         """Give the table that the journal calls by this number. Raises LookupError, ValueError."""

@@ -109,7 +109,7 @@ class Edge:
         self._numbers = [journal.define(table.fingerprint, table.definition) for table in TABLES]
         self._scans = 0
 
-    def publish(self, name: str, options: PublisherOptions) -> None:
+    def publish(self, name: str, options: PublisherOptions, **parts: Any) -> None:
         publisher = Publisher(
             name,
             options,
@@ -120,6 +120,7 @@ class Edge:
             self.metrics,
             self.health,
             self.letters,
+            **parts,
         )
         self.publishers[name] = publisher
         self._tasks.append(asyncio.create_task(publisher.run()))

@@ -9,15 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
+import pytest
 
 from bench.sparkplug_objects import Payload
-from gateway import app
+from gateway import app, meter
 from gateway.config import load_site
 from gateway.decode import decode_columns, decode_table
 from gateway.model import Batch, TagTable
 from gateway.mqtt import Arrived
-from tests.contract.test_formats_app import listening, until
+from tests.contract.test_formats_app import listening
+from tests.contract.test_publish_flow import cloud, edge, options, until
 from tests.servers import Mosquitto, mosquitto
+from tests.unit.test_meter import Kept
 
 __all__ = ["mosquitto"]
 
@@ -105,3 +108,68 @@ async def test_a_partner_learns_of_its_tags_and_of_nothing_else_in_any_format(
     assert {metric.name for birth in births for metric in birth.metrics} == {"temperature", "energy"}
     bodies = [orjson.loads(m.payload) for m in heard["json"]]
     assert {name for body in bodies for name in body.get("values", ())} == {"temperature", "energy"}
+
+
+async def test_a_publisher_that_was_away_for_an_hour_gets_all_while_the_other_stays_live(tmp_path: Path) -> None:
+    """An hour of scans at 1 s in simulated time: the group's broker is down, the plant's own is not."""
+    with Mosquitto(tmp_path / "own") as own, Mosquitto(tmp_path / "group") as group:
+        async with cloud(own) as near, edge(tmp_path, "own", "group") as here:
+            group.stop()
+            here.publish("own", options(own))
+            here.publish("group", options(group, backlog="newest"))
+            for _ in range(60):  # a minute each
+                here.scan(60)
+                await until(lambda: len(near.readings) == len(here.expected))
+            hour = len(here.expected)
+            assert hour == 3600 * 48
+            assert not here.up("group")
+            assert here.journal.pending("group") == [(1, 3 * 3600)]
+            assert near.late == 0
+            group.start()
+            async with cloud(group) as far:
+                while len(far.readings) < hour:  # the backlog goes out, and what is new does not wait, at either
+                    here.scan()
+                    now = max(at for _, _, at in here.expected)
+                    key = ("press-1", "float64-0", now)
+                    await until(lambda key=key: key in near.readings and key in far.readings)  # type: ignore[misc]
+                await here.acknowledged()
+                await until(lambda: far.readings.keys() == here.expected.keys() == near.readings.keys())
+                assert far.readings == near.readings == here.expected
+                assert far.late >= hour - 2 * 48
+                assert near.duplicates == 0
+                assert near.late == 0
+
+
+async def test_what_the_meter_counts_is_what_crosses_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between publisher and broker stands a proxy that counts bytes; headers of TCP and IP are beyond it."""
+    monkeypatch.setattr(meter, "_HEADERS", 0)
+    counted = [0]
+    with Mosquitto(tmp_path / "m") as broker:
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65_536):
+                    counted[0] += len(data)
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            to, back = await asyncio.open_connection("127.0.0.1", broker.port)
+            await asyncio.gather(pump(reader, back), pump(to, writer))
+
+        server = await asyncio.start_server(relay, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        kept = Kept()
+        async with edge(tmp_path) as here:
+            metered = options(broker, budget="500 MB/day", unheard="deliver").model_copy(
+                update={"url": (f"mqtt://127.0.0.1:{port}",)}
+            )
+            here.publish("cloud", metered, memory=kept)
+            for _ in range(40):
+                here.scan(3)
+                await here.acknowledged()
+            await here.stop()
+        server.close()
+    assert counted[0] > 50_000
+    assert counted[0] * 0.99 < kept.state["spent"] < counted[0] * 1.06  # rather too much than too little

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from store_places import PLACES, Place, Stored, same_value
 
@@ -126,6 +127,19 @@ async def test_names_may_have_blanks_commas_quotes_and_chinese(place: Place) -> 
     ]
     await store(place, *blocks)
     assert_holds(place, *blocks)
+
+
+async def test_what_was_thinned_is_kept_as_a_gap_beside_what_was_not(place: Place) -> None:
+    """A publisher that kept its budget tells how many readings it left out, with the sequence of a record it sent."""
+    of = table()
+    rest = scan(of, T0 + SECOND).take(np.array([1, 2]))
+    thinned = Gap(of.device, of.group, T0, T0 + SECOND, "thinned", readings=6)
+    readings, told = block(scan(of, T0), rest, first=4), block(thinned, first=5)
+    assert await store(place, readings, told) == (6, 0, 1)
+    await store(place, told, readings)
+    assert_holds(place, readings)
+    if place.resolution == 1:
+        assert place.gaps() == [("demo", thinned)]
 
 
 async def test_two_gateways_may_have_devices_of_the_same_name(place: Place) -> None:
