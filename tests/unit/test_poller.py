@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from gateway.contracts import PlannedRequest
+from gateway import quality as q
+from gateway.contracts import PlannedRequest, Write, Written
 from gateway.errors import JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -389,3 +390,130 @@ async def test_a_wall_clock_that_is_set_back_holds_up_neither_scans_nor_probes()
         before = made.journal.good("press")
         await until(lambda: made.journal.good("press") > before + 2)
         await until(lambda: made.journal.good("oven") > 2)
+
+
+# ------------------------------------------------------------------------------------------------ writes
+
+
+@dataclass
+class FakeWriter(FakeDriver):
+    """Can be written to; notes what was read and written, in order, and whether two calls were under way at once."""
+
+    busy: bool = False
+    overlaps: int = 0
+    breaks: Exception | None = None
+    written: list[float] = field(default_factory=list)
+
+    async def read(self, plan: FakePlan) -> list[Batch]:
+        self.overlaps += self.busy
+        self.busy = True
+        try:
+            return await super().read(plan)
+        finally:
+            self.busy = False
+
+    async def write(self, writes: Sequence[Write]) -> list[Written]:
+        self.overlaps += self.busy
+        self.busy = True
+        try:
+            await asyncio.sleep(0.001)
+            if self.breaks is not None:
+                raise self.breaks
+            self.written.append(float(writes[0].value))
+            return [Written(0.0, writes[0].value, 0)]
+        finally:
+            self.busy = False
+
+
+def allowed() -> None:
+    return
+
+
+def wish(value: float, device: str = "a") -> Write:
+    return Write(device, Tag("x", "a"), value)
+
+
+async def test_writes_go_between_scans_in_order_and_hold_nobody_up() -> None:
+    """A driver is never called twice at once, and a flood of writes does not keep the plant from being read."""
+    made = plant("a", make=FakeWriter)
+    made.driver.slow = 0.002
+    assert isinstance(made.driver, FakeWriter)
+    async with running(made):
+        await until(lambda: len(made.driver.asked) > 2)
+        before = len(made.driver.asked)
+        await asyncio.gather(*(made.poller.write(wish(number), allowed) for number in range(100)))
+        assert made.driver.written == [float(number) for number in range(100)]
+        assert len(made.driver.asked) - before >= 5
+        assert made.driver.overlaps == 0
+
+
+async def test_a_write_does_not_wait_for_the_next_scan() -> None:
+    made = plant("a", interval=3600 * 1000 * MS, make=FakeWriter)
+    async with running(made):
+        await until(lambda: len(made.driver.asked) == 1)
+        async with asyncio.timeout(20):
+            assert (await made.poller.write(wish(1), allowed)).after == 1
+
+
+async def test_nothing_waits_for_a_link_that_is_down_or_a_device_that_is_silent() -> None:
+    """A value that was meant for now must not be written when the link comes back in an hour."""
+    made = plant("a", "b", make=FakeWriter)
+    with pytest.raises(NotConnected):
+        await made.poller.write(wish(1), allowed)
+    made.driver.silent = {"b"}
+    async with running(made):
+        await until(lambda: made.health.report()["devices"].get("b", {}).get("up") is False)
+        with pytest.raises(NotConnected, match="does not answer"):
+            await made.poller.write(wish(1, "b"), allowed)
+        made.driver.cut = True
+        made.driver.refuse = True
+        await until(lambda: not made.health.report()["links"]["line"]["up"])
+        with pytest.raises(NotConnected, match="down"):
+            await made.poller.write(wish(1), allowed)
+    assert isinstance(made.driver, FakeWriter)
+    assert made.driver.written == []
+
+
+@pytest.mark.parametrize("error", [NotConnected("reset"), NoAnswer("silent", "a"), ZeroDivisionError("defect")])
+async def test_a_write_that_breaks_is_answered_as_unknown_and_never_repeated(error: Exception) -> None:
+    made = plant("a", make=FakeWriter)
+    assert isinstance(made.driver, FakeWriter)
+    async with running(made):
+        await until(lambda: len(made.driver.asked) > 2)
+        made.driver.breaks = error
+        written = await made.poller.write(wish(1), allowed)
+        assert written.quality >= q.BAD
+        assert "may or may not have happened" in written.reason
+        made.driver.breaks = None
+        before = len(made.driver.asked)
+        await until(lambda: len(made.driver.asked) > before + 2)
+    assert made.driver.written == []
+
+
+async def test_a_write_that_is_not_permitted_any_more_is_not_done() -> None:
+    made = plant("a", make=FakeWriter)
+    assert isinstance(made.driver, FakeWriter)
+
+    def forbidden() -> None:
+        raise PermissionError("isolated")
+
+    async with running(made):
+        await until(lambda: len(made.driver.asked) > 2)
+        with pytest.raises(PermissionError):
+            await made.poller.write(wish(1), forbidden)
+        assert (await made.poller.write(wish(2), allowed)).after == 2
+    assert made.driver.written == [2.0]
+
+
+async def test_writes_go_on_while_a_full_journal_holds_the_scans() -> None:
+    made = plant("a", make=FakeWriter)
+    held = asyncio.Event()
+    async with running(made):
+        await until(lambda: len(made.driver.asked) > 2)
+        made.poller._room = held.wait  # type: ignore[assignment]
+        scans = -1
+        while scans != (scans := len(made.driver.asked)):
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            assert (await made.poller.write(wish(3), allowed)).after == 3
+        held.set()
