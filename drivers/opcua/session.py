@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import logging
 import os
 import time
@@ -157,6 +158,7 @@ class Session:
             client.uaclient.protocol._callbackmap = _Waiting()
             await client.send_hello()
             await client.open_secure_channel()
+            self._date_keys(client)
             await client.create_session()
             created = True
             security.check_password(client, self.options, self.url)
@@ -302,6 +304,7 @@ class Session:
                     continue
                 if renew_in <= 0:
                     await self.call(client.open_secure_channel(renew=True), "renewing the secure channel")
+                    self._date_keys(client)
                     started = time.monotonic()
                 # behind a renewal too: the server goes over to the new keys when it sees them used
                 await self.exchange(wire.READ_REQUEST, wire.READ_RESPONSE, probe, self.options.timeout)
@@ -311,6 +314,14 @@ class Session:
                 self._lost = error
                 self.abort()
                 return
+
+    @staticmethod
+    def _date_keys(client: Client) -> None:
+        """Date the channel's keys by our clock: asyncua would compare the server's date with it."""
+        now = datetime.datetime.now(datetime.UTC)
+        connection = client.uaclient.protocol._connection
+        for token in (connection.security_token, connection.next_security_token):
+            token.CreatedAt = now
 
     async def _end(self, client: Client) -> None:
         """Tell the server that the session is over, if it still listens."""

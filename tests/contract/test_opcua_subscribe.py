@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from asyncua import ua
+from asyncua.common.utils import ServiceError
 from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, plant, rows
 
 from drivers.opcua import subscribe, wire
@@ -234,6 +235,132 @@ async def test_after_a_short_cut_what_was_missed_is_fetched(served: Plant) -> No
             assert sorted(set(listener.values("t1"))) == [101.0, 102.0, 103.0, 104.0]
             assert set(served.server.iserver.subscription_service.subscriptions) == known  # taken over, not made anew
         await served.change("N1", 1.0)
+
+
+async def test_a_notification_that_is_gone_for_good_is_a_gap_and_what_is_so_now_is_read(served: Plant) -> None:
+    """BadMessageNotAvailable: the server kept fewer messages than were lost."""
+    service = served.server.iserver.subscription_service
+    real = service.republish
+
+    def gone(_parameters: Any) -> Any:
+        raise ServiceError(ua.StatusCodes.BadMessageNotAvailable)
+
+    async with driver(served.url, numbers(0, 1), device={**OPTIONS, "queue_size": 100}) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 2)
+            session, taken, dropped = opened._session, opened._session.taken, []
+
+            def lossy(future: Any, answer: bytes) -> Any:
+                body, at = taken(future, answer)
+                if answer == wire.PUBLISH_RESPONSE and b"\x01\x00\x2b\x03" in body and not dropped:
+                    dropped.append(body)
+                    raise Refused("dropped", status=q.BAD_TIMEOUT)
+                return body, at
+
+            session.taken = lossy
+            service.republish = gone
+            try:
+                await served.change("N1", 11.0)  # lost, and never told of again
+                await listener.until_true(lambda: bool(dropped))
+                await served.change("N0", 10.0)
+                await listener.until(lambda: listener.last()["t0"][0] == 10.0 and listener.last()["t1"][0] == 11.0)
+            finally:
+                service.republish = real
+            (gap,) = listener.gaps
+            assert gap.reason == "notifications were lost"
+            assert opened._session is session
+            await served.change("N0", 0.0)
+            await served.change("N1", 1.0)
+
+
+@pytest.mark.parametrize("kept", [3, 1, 0])
+async def test_what_was_sent_into_a_dead_link_is_fetched_by_the_next_session_as_far_as_it_was_kept(
+    served: Plant, kept: int
+) -> None:
+    """TransferSubscriptions, then Republish of what the server still has; what it dropped is a gap, not a silence."""
+    service = served.server.iserver.subscription_service
+    real = service.transfer_subscriptions
+
+    async def hand_over(parameters: Any, session: Any, callback: Any) -> Any:
+        """As it should: asyncua's server goes on to wait for PublishRequests of the session that is gone."""
+        results = await real(parameters, session, callback)
+        for number in parameters.SubscriptionIds:
+            service.subscriptions[number].pub_request_callback = callback.__self__.get_publish_request
+        return results
+
+    service.transfer_subscriptions = hand_over
+    try:
+        await send_into_a_dead_link(served, kept)
+    finally:
+        service.transfer_subscriptions = real
+
+
+async def send_into_a_dead_link(served: Plant, kept: int) -> None:
+    async with Proxy(served.port) as proxy:
+        options = {**OPTIONS, "queue_size": 100}
+        async with driver(proxy.url, numbers(0), device=options, timeout="20 s") as (opened, plan):
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: bool(listener.batches))
+                (subscription,) = [
+                    each
+                    for each in served.server.iserver.subscription_service.subscriptions.values()
+                    if each.data.RevisedPublishingInterval == 50
+                ]
+                await listener.until_true(lambda: len(opened._watcher._outstanding) == opened._watcher._most)
+                proxy.silence()
+                sent = subscription._notification_seq
+                for value in (1.0, 2.0, 3.0):
+                    before = subscription._notification_seq
+                    await served.change("N0", value)
+                    await listener.until_true(lambda before=before: subscription._notification_seq > before)
+                proxy.cut()
+                with pytest.raises(NotConnected):
+                    await listener.until(lambda: False)
+            await opened.close()
+            messages = subscription._not_acknowledged_results
+            for sequence in sorted(messages)[: len(messages) - kept]:
+                del messages[sequence]
+            assert subscription._notification_seq == sent + 3
+            await opened.connect()
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: listener.last().get("t0", (None,))[0] == 3.0)
+                await served.change("N0", 4.0)
+                await listener.until(lambda: listener.last()["t0"][0] == 4.0)
+                fetched = [value for _, value in listener.readings("t0", backfill=True)]
+                assert sorted(set(fetched)) == {3: [1.0, 2.0, 3.0], 1: [3.0], 0: [3.0]}[kept]
+                assert [gap.reason for gap in listener.gaps] == ([] if kept == 3 else ["notifications were lost"])
+            await served.change("N0", 0.0)
+
+
+@pytest.mark.parametrize("answer", ["refused", "unknown service"])
+async def test_where_the_server_does_not_hand_subscriptions_over_they_are_made_anew(served: Plant, answer: str) -> None:
+    service = served.server.iserver.subscription_service
+    real = service.transfer_subscriptions
+
+    async def refuse(parameters: Any, *_more: Any) -> Any:
+        if answer == "unknown service":
+            raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
+        status = ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
+        return [ua.TransferResult(StatusCode=status) for _ in parameters.SubscriptionIds]
+
+    async with Proxy(served.port) as proxy, driver(proxy.url, numbers(0), device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            proxy.cut()
+            with pytest.raises(NotConnected):
+                await listener.until(lambda: False)
+        await opened.close()
+        service.transfer_subscriptions = refuse
+        try:
+            await opened.connect()
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: bool(listener.batches) and bool(listener.gaps))
+                await served.change("N0", 5.0)
+                await listener.until(lambda: listener.last()["t0"][0] == 5.0)
+                assert len(listener.gaps) == 1
+        finally:
+            service.transfer_subscriptions = real
+        await served.change("N0", 0.0)
 
 
 async def test_after_a_long_cut_the_subscription_is_made_anew(served: Plant) -> None:
