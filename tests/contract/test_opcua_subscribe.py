@@ -301,11 +301,8 @@ async def send_into_a_dead_link(served: Plant, kept: int) -> None:
         async with driver(proxy.url, numbers(0), device=options, timeout="20 s") as (opened, plan):
             async with Listener(opened, plan) as listener:
                 await listener.until(lambda: bool(listener.batches))
-                (subscription,) = [
-                    each
-                    for each in served.server.iserver.subscription_service.subscriptions.values()
-                    if each.data.RevisedPublishingInterval == 50
-                ]
+                (number,) = opened._watcher._subscriptions
+                subscription = served.server.iserver.subscription_service.subscriptions[number]
                 await listener.until_true(lambda: len(opened._watcher._outstanding) == opened._watcher._most)
                 proxy.silence()
                 sent = subscription._notification_seq
