@@ -132,11 +132,12 @@ async def test_names_may_have_blanks_commas_quotes_and_chinese(place: Place) -> 
 async def test_what_was_thinned_is_kept_as_a_gap_beside_what_was_not(place: Place) -> None:
     """A publisher that kept its budget tells how many readings it left out, with the sequence of a record it sent."""
     of = table()
-    rest = scan(of, T0 + SECOND).take(np.array([1, 2]))
+    rest = scan(of, T0 + SECOND, [1.0, 2.0, 3.0, 4.0]).take(np.array([1, 2]))
     thinned = Gap(of.device, of.group, T0, T0 + SECOND, "thinned", readings=6)
-    readings, told = block(scan(of, T0), rest, first=4), block(thinned, first=5)
+    readings, told = block(scan(of, T0, [1.0, 2.0, 3.0, 4.0]), rest, first=4), block(thinned, first=5)
     assert await store(place, readings, told) == (6, 0, 1)
-    await store(place, told, readings)
+    if place.once:
+        await store(place, told, readings)
     assert_holds(place, readings)
     if place.resolution == 1:
         assert place.gaps() == [("demo", thinned)]
