@@ -106,6 +106,9 @@ def import_(
         raise typer.Exit(2)
     name = device or re.sub(r"[\s/+#.]+", "-", file.stem).strip("-") or "device"
     try:
+        drivers = drivers_of(into) if into else {}
+        if device is None and len(drivers) == 1:
+            (name,) = drivers  # the site's only device
         reading = Reading(
             device=name,
             driver=driver,
@@ -113,11 +116,13 @@ def import_(
             area=area.value if area else "",
             order=order.value if order else "",
             writable=writable,
-            drivers=drivers_of(into) if into else {},
+            drivers=drivers,
             mapping=load_mapping(map_file),
         )
         wanted = Wanted(reading, source.value if source else "", encoding, tuple(sheet or ()), device_per_sheet)
         listed = read_list(file, wanted)
+        if into and device is None and name not in drivers and any(each.name == name for each in listed.devices):
+            _refuse(f"say into which --device of {into} the tags go: {', '.join(drivers)}; a new name makes a new one")
         composed = _composed(listed, file, into, output, {"device": device, "url": url, "link": link, "unit": unit})
     except ListError as error:
         _report(locals().get("listed"))
@@ -128,6 +133,12 @@ def import_(
         _write(composed, into, output)
     _conclude(composed, listed, into or output, dry_run=dry_run)
     raise typer.Exit(1 if any(each.severity == "error" for each in listed.findings) else 0)
+
+
+def _refuse(reason: str) -> None:
+    from gateway.lists.entries import ListError
+
+    raise ListError(reason)
 
 
 def _composed(

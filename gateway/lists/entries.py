@@ -41,6 +41,7 @@ class ListedTag:
     places: dict[str, str] = field(default_factory=dict)  # of its keys
     group: str = ""
     interval: str = ""
+    ordered: bool = True  # whether the list says the byte order, or leaves it to what is known
 
 
 @dataclass(slots=True)

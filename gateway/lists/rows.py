@@ -229,6 +229,9 @@ class _Rows:
         bad = any(each.severity == "error" for each in self.into.findings[wrong:])
         if bad or where is None or "address" not in tag.keys:
             return False
+        line = tag.keys["address"]
+        own = bool(OWN.fullmatch(cells["address"])) and len(cells["address"].split()) > 1
+        tag.ordered = own or "order" in cells or bool(self.reading.order or re.search(r" [A-H]{2,8}$", str(line)))
         where.tags.append(tag)
         return True
 

@@ -12,7 +12,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -224,8 +224,6 @@ def compose_into(
     listed: RegisterList, site: Path, *, device: str | None, link: str | None, url: str, unit: int | None
 ) -> Composed:
     """Compose an existing file with the list's tags in it. Raises ConfigError where the site is not well."""
-    if device is not None and len(listed.devices) == 1:
-        listed.devices[0].name = device
     loaded = load_site(site, secrets=False)
     known = {each.name: (each, line) for line in loaded.links for each in line.devices}
     sources: dict[Path, Any] = {}
@@ -322,7 +320,8 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
             continue
         group = wanted if "group" in listed.covers else old.group
         new = {**{key: value for key, value in old.keys.items() if key not in covers}, **tag.keys}
-        if _located(old.keys, there) == _located(new, there):
+        order = tag.ordered
+        if _located(old.keys, there, order=order) == _located(new, there, order=order):
             kept = {key: value for key, value in old.keys.items() if key in LOCATING}
             new = {**kept, **{key: value for key, value in new.items() if key not in LOCATING}}
         if group == old.group and _meaning(old.keys, there) == _meaning(new, there):
@@ -381,12 +380,20 @@ def _meaning(keys: Mapping[str, Any], there: _There) -> Any:
     return common, _located(keys, there)
 
 
-def _located(keys: Mapping[str, Any], there: _There) -> Any:
+def _located(keys: Mapping[str, Any], there: _There, *, order: bool = True) -> Any:
+    """Give where a tag is, however that is written; without `order` whatever its byte order is."""
     try:
         options = there.spec.tag.model_validate(dict(keys))
-        return list(there.spec.resolve(options, there.options, there.link_options))
+        found = list(there.spec.resolve(options, there.options, there.link_options))
+        if order:
+            return found
+        return [replace(each, source=_unordered(each.source)) for each in found]
     except ValueError:
         return {key: value for key, value in keys.items() if key in LOCATING}
+
+
+def _unordered(source: Any) -> Any:
+    return replace(source, order="") if hasattr(source, "order") and not isinstance(source, type) else source
 
 
 def _add_device(

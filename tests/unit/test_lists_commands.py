@@ -150,6 +150,29 @@ links:
     assert "c:" in Path("site.yaml").read_text()
 
 
+def test_a_byte_order_that_was_found_is_kept_where_the_list_says_none() -> None:
+    """Found at the device after an hour; the manufacturer's next list must not undo it."""
+    run("init", "--driver", "modbus", "--device", "p")
+    Path("a.csv").write_text("name,address,type,unit\nforce,40001,FLOAT,N\n")
+    run("import", "a.csv", "--into", "site.yaml", "--order", "CDAB")
+    Path("a.csv").write_text("name,address,type,unit\nforce,40001,FLOAT,kN\n")
+    assert run("import", "a.csv", "--into", "site.yaml").exit_code == 0
+    assert "force: {address: holding:0 float32 CDAB, unit: kN}" in Path("site.yaml").read_text()
+    assert run("import", "a.csv", "--into", "site.yaml", "--order", "ABCD").exit_code == 0
+    assert "force: {address: holding:0 float32, unit: kN}" in Path("site.yaml").read_text()
+
+
+def test_a_list_without_a_device_goes_to_the_only_one_or_asks() -> None:
+    """A second device made by mistake, with the first one's registers, would be read twice."""
+    run("init", "--driver", "modbus", "--device", "p")
+    Path("a.csv").write_text("name,address,type\nforce,40001,FLOAT\n")
+    assert run("import", "a.csv", "--into", "site.yaml").exit_code == 0
+    assert [device.name for device in load_site(Path("site.yaml")).links[0].devices] == ["p"]
+    assert run("import", "a.csv", "--into", "site.yaml", "--device", "q", "--unit", "2").exit_code == 0
+    result = run("import", "a.csv", "--into", "site.yaml")
+    assert (result.exit_code, "--device of site.yaml the tags go: p, q" in result.stderr) == (2, True)
+
+
 def test_a_device_in_an_included_file_is_changed_there() -> None:
     Path("lines").mkdir()
     Path("site.yaml").write_text("gateway: g\ninclude: [lines/a.yaml]\n")
