@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import keyword
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -60,7 +61,8 @@ def test_commands_exist(name: str) -> None:
     text = (ROOT / name).read_text()
     for command in re.findall(r"(?:^ {4}|`|bin/|^sudo )plantbridge ([a-z]+)\b", text, flags=re.M):
         assert command in COMMANDS, f"{name}: plantbridge {command}"
-        assert importlib.util.find_spec(f"gateway.cli.{command}"), f"{name}: plantbridge {command}"
+        module = f"{command}_" if keyword.iskeyword(command) else command  # import_
+        assert importlib.util.find_spec(f"gateway.cli.{module}"), f"{name}: plantbridge {command}"
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     for target in re.findall(r"(?:^ {4}|`)make ([a-z-]+)", text, flags=re.M):
         assert target in targets, f"{name}: make {target}"
