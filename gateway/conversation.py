@@ -90,11 +90,13 @@ class Conversation:
         self._said: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self.counts: Callable[[int], None] = lambda _: None  # gets the bytes on the wire of all that is said and heard
+        self.left = False  # whether the last session ended because we left it, to sign in anew for instance
         self._log = log.bind(publisher=name)
 
     async def run(self, upto: int) -> None:
         """Hold one session, whose records up to `upto` are history. Raises SinkUnavailable; never returns."""
         self._said.clear()
+        self.left = False
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -180,6 +182,7 @@ class Conversation:
         before, self._heard = self._heard, asyncio.Event()
         before.set()
         if heard.leave:
+            self.left = True
             raise SinkUnavailable(heard.leave)
 
     async def _carry_out(self, command: Command) -> None:

@@ -239,7 +239,8 @@ class Publisher:
             if session is not None:
                 self._valve.shut()
             self._session = None
-            if self._held:  # `drain` has let go of them where the end was ours; else they are sent once more
+            ours = session is not None and self._conversation is not None and self._conversation.left
+            if self._held and not ours:  # where the end was ours they wait on, in the next session; see `_begin`
                 for _, chunk in self._held:
                     self._doubted.add(chunk.first, chunk.last)
                 self._held.clear()
@@ -255,7 +256,8 @@ class Publisher:
             self._thinning.forget()
         self._valve.open()
         window, loop = self._options.window, asyncio.get_running_loop()
-        pending = self._journal.pending(self.name)
+        held = Ranges((chunk.first, chunk.last) for _, chunk in self._held)
+        pending = [part for first, last in self._journal.pending(self.name) for part in held.missing(first, last)]
         oldest = pending[0][0] if pending else self._journal.committed + 1
         self._doubted = Ranges((first, last) for first, last in self._doubted if last >= oldest)
         return _Session(

@@ -86,6 +86,7 @@ class DialogueSink:
         self._forbidden = False  # something that all depends on was refused in this session
         self._sessions = Sessions()
         self._envelope = Envelope(options.expiry, options.content_type, options.user_properties)
+        self._rate = Rate(dialogue.limits)  # over sessions: a new one does not forget what the last one sent
 
     async def connect(self) -> None:
         """Make the session and subscribe. Raises SinkUnavailable."""
@@ -186,6 +187,11 @@ class DialogueSink:
     def ask(self) -> None:
         """Ask the broker for a sign of life."""
         self._connection.ask()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the session lives; also after a SinkUnavailable by which we leave it."""
+        return self._connection.connected
 
     async def ended(self) -> str:
         """Return, with the reason, when the session has ended."""

@@ -32,6 +32,7 @@ class Platform:
     most_messages = 0  # a second; 0: not limited
     retain = False
     most_qos = 1
+    window = SECOND  # in which messages are counted
 
     def __init__(self) -> None:
         self.readings: dict[tuple[str, str], list[tuple[int, Any]]] = {}
@@ -59,7 +60,7 @@ class Platform:
 
     def count(self, now: int) -> None:
         """Count a message against the rate."""
-        while self._recent and self._recent[0] <= now - SECOND:
+        while self._recent and self._recent[0] <= now - self.window:
             self._recent.popleft()
         self._recent.append(now)
         self.require(not self.most_messages or len(self._recent) <= self.most_messages, "too many messages a second")
