@@ -200,7 +200,8 @@ def _publishers(
             encoder = encoder_for(options, site.gateway, journal.id)
             talk = Conversation(name, native, hearing, newest, desk)
         else:
-            sink, encoder = sink_for(name, options, site.gateway), encoder_for(options, site.gateway, journal.id)
+            sink = sink_for(name, options, site.gateway)
+            encoder = encoder_for(options, site.gateway, journal.id, site.places)
         publishers.append(
             Publisher(
                 name, options, site.gateway, journal, sink, encoder, metrics, health, letters,

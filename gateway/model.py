@@ -290,6 +290,11 @@ class Message:
     properties: Mapping[str, str] = field(default_factory=dict)
     oldest: int = 0  # source time of the oldest reading inside, for the latency histogram
 
+    @property
+    def definition(self) -> bool:
+        """Whether this says what readings mean, and is said anew in each session."""
+        return self.retain and not self.readings
+
 
 def split_by_kind(device: str, group: str, tags: Sequence[Tag]) -> tuple[TagTable, ...]:
     """Give the tables of a poll group: one per Kind that occurs, in a stable order."""

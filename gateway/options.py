@@ -25,6 +25,7 @@ from pydantic import (
     GetPydanticSchema,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import core_schema
@@ -360,6 +361,8 @@ class DeviceOptions(GroupOptions):
     template: str | None = None
     """A device template whose tags this device has: a file beside the site file, or one of the shipped templates."""
     description: str = ""
+    location: dict[str, str] = Field(default_factory=dict, examples=[{"line": "L1", "cell": "press"}])
+    """Where the device stands: levels for topics and bodies of `format: json`, beside those of the site."""
     timeout: Duration | None = None
     """How long one request to this device may take; the link's timeout where not given."""
     retries: int = Field(default=1, ge=0, le=10)
@@ -466,6 +469,28 @@ Format = Literal[
     "columns", "json", "sparkplug", "opcua-json", "thingsboard", "huawei", "aliyun", "tencent", "aws", "azure"
 ]
 _WITH_SETTINGS: Final = ("huawei", "aliyun", "tencent", "aws", "azure")  # what they need cannot be guessed
+
+
+class JsonOptions(Options):
+    """JSON messages of a shape of your own."""
+
+    per: Literal["scan", "tag", "window"] = "scan"
+    """What makes a message: one scan of a device's group, one reading, or all scans of a window (an array)."""
+    window: Duration = Field(default=10.0, gt=0)
+    """Time between messages of `per: window`."""
+    body: dict[str, Any] | None = Field(default=None, examples=[{"value": "{value}", "at": "{time}"}])
+    """Keys of a message and what they hold: placeholders, plain values or further keys. The full form where not
+    given."""
+    retain: bool = False
+    """Have the broker keep the newest message of each topic for those who come later."""
+
+    @field_validator("body")
+    @classmethod
+    def _body_is_plain_data(cls, body: Any) -> Any:
+        """Leave the places in the file behind: options are handed to a process that never reads YAML."""
+        if isinstance(body, dict):
+            return {str(key): cls._body_is_plain_data(value) for key, value in body.items()}
+        return str(body) if isinstance(body, str) else body
 
 
 class SparkplugOptions(Options):
@@ -615,6 +640,8 @@ class PublisherOptions(MqttOptions):
     format: Format = "columns"
     """columns: Arrow with zstd, the native form. json: one message per device and scan. sparkplug: an edge node of
     Sparkplug B 3.0. opcua-json: OPC UA PubSub. The others are cloud platforms."""
+    json_settings: JsonOptions | None = Field(default=None, alias="json")
+    """Settings of `format: json`."""
     sparkplug: SparkplugOptions | None = None
     """Settings of `format: sparkplug`."""
     opcua_json: OpcuaJsonOptions | None = None
@@ -633,7 +660,7 @@ class PublisherOptions(MqttOptions):
     """Settings of `format: azure`; needed for it."""
     topic: str | None = None
     """Topic template. columns: the prefix, default `plantbridge/{gateway}`. json: default
-    `plantbridge/{gateway}/json/{device}/{group}`."""
+    `plantbridge/{gateway}/json/{device}/{group}`, also with {tag} and the levels of `location`."""
     tags: TagSelection | None = None
     """The tags that are published, and what is told of them; all of everything where not given."""
     backlog: Literal["oldest", "newest"] = "oldest"
@@ -671,6 +698,8 @@ class PublisherOptions(MqttOptions):
                 raise ValueError(f"{name} has the settings of another format than {self.format}")
             if wanted and not given and name in _WITH_SETTINGS:
                 raise ValueError(f"format {self.format} needs the key {name} with its settings")
+        if self.json_settings is not None and self.format != "json":
+            raise ValueError(f"json has the settings of another format than {self.format}")
         return self
 
     message_expiry: Duration | None = None

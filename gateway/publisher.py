@@ -39,7 +39,7 @@ from gateway.contracts import Delivery, Encoder, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
 from gateway.dialects import Limits
-from gateway.encoders import Bounded, Sized
+from gateway.encoders import Bounded, Sized, Windowed
 from gateway.errors import JournalError, SinkUnavailable
 from gateway.extract import Extract
 from gateway.health import Health
@@ -346,9 +346,16 @@ class Publisher:
                 _advance(session.live, chunk.through)
             else:
                 last = await self._journal.wait_committed(session.next - 1)
+                if isinstance(self._extract.encoder, Windowed) and self._extract.encoder.window:
+                    await self._window_ends(self._extract.encoder.window)
+                    last = self._journal.committed
                 chunk = await self._read(session.next, last, self._piece)
                 session.next = chunk.through + 1
             await self._dispatch(session, chunk, backlog=False)
+
+    async def _window_ends(self, window: float) -> None:
+        """Wait for the next multiple of the window on the wall clock."""
+        await asyncio.sleep(window - self._clock() / 1e9 % window)
 
     async def _backlog_lane(self, session: _Session) -> None:
         """Send what was left behind, the oldest or the newest first."""
@@ -489,7 +496,7 @@ class Publisher:
             await self._valve.pass_on(size, backlog=backlog)
             total += size
             session.bytes += len(message.payload)
-            session.sent += not message.retain
+            session.sent += not message.definition
             self._spawn(session, self._send(session, chunk, message, backlog=backlog), message.topic)
         self._valve.became(chunk.size, total)
 
@@ -506,11 +513,11 @@ class Publisher:
                 session.behind.release()
             session.changed()  # whoever waits runs after what follows here
         self._pace.acknowledged(size, began, loop.time())
-        session.settled += not message.retain
+        session.settled += not message.definition
         self._published.inc()
         self._published_bytes.inc(size)
         if delivery is Delivery.ACCEPTED:
-            if not message.retain:
+            if not message.definition:
                 self._well()
             chunk.readings += message.readings
             self._acknowledged.inc(message.readings)
@@ -606,7 +613,7 @@ class Publisher:
         self._rejected.inc()
         reason = reason or (self._sink.refusal if isinstance(self._sink, Explaining) else "refused by the peer")
         self._letters.put(message.topic, message.payload, reason)
-        if message.retain:  # it would be sent in each session anew, and may cost each session its life
+        if message.definition:  # it would be sent in each session anew, and may cost each session its life
             self._refused.add(message.topic)
 
 

@@ -6,7 +6,7 @@ It can be pickled, so that a process which has read the YAML can hand it to one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Problem
@@ -28,3 +28,5 @@ class Site:
     commands: CommandOptions | None  # None: nothing can be set from outside
     files: tuple[Path, ...]  # all files read: the site file first, then fragments, templates and secrets
     warnings: tuple[Problem, ...]
+    places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Levels of each device's location, by device; "" has the site's own."""

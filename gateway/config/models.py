@@ -33,6 +33,8 @@ class SiteOptions(Options):
     """The gateway's name: short, unique among the gateways of one broker, part of every topic."""
     data: str = "./data"
     """Directory for the journal and everything else the gateway keeps; relative to this file."""
+    location: dict[str, str] = Field(default_factory=dict, examples=[{"enterprise": "Acme", "site": "Hangzhou"}])
+    """Where the site is: levels for topics and bodies of `format: json`; a device's `location` adds to them."""
     include: list[str] = Field(default_factory=list, examples=[["lines/*.yaml"]])
     """Files with more links: names or patterns, relative to this file."""
     links: dict[str, Any] = Field(default_factory=dict)

@@ -7,11 +7,12 @@ trees and of the tags' models outlives the call.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 from gateway.config.document import Mapping as Tree
+from gateway.config.document import locate
 from gateway.config.files import Files, shown
 from gateway.config.links import compile_links
 from gateway.config.merge import include
@@ -21,13 +22,13 @@ from gateway.config.references import Missing, References, written
 from gateway.config.selected import check_publishers
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
-from gateway.model import Link, Where
+from gateway.model import Link
 from gateway.options import CommandOptions, PublisherOptions, TlsOptions
 from gateway.site import Site
+from gateway.templates import NAMES, SCAN_VALUES, TAG_NAMES, TAG_VALUES, body_faults, names_for, topic_faults
 
 Path_ = tuple[str | int, ...]
-_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
-_PLACEHOLDERS: Final = {"columns": ("gateway",), "json": ("gateway", "device", "group")}
+_LEVEL: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def load_site(path: Path, *, links: Mapping[str, str] | None = None, secrets: bool = True) -> Site:
@@ -44,7 +45,8 @@ def load_site(path: Path, *, links: Mapping[str, str] | None = None, secrets: bo
 def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Site:
     """Check and compile the tree of a site file."""
     compiled = _links(tree, path, files, urls)
-    publishers = _publishers(tree, files)
+    places = _places(tree, compiled, files)
+    publishers = _publishers(tree, files, {level for place in places.values() for level in place})
     options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
     if options is not None and "gateway" in tree:
         check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
@@ -64,6 +66,7 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
         commands=_commands(options),
         files=(*files.read, *files.references.files),
         warnings=tuple(problems),
+        places=places,
     )
 
 
@@ -71,6 +74,23 @@ def _commands(options: SiteOptions) -> CommandOptions | None:
     if isinstance(options.commands, CommandOptions):
         return options.commands
     return CommandOptions() if options.commands == "on" else None
+
+
+def _places(tree: Tree, links: tuple[Link, ...], files: Files) -> dict[str, dict[str, str]]:
+    """Give the levels of each device's location, the site's own among them."""
+    location = tree.get("location")
+    given = location if isinstance(location, Tree) else {}
+    places = {"": {level: name for level, name in given.items() if isinstance(name, str)}}
+    for link in links:
+        for device in link.devices:
+            places[device.name] = {**places[""], **device.options.location}
+    taken = {*TAG_NAMES, *SCAN_VALUES, *TAG_VALUES}
+    for level in sorted({level for place in places.values() for level in place}):
+        if level in taken or not _LEVEL.fullmatch(level):
+            mark = location.key_at(level) if isinstance(location, Tree) and level in location else tree.mark
+            reason = "is a placeholder already" if level in taken else "has other signs than a-z, 0-9 and _"
+            files.report(mark, ("location",), f"the level {level} {reason}", "give it another name")
+    return places
 
 
 def fragment_of(tree: Tree, path: Path, files: Files) -> tuple[Link, ...]:
@@ -125,7 +145,7 @@ def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tup
     return compile_links(links, files)
 
 
-def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
+def _publishers(tree: Tree, files: Files, levels: Collection[str]) -> dict[str, PublisherOptions]:
     publish = tree.get("publish")
     if "publish" not in tree:
         hint = "add publish: {cloud: {url: mqtt://HOST}}; without it readings stay in the journal"
@@ -147,9 +167,7 @@ def _publishers(tree: Tree, files: Files) -> dict[str, PublisherOptions]:
             publishers[name] = options
             if options.tls is not None:
                 _certificates(options.tls, each["tls"], (*place, "tls"), files)
-        topic, form = each.get("topic"), each.get("format", "columns")
-        if isinstance(topic, str) and not isinstance(topic, Missing) and form in _PLACEHOLDERS:
-            _topic(topic, _PLACEHOLDERS[form], each.value_at("topic"), (*place, "topic"), files)
+        _templates(each, place, levels, files)
     return publishers
 
 
@@ -162,13 +180,25 @@ def _certificates(tls: TlsOptions, tree: Tree, path: Path_, files: Files) -> Non
             files.report(tree.value_at(key), (*path, key), f"there is no file {written(tree[key])}", hint, "warning")
 
 
-def _topic(topic: str, known: tuple[str, ...], mark: Where, path: tuple[str, ...], files: Files) -> None:
-    """A topic template must have known placeholders only, and none of MQTT's wildcards."""
-    names = ", ".join(f"{{{name}}}" for name in known)
-    for name in _PLACEHOLDER.findall(topic):
-        if name not in known:
-            files.report(mark, path, f"unknown placeholder {{{name}}} in the topic", f"this format knows {names}")
-    if "{" in _PLACEHOLDER.sub("", topic) or "}" in _PLACEHOLDER.sub("", topic):
-        files.report(mark, path, "a brace in the topic is not closed", f"placeholders are {names}")
-    if not topic or any(sign in topic for sign in "+#\x00") or topic.startswith(("$", "/")):
-        files.report(mark, path, "the topic cannot be published to", "no + or #, no $ or / at the start")
+def _templates(tree: Tree, place: Path_, levels: Collection[str], files: Files) -> None:
+    """Topic and body templates must have known placeholders only, and a topic none of MQTT's wildcards."""
+    form, topic, json = tree.get("format", "columns"), tree.get("topic"), tree.get("json")
+    settings = json if isinstance(json, Tree) else tree.new()
+    per = str(settings.get("per", "scan"))
+    known = {"columns": ("gateway",), "json": (*names_for(per), *sorted(levels))}.get(form, ())
+    if isinstance(topic, str) and not isinstance(topic, Missing) and known:
+        for reason, hint in topic_faults(topic, known):
+            files.report(tree.value_at("topic"), (*place, "topic"), reason, hint)
+    if form != "json":
+        return
+    body = settings.get("body")
+    names, values = (TAG_NAMES, TAG_VALUES) if per == "tag" else (NAMES, SCAN_VALUES)
+    for keys, reason, hint in body_faults(body, (*names, *sorted(levels)), values):
+        _, mark = locate(settings, ("body", *keys))
+        files.report(mark, (*place, "json", "body", *keys), reason, hint)
+    if per == "tag" and settings.get("retain") is True and isinstance(topic, str) and "{tag}" not in topic:
+        reason = "tags of one topic cannot all be retained: the broker keeps one message"
+        files.report(tree.value_at("topic"), (*place, "topic"), reason, "put {tag} into the topic")
+    if "window" in settings and per != "window":
+        mark = settings.key_at("window")
+        files.report(mark, (*place, "json", "window"), f"window has no meaning with per: {per}", "write per: window")

@@ -5,14 +5,14 @@ An encoder does no I/O and keeps no time. What is common to several: `texts` (nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from gateway.contracts import Encoder
 from gateway.dialects import Dialect, Limits
 from gateway.dialects.dialogue import Dialogue, Memory
 from gateway.model import TagTable
-from gateway.options import OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
+from gateway.options import JsonOptions, OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
 
 
 @runtime_checkable
@@ -37,13 +37,26 @@ class Bounded(Protocol):
     def limits(self) -> Limits: ...
 
 
-def encoder_for(options: PublisherOptions, gateway: str, journal: str) -> Encoder:
+@runtime_checkable
+class Windowed(Protocol):
+    """An encoder that wants what comes within a time in one piece; 0: as it comes."""
+
+    @property
+    def window(self) -> float: ...
+
+
+def encoder_for(
+    options: PublisherOptions, gateway: str, journal: str, places: Mapping[str, Mapping[str, str]] | None = None
+) -> Encoder:
     """Make the encoder of a publisher; `journal` is the journal's id. Raises ValueError for a topic that is none."""
     # the modules are imported here: a site with one format does not pay for the libraries of the others
     if options.format == "json":
-        from gateway.encoders.json import DEFAULT_TOPIC, Json
+        from gateway.encoders.json import Json, topic_for
 
-        return Json(gateway, options.topic or DEFAULT_TOPIC, options.max_message)
+        settings = options.json_settings or JsonOptions()
+        renamed = options.tags.names if options.tags is not None else {}
+        shown = {renamed.get(device, device): place for device, place in (places or {}).items()}
+        return Json(gateway, options.topic or topic_for(settings), options.max_message, settings, shown)
     if options.format != "columns":
         raise ValueError(f"{options.format} is a conversation: see dialogue_for")
     from gateway.encoders.columns import Columns

@@ -16,13 +16,18 @@
 - A hole: {"gateway", "device", "group", "sequence", "gap": {"start", "end", "reason", "readings", "scans"}}; where it
   concerns all devices or groups, these are "", and "all" in the topic.
 
-The topic template knows {gateway}, {device} and {group}; what a topic cannot hold becomes "_".
+That is `per: scan` with the standard body; topic and body are templates (gateway.templates). `per: window` puts the
+scans of a window into one array. `per: tag` makes a message of each reading:
+
+    {"gateway": "demo", "device": "press-1", "group": "default", "tag": "pressure", "value": 101.3, "unit": "bar",
+     "time": "2026-11-20T08:15:00.100Z", "timestamp": 1795162500100, "quality": "Good"}
+
+Retained messages never go back in time: one with a time older than what its topic had before is sent without the flag.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import add
 from typing import Any, Final
@@ -34,31 +39,59 @@ from numpy.typing import NDArray
 from gateway import quality as q
 from gateway.contracts import Record
 from gateway.encoders.texts import Texts
-from gateway.model import Batch, Gap, Message, TagTable
+from gateway.model import Batch, Gap, Message, Tag, TagTable
+from gateway.options import JsonOptions
+from gateway.templates import SCAN_VALUES, TAG_VALUES, Members, compiled, names_for, rendered, topic_faults, topic_of
 
 DEFAULT_TOPIC: Final = "plantbridge/{gateway}/json/{device}/{group}"
-_PLACEHOLDERS: Final = ("{gateway}", "{device}", "{group}")
+_SCAN: Final = {name: f"{{{name}}}" for name in ("gateway", "device", "group", *SCAN_VALUES)}
+_TAG: Final = {
+    name: f"{{{name}}}"
+    for name in (
+        "gateway",
+        "device",
+        "group",
+        "tag",
+        "value",
+        "unit",
+        "state",
+        "time",
+        "timestamp",
+        "quality",
+        "backfill",
+    )
+}
+_TRUE: Final = b"true"
 
 
-def check_topic(template: str) -> None:
-    """Raise ValueError, with a sentence for the integrator, where this is no topic template."""
-    unknown = [found for found in re.findall(r"\{[^{}]*\}", template) if found not in _PLACEHOLDERS]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is not known in a topic: {', '.join(_PLACEHOLDERS)} are")
-    rest = re.sub(r"\{(gateway|device|group)\}", "", template)
-    if not template or any(wrong in rest for wrong in "{}+#\0"):
-        raise ValueError(f"{template!r} is not a topic that can be published to: no braces alone, no + and no #")
+def topic_for(options: JsonOptions) -> str:
+    """Give the topic template where none is given."""
+    return DEFAULT_TOPIC + "/{tag}" if options.per == "tag" else DEFAULT_TOPIC
 
 
 class Json:
-    """Encodes journal records as one message per device and scan."""
+    """Encodes journal records as JSON. `places` are the levels of each device's location; "" is the site's own."""
 
-    def __init__(self, gateway: str, template: str, max_message: int) -> None:
-        """Raises ValueError for a template that is none."""
-        check_topic(template)
+    def __init__(
+        self,
+        gateway: str,
+        template: str,
+        max_message: int,
+        options: JsonOptions | None = None,
+        places: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Raises ValueError for a topic template that is none."""
+        self._options = options or JsonOptions()
+        self._places = places or {}
+        levels = {level for place in self._places.values() for level in place}
+        for reason, hint in topic_faults(template, (*names_for(self._options.per), *levels)):
+            raise ValueError(f"{reason}: {hint}")
         self.max_message = max_message
+        self.window = self._options.window if self._options.per == "window" else 0.0
         self._gateway = gateway
         self._template = template
+        self._bodies: dict[tuple[str, str], tuple[str, Members]] = {}  # topic and body by device and group
+        self._retained: dict[str, int] = {}  # by topic: the newest time that was sent
         self._writers: dict[
             int, tuple[TagTable, _Writer]
         ] = {}  # by identity; the table is kept so that it stays its own
@@ -67,25 +100,31 @@ class Json:
         """Nothing: every message speaks for itself."""
 
     def encode(self, records: Sequence[Record]) -> list[Message]:
-        """Give the messages, in the order of the records."""
+        """Give the messages, in the order of the records; those of a window by device and group."""
         messages: list[Message] = []
+        windows: dict[tuple[str, str], list[Message]] = {}
         for scan in _scans(records):
             content = scan[0].content
             if isinstance(content, Gap):
                 messages.append(self._gap(scan[0].sequence, content))
+            elif self._options.per == "tag":
+                messages += self._readings(scan)
+            elif self._options.per == "window":
+                key = (content.table.device, content.table.group)
+                windows.setdefault(key, []).extend(self._scan(scan))
             else:
                 messages += self._scan(scan)
+        for scans in windows.values():
+            messages += self._arrays(scans)
         before = records[0].sequence - 1 if records else 0
         messages = [replace(message, covers=before) for message in messages]
         if messages:
             messages[-1] = replace(messages[-1], covers=records[-1].sequence)
         return messages
 
-    def _topic(self, device: str, group: str) -> str:
-        topic = self._template
-        for name, text in (("{gateway}", self._gateway), ("{device}", device), ("{group}", group)):
-            topic = topic.replace(name, re.sub(r"[+#\0]", "_", text or "all"))
-        return topic
+    def _names(self, device: str, group: str) -> dict[str, str]:
+        place = self._places.get(device) or self._places.get("", {})
+        return {**place, "gateway": self._gateway, "device": device, "group": group}
 
     def _gap(self, sequence: int, gap: Gap) -> Message:
         body = {
@@ -101,55 +140,113 @@ class Json:
                 "scans": gap.scans,
             },
         }
-        return Message(self._topic(gap.device, gap.group), orjson.dumps(body), sequence, sequence, 0, 0)
+        names = {**self._names(gap.device, gap.group or "all"), "device": gap.device or "all", "tag": "all"}
+        return Message(topic_of(self._template, names), orjson.dumps(body), sequence, sequence, 0, 0)
+
+    # ------------------------------------------------------------------------------------------------ scans
 
     def _scan(self, scan: Sequence[Record]) -> Iterator[Message]:
         batches = [record.content for record in scan if isinstance(record.content, Batch)]
-        table = batches[0].table
-        topic = self._topic(table.device, table.group)
         layers = [_layers(batch) for batch in batches]
         for layer in range(max(map(len, layers)) - 1, -1, -1):
             parts = [of[layer] for of in layers if layer < len(of)]
-            yield from self._message(topic, scan[0].sequence, scan[-1].sequence, parts)
+            yield from self._message(scan[0].sequence, scan[-1].sequence, parts)
 
-    def _message(self, topic: str, first: int, last: int, parts: Sequence[Batch]) -> Iterator[Message]:
-        payload = self._payload(last, parts)
+    def _message(self, first: int, last: int, parts: Sequence[Batch]) -> Iterator[Message]:
+        topic, members = self._body(parts[0].table)
+        newest = max(int(batch.time.max()) for batch in parts)
+        payload = rendered(members, self._values(last, parts, newest))
         rows = sum(map(len, parts))
         if len(payload) > self.max_message and rows > 1:
             for few in _halves(parts):
-                yield from self._message(topic, first, last, few)
+                yield from self._message(first, last, few)
             return
         oldest = min(int(batch.time.min()) for batch in parts)
-        yield Message(topic, payload, first, last, 0, rows, oldest=oldest)
+        yield Message(topic, payload, first, last, 0, rows, self._keeps(topic, newest), oldest=oldest)
 
-    def _payload(self, sequence: int, parts: Sequence[Batch]) -> bytes:
-        newest = max(int(batch.time.max()) for batch in parts)
-        values: list[bytes] = []
-        states: list[bytes] = []
-        qualities: list[bytes] = []
-        times: list[bytes] = []
+    def _body(self, table: TagTable) -> tuple[str, Members]:
+        key = (table.device, table.group)
+        found = self._bodies.get(key)
+        if found is None:
+            names, body = self._names(*key), self._options.body or _SCAN
+            found = self._bodies[key] = topic_of(self._template, names), compiled(body, names, SCAN_VALUES)
+        return found
+
+    def _values(self, sequence: int, parts: Sequence[Batch], newest: int) -> dict[str, bytes]:
+        gathered: tuple[list[bytes], ...] = ([], [], [], [])
         for batch in parts:
             writer = self._writer(batch.table)
-            values += writer.values(batch)
-            states += writer.states(batch)
-            qualities += writer.qualities(batch)
-            times += writer.times(batch, newest)
-        table = parts[0].table
-        head = {
-            "gateway": self._gateway,
-            "device": table.device,
-            "group": table.group,
-            "sequence": sequence,
-            "time": iso(newest),
-            "timestamp": newest // 1_000_000,
+            members = (writer.values(batch), writer.states(batch), writer.qualities(batch), writer.times(batch, newest))
+            for into, some in zip(gathered, members, strict=True):
+                into += some
+        values = {
+            name: b"{" + b",".join(some) + b"}"
+            for name, some in zip(("values", "states", "quality", "times"), gathered, strict=True)
+            if some
         }
-        body = [orjson.dumps(head)[:-1], b'"values":{' + b",".join(values) + b"}"]
-        for name, members in ((b"states", states), (b"quality", qualities), (b"times", times)):
-            if members:
-                body.append(b'"' + name + b'":{' + b",".join(members) + b"}")
+        values["sequence"] = b"%d" % sequence
+        values["time"] = orjson.dumps(iso(newest))
+        values["timestamp"] = b"%d" % (newest // 1_000_000)
         if any(batch.backfill for batch in parts):
-            body.append(b'"backfill":true')
-        return b",".join(body) + b"}"
+            values["backfill"] = _TRUE
+        return values
+
+    def _arrays(self, scans: Sequence[Message]) -> Iterator[Message]:
+        """Put the messages of scans into as few arrays as their size allows."""
+        start = size = 0
+        for index, scan in enumerate(scans):
+            if index > start and size + len(scan.payload) + 2 > self.max_message:
+                yield self._array(scans[start:index])
+                start, size = index, 0
+            size += len(scan.payload) + 1
+        yield self._array(scans[start:])
+
+    def _array(self, scans: Sequence[Message]) -> Message:
+        return replace(
+            scans[-1],
+            payload=b"[" + b",".join(scan.payload for scan in scans) + b"]",
+            first=scans[0].first,
+            readings=sum(scan.readings for scan in scans),
+            oldest=min(scan.oldest for scan in scans),
+        )
+
+    # ------------------------------------------------------------------------------------------------ single readings
+
+    def _readings(self, scan: Sequence[Record]) -> Iterator[Message]:
+        for record in scan:
+            if isinstance(record.content, Batch):
+                yield from self._of_batch(record.sequence, record.content)
+
+    def _of_batch(self, sequence: int, batch: Batch) -> Iterator[Message]:
+        writer = self._writer(batch.table)
+        places = writer.places(lambda tag: self._place(batch.table, tag))
+        fixed = {"sequence": b"%d" % sequence} | ({"backfill": _TRUE} if batch.backfill else {})
+        stamps: dict[int, tuple[bytes, bytes]] = {}
+        rows = zip(batch.tag.tolist(), writer.texts(batch), batch.quality.tolist(), batch.time.tolist(), strict=True)
+        for row, (tag, text, code, time) in enumerate(rows):
+            topic, members = places[tag]
+            stamp = stamps.get(time)
+            if stamp is None:
+                stamp = stamps[time] = orjson.dumps(iso(time)), b"%d" % (time // 1_000_000)
+            values = {**fixed, "value": text, "time": stamp[0], "timestamp": stamp[1], "code": b"%d" % code}
+            values["quality"] = writer.quality_name(code)
+            if (state := writer.state(tag, batch.value[row])) is not None and not code >= q.BAD:
+                values["state"] = state
+            payload = rendered(members, values)
+            yield Message(topic, payload, sequence, sequence, 0, 1, self._keeps(topic, time), oldest=time)
+
+    def _place(self, table: TagTable, tag: Tag) -> tuple[str, Members]:
+        """Give a tag's topic and body."""
+        names = self._names(table.device, table.group)
+        names |= {"tag": tag.name, "unit": tag.unit, "description": tag.description}
+        return topic_of(self._template, names), compiled(self._options.body or _TAG, names, TAG_VALUES)
+
+    def _keeps(self, topic: str, time: int) -> bool:
+        """Whether the broker is to retain a message with this time."""
+        if not self._options.retain or time < self._retained.get(topic, time):
+            return False
+        self._retained[topic] = time
+        return True
 
     def _writer(self, table: TagTable) -> _Writer:
         found = self._writers.get(id(table))
@@ -171,13 +268,35 @@ class _Writer:
             if tag.states
         }
         self._qualities: dict[int, bytes] = {}
+        self._quality_names: dict[int, bytes] = {}
+        self._places: list[tuple[str, Members]] = []
 
-    def values(self, batch: Batch) -> Iterable[bytes]:
+    def places(self, make: Callable[[Tag], tuple[str, Members]]) -> list[tuple[str, Members]]:
+        """Give topic and body of each tag; made once."""
+        if not self._places:
+            self._places = [make(tag) for tag in self._table.tags]
+        return self._places
+
+    def texts(self, batch: Batch) -> list[bytes]:
+        """Give the JSON text of each row's value; null where it is Bad."""
         texts = self._texts.values(batch)
         if batch.quality.any():
             for row in np.flatnonzero(q.is_bad(batch.quality)).tolist():
                 texts[row] = b"null"
-        return map(add, self._keys_of(batch), texts)
+        return texts
+
+    def values(self, batch: Batch) -> Iterable[bytes]:
+        return map(add, self._keys_of(batch), self.texts(batch))
+
+    def state(self, tag: int, value: Any) -> bytes | None:
+        """Give the name of a number that has one."""
+        return self._states[tag].get(value) if tag in self._states else None
+
+    def quality_name(self, code: int) -> bytes:
+        found = self._quality_names.get(code)
+        if found is None:
+            found = self._quality_names[code] = orjson.dumps(q.name(code))
+        return found
 
     def states(self, batch: Batch) -> Iterator[bytes]:
         if not self._states:

@@ -82,7 +82,6 @@ class DialogueSink:
         self._handed = 0  # messages of QoS 0 in this session
         self._known = 0  # how many of them the broker has got
         self._asking: asyncio.Future[None] | None = None
-        self._rate = Rate(dialogue.limits)  # over sessions: a new one does not forget what the last one sent
         self._forbidden = False  # something that all depends on was refused in this session
         self._sessions = Sessions()
         self._envelope = Envelope(options.expiry, options.content_type, options.user_properties)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["mosquitto"]
 SITE = """
 gateway: gw1
 data: ./data
+location: {{enterprise: Acme, area: 压机}}
 links:
   made-up:
     driver: replay
@@ -34,6 +36,7 @@ links:
     devices:
       {device}:
         interval: 100 ms
+        location: {{line: L1}}
         tags:
           temperature: {{address: sine float32, unit: °C}}
           pieces: counter uint64
@@ -119,6 +122,37 @@ async def test_a_site_file_makes_an_opc_ua_publisher(mosquitto: Mosquitto, tmp_p
         retained = "/data/" not in message.topic
         reader.take([Message(message.topic, message.payload, 0, 0, 0, 0, retain=retained)])
     assert reader.values["oven", "default", "temperature"]
+
+
+async def test_a_site_file_makes_a_unified_namespace_of_retained_last_values(
+    mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """Whoever comes later finds the newest value of each tag under the path of its place."""
+    more = """topic: "{enterprise}/{area}/{line}/{device}/{tag}",
+      json: {per: tag, retain: true, body: {v: "{value}", u: "{unit}", t: "{timestamp}", where: "{line}: {device}"}}"""
+    live: list[Arrived] = []
+    async with listening(mosquitto, "Acme/#", live.append):
+        async with running(tmp_path, mosquitto.url, "json", more):
+            await until(lambda: len(live) > 8)
+        newest = {message.topic: json.loads(message.payload) for message in live}
+        assert set(newest) == {"Acme/压机/L1/oven/temperature", "Acme/压机/L1/oven/pieces"}
+        assert {(body.get("u"), body["where"]) for body in newest.values()} == {("°C", "L1: oven"), (None, "L1: oven")}
+    later: list[Arrived] = []
+    async with listening(mosquitto, "Acme/#", later.append):
+        await until(lambda: len(later) == 2)
+    assert all(message.retained for message in later)
+    assert {message.topic: json.loads(message.payload) for message in later} == newest
+
+
+async def test_a_site_file_makes_windows(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    arrived: list[Arrived] = []
+    async with listening(mosquitto, "plantbridge/gw1/json/#", arrived.append):
+        async with running(tmp_path, mosquitto.url, "json", "json: {per: window, window: 1 s}"):
+            await until(lambda: len(arrived) > 2)
+    windows = [json.loads(message.payload) for message in arrived]
+    assert max(map(len, windows)) >= 5
+    pieces = [scan["values"]["pieces"] for window in windows for scan in window if "values" in scan]
+    assert sorted(set(pieces)) == list(range(min(pieces), max(pieces) + 1))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from gateway.contracts import Record
 from gateway.decode import decode_columns, decode_gaps, decode_table, parse_table_topic
 from gateway.encoders import encoder_for
 from gateway.encoders.columns import Columns
-from gateway.encoders.json import DEFAULT_TOPIC, Json, check_topic, iso
+from gateway.encoders.json import DEFAULT_TOPIC, Json, iso
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import PublisherOptions
 from tests.native import T0, column, same, scan
@@ -272,7 +272,7 @@ def test_a_gap_is_a_message_of_its_own() -> None:
 @pytest.mark.parametrize("template", ["a/{plant}", "a/#", "a/+/b", "", "a/{", "{device"])
 def test_a_topic_that_is_none_is_refused(template: str) -> None:
     with pytest.raises(ValueError, match=r"topic"):
-        check_topic(template)
+        Json("demo", template, 9000)
 
 
 def test_the_format_chooses_the_encoder() -> None:
