@@ -79,7 +79,7 @@ SETTINGS = {
     "thingsboard": "{token: '${file:token}'}",
     "huawei": "{device_id: PID01_gw001, secret: '${env:HUAWEI_SECRET}', devices: {meter_1: M-77}, service: '{group}'}",
     "aliyun": f"{{product: a1PK, name: gw01, secret: secret123, devices: {DEVICES}}}",
-    "tencent": f"{{product: PRODUCT001, name: dev01, secret: '{KEY}', validity: 62 s, devices: {DEVICES}}}",
+    "tencent": f"{{product: PRODUCT001, name: dev01, secret: '{KEY}', devices: {DEVICES}}}",
     "aws": "{thing: gw01}",
     "azure": f"{{hub: contoso.azure-devices.net, device_id: gw01, key: '{KEY}', validity: 62 s}}",
 }

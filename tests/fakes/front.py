@@ -84,6 +84,7 @@ class Front:
         back: asyncio.Task[None] | None = None
         up: asyncio.StreamWriter | None = None
         version = 4
+        aliases: dict[int, str] = {}
         try:
             kind, head, body = await _packet(reader)
             version = body[6]
@@ -96,7 +97,7 @@ class Front:
             while True:
                 kind, head, body = await _packet(reader)
                 if kind == _PUBLISH:
-                    self._publish(head[0], body, version)
+                    self._publish(head[0], body, version, aliases)
                 elif kind == _SUBSCRIBE:
                     for wanted in _filters(body, version):
                         self._platform.subscribe(wanted)
@@ -138,12 +139,16 @@ class Front:
         credentials = Credentials(client_id, username, password)
         self._platform.connect(credentials, time.time_ns(), tls=self._tls is not None)
 
-    def _publish(self, first: int, body: bytes, version: int) -> None:
+    def _publish(self, first: int, body: bytes, version: int, aliases: dict[int, str]) -> None:
         qos, retain = first >> 1 & 3, bool(first & 1)
         size = int.from_bytes(body[:2], "big")
         topic, rest = body[2 : 2 + size].decode(), body[2 + size + (2 if qos else 0) :]
         if version == 5:
-            rest = _without_properties(rest)
+            whole, rest = rest, _without_properties(rest)
+            alias = _alias(whole[1 : len(whole) - len(rest)])
+            if alias and topic:
+                aliases[alias] = topic
+            topic = topic or aliases.get(alias, "")
         message = Message(topic, rest, 0, 0, 0, 0, retain)
         for reply in self._platform.publish(message, time.time_ns(), qos):
             self.say(reply)
@@ -177,6 +182,12 @@ def _without_properties(rest: bytes) -> bytes:
         shift, used = shift + 7, used + 1
         if octet < 0x80:
             return rest[used + size :]
+
+
+def _alias(properties: bytes) -> int:
+    """Give a message's topic alias; the gateway's messages to platforms have no other property."""
+    assert not properties or (properties[0] == 0x23 and len(properties) == 3)
+    return int.from_bytes(properties[1:], "big")
 
 
 def _texts(rest: bytes) -> Iterator[bytes]:
