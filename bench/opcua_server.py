@@ -1,39 +1,37 @@
-"""An asyncua server with changing numeric nodes, its own process: python -m bench.opcua_server PORT NODES SECONDS."""
+"""The OPC UA simulator with numeric nodes that all change: python -m bench.opcua_server PORT NODES SECONDS.
+
+Every node is a Double of its own, s=N0, s=N1, ... in urn:bench, a ramp that changes with each tick of SECONDS.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 import sys
 
-from asyncua import Server, ua
+from drivers.opcua.address import parse
+from drivers.opcua.spec import OpcuaDevice, OpcuaLink
+from gateway.model import Device, Group, Link, Tag, split_by_kind
+from gateway.options import SignalOptions
+from simulators.opcua import OpcuaServer
 
 NAMESPACE = "urn:bench"
 
 
 async def main(port: int, nodes: int, change: float) -> None:
-    """Serve until killed; every `change` seconds all values change (0: never)."""
+    """Serve until killed."""
     logging.disable(logging.CRITICAL)
-    server = Server()
-    await server.init()
-    server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/bench")
-    server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
-    index = await server.register_namespace(NAMESPACE)
-    variables = [
-        await server.nodes.objects.add_variable(ua.NodeId(f"N{n}", index), ua.QualifiedName(f"N{n}", index), float(n))
+    ramp = SignalOptions(signal="ramp", low=0, high=4096, period="600 s")  # type: ignore[arg-type]
+    tags = [
+        Tag(f"t{n}", "", parse(f"nsu={NAMESPACE};s=N{n}").sources()[0][0], type="float64", simulate=ramp)
         for n in range(nodes)
     ]
-    async with server:
-        print("ready", flush=True)
-        round_ = 0
-        while True:
-            await asyncio.sleep(change or 3600)
-            round_ += 1
-            now = datetime.datetime.now(datetime.UTC)
-            for number, variable in enumerate(variables):
-                value = ua.DataValue(ua.Variant(float(number + round_), ua.VariantType.Double), SourceTimestamp=now)
-                await server.write_attribute_value(variable.nodeid, value)
+    options = OpcuaLink.model_validate({"driver": "opcua", "url": f"opc.tcp://127.0.0.1:{port}/bench"})
+    group = Group("d", "g", 10**9, 0, split_by_kind("d", "g", tags))
+    device = Device("d", OpcuaDevice.model_validate({}), (group,))
+    async with OpcuaServer(Link("l", "opcua", options, (device,)), tick=round(change * 1e9)) as server:
+        print(await server.start("127.0.0.1", port, "/bench"), flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

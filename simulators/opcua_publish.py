@@ -233,7 +233,7 @@ def encoded(
 
 def _filter(asked: Any, variable: Variable) -> tuple[int, float]:
     """Give trigger and deadband (in the node's own units) of an item."""
-    if not isinstance(asked, ua.DataChangeFilter):
+    if not hasattr(asked, "DeadbandType"):  # no filter is an empty ExtensionObject
         return int(ua.DataChangeTrigger.StatusValue), 0.0
     band = float(asked.DeadbandValue) if asked.DeadbandType else 0.0
     if asked.DeadbandType == ua.DeadbandType.Percent:

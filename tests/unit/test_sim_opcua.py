@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ import pytest
 from asyncua import Client, ua
 
 from gateway.config import load_site
+from gateway.errors import NotConnected
 from gateway.model import Link
+from gateway.names import driver_spec
 from simulators.opcua import OpcuaServer, signals
 from simulators.signals import TICK
 
@@ -148,3 +153,127 @@ async def test_a_written_value_stays_and_a_spoilt_node_says_so(link: Link) -> No
             spoilt = await node_of(client, "nsu=urn:boiler;s=Pressure")
             value = await spoilt.read_data_value(raise_on_bad_status=False)
             assert value.StatusCode.value == ua.StatusCodes.BadSensorFailure
+
+
+async def test_history_gives_what_was_shown_in_portions(link: Link) -> None:
+    """A gateway that fills its gaps from history must get the very values that it would have been told."""
+    now = NOW
+    async with asyncio.timeout(60), OpcuaServer(link, clock=lambda: now) as server:
+        port = await server.start()
+        now += 400 * TICK
+        async with Client(f"opc.tcp://127.0.0.1:{port}") as client:
+            pressure = await node_of(client, "nsu=urn:boiler;s=Pressure")
+            assert await pressure.read_attribute(ua.AttributeIds.Historizing)
+            signal = signals(link)["boiler", "pressure"]
+            assert signal is not None
+            times = np.arange(401) * TICK + NOW
+            values = signal.value(times)
+            changed = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()]
+            details = ua.ReadRawModifiedDetails(
+                IsReadModified=False, StartTime=datetime.fromtimestamp(NOW / 1e9 - 60, UTC),
+                EndTime=datetime.fromtimestamp(NOW / 1e9 + 3600, UTC), NumValuesPerNode=30, ReturnBounds=False,
+            )  # fmt: skip
+            asked = ua.HistoryReadValueId(NodeId=pressure.nodeid)
+            found: list[tuple[float, int]] = []
+            while True:
+                parameters = ua.HistoryReadParameters(HistoryReadDetails=details, NodesToRead=[asked])
+                (result,) = await client.uaclient.history_read(parameters)
+                result.StatusCode.check()
+                data = result.HistoryData.DataValues
+                assert len(data) <= 30
+                found += [(each.Value.Value, round(each.SourceTimestamp.timestamp() * 1e6)) for each in data]
+                if not result.ContinuationPoint:
+                    break
+                asked = ua.HistoryReadValueId(NodeId=pressure.nodeid, ContinuationPoint=result.ContinuationPoint)
+            assert found == [(values[n], round(times[n] / 1000)) for n in changed]
+            with pytest.raises(ua.UaStatusCodeError, match="History"):
+                await (await node_of(client, "nsu=urn:boiler;s=Power")).read_raw_history()  # writable: keeps none
+
+
+async def test_ranges_and_states_are_properties_of_the_node(link: Link) -> None:
+    async with asyncio.timeout(60), OpcuaServer(link, clock=lambda: NOW) as server:
+        port = await server.start()
+        async with Client(f"opc.tcp://127.0.0.1:{port}") as client:
+            pressure = await node_of(client, "nsu=urn:boiler;s=Pressure")
+            range_ = await (await pressure.get_child("0:EURange")).read_value()
+            assert (range_.Low, range_.High) == (0.0, 16.0)
+            mode = await node_of(client, "nsu=urn:boiler;s=Mode")
+            states = await (await mode.get_child("0:EnumValues")).read_value()
+            assert [(each.Value, each.DisplayName.Text) for each in states] == [(0, "off"), (1, "on"), (5, "fault")]
+
+
+async def test_a_subscription_s_deadband_sampling_and_statuses_are_kept(link: Link) -> None:
+    now = NOW
+    seen: dict[str, list[ua.DataValue]] = {"count": [], "slow": [], "wide": []}
+
+    class Notes:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def datachange_notification(self, _node: Any, _value: Any, data: Any) -> None:
+            seen[self.name].append(data.monitored_item.Value)
+
+    async with asyncio.timeout(90), OpcuaServer(link, clock=lambda: now) as server:
+        port = await server.start()
+        async with Client(f"opc.tcp://127.0.0.1:{port}") as client:
+            total = await node_of(client, "nsu=urn:meter;s=Total")
+            pressure = await node_of(client, "nsu=urn:boiler;s=Pressure")
+            count = await client.create_subscription(20, Notes("count"))
+            await count.subscribe_data_change(total, queuesize=1000, sampling_interval=0)
+            slow = await client.create_subscription(20, Notes("slow"))
+            await slow.subscribe_data_change(total, queuesize=1000, sampling_interval=1000)
+            wide = await client.create_subscription(20, Notes("wide"))
+            await wide.deadband_monitor(pressure, 4, deadbandtype=1, queuesize=1000)
+            for _ in range(40):
+                number = len(seen["count"])
+                now += TICK
+                while len(seen["count"]) == number:
+                    await asyncio.sleep(0.01)
+            server.spoil("nsu=urn:boiler;s=Pressure", ua.StatusCodes.BadSensorFailure)
+            now += TICK
+            while not seen["wide"] or seen["wide"][-1].StatusCode.is_good():
+                await asyncio.sleep(0.01)
+    assert 4 <= len(seen["slow"]) <= 6  # 40 ticks of 100 ms, looked at each second
+    good = [each.Value.Value for each in seen["wide"] if each.StatusCode.is_good()]
+    assert all(abs(b - a) > 4 for a, b in pairwise(good)), good
+    assert seen["wide"][-1].StatusCode.value == ua.StatusCodes.BadSensorFailure
+
+
+async def test_policies_certificate_and_user_are_those_of_the_link(tmp_path: Path) -> None:
+    """What the site file says about security can be tried without the plant, down to trusting the certificate."""
+    (tmp_path / "site.yaml").write_text("""
+gateway: test
+links:
+  house:
+    driver: opcua
+    url: opc.tcp://127.0.0.1:4840
+    security_policy: Basic256Sha256
+    user: operator
+    password: secret
+    devices: {boiler: {mode: read, tags: {level: ns=2;s=Level int16}}}
+publish: {cloud: {url: "mqtt://127.0.0.1"}}
+""")
+    link = load_site(tmp_path / "site.yaml").links[0]
+    async with asyncio.timeout(90), OpcuaServer(link, pki=tmp_path / "simulator-pki") as server:
+        url = f"opc.tcp://127.0.0.1:{await server.start()}"
+
+        async def read(**options: Any) -> Any:
+            here = link.options.model_copy(update={"url": url, **options})
+            driver = driver_spec("opcua").open(replace(link, options=here))
+            try:
+                await driver.connect()
+                (batch,) = await driver.read(driver.plan(link.tables))
+                return batch.quality.tolist()
+            finally:
+                await driver.close()
+
+        with pytest.raises(NotConnected, match="is not known"):
+            await read()
+        trusted = tmp_path / "pki" / "trusted"
+        trusted.mkdir(exist_ok=True, parents=True)
+        shutil.copy(tmp_path / "simulator-pki" / "own" / "cert.der", trusted / "simulator.der")
+        assert await read() == [0]
+        with pytest.raises(NotConnected):
+            await read(password="wrong")
+        with pytest.raises(NotConnected):
+            await read(user=None, password=None)
