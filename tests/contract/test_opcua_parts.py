@@ -175,3 +175,25 @@ async def test_the_trigger_says_what_counts_as_a_change(served: Plant, trigger: 
             await served.change("Free", 52.0, status=0x40900000)
             await listener.until(lambda: listener.last()["t0"][1] == 0x40900000)
             assert listener.values("t0") == expected
+
+
+async def test_items_are_asked_for_a_thousand_at_once_and_several_publish_requests_wait(
+    served: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server names no limit. A server that has one request only is silent while its answer is on the way."""
+    sizes: list[int] = []
+    create = MonitoredItemService.create_monitored_items
+
+    async def noted(self: Any, params: Any) -> Any:
+        sizes.append(len(params.ItemsToCreate))
+        return await create(self, params)
+
+    monkeypatch.setattr(MonitoredItemService, "create_monitored_items", noted)
+    addresses: list[Any] = [f"nsu={NAMESPACE};s=Free", *(f"nsu={NAMESPACE};s=No{number}" for number in range(1099))]
+    async with driver(served.url, addresses, device=SUBSCRIBE) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: len(listener.last()) == 1100)
+            assert sizes == [1000, 100]
+            qualities = [entry[1] for entry in listener.last().values()]
+            assert qualities.count(0) == 1  # and 1,099 bad neighbours
+            await listener.until_true(lambda: len(opened._watcher._outstanding) >= 3)
