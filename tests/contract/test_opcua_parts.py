@@ -189,6 +189,7 @@ async def test_items_are_asked_for_a_thousand_at_once_and_several_publish_reques
         return await create(self, params)
 
     monkeypatch.setattr(MonitoredItemService, "create_monitored_items", noted)
+    await served.change("Free", 50.0)
     addresses: list[Any] = [f"nsu={NAMESPACE};s=Free", *(f"nsu={NAMESPACE};s=No{number}" for number in range(1099))]
     async with driver(served.url, addresses, device=SUBSCRIBE) as (opened, plan):
         async with Listener(opened, plan) as listener:
