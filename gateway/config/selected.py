@@ -28,6 +28,8 @@ def check_publishers(
     for name, options in publishers.items():
         if options.tags is not None:
             _selection(options.tags, ("publish", name, "tags"), [*names], [*devices], links, tree, files)
+        if options.widen > 1:
+            _widening(options, ("publish", name, "widen"), links, tree, files)
     _same_place(publishers, tree, files)
 
 
@@ -62,6 +64,16 @@ def _selection(
         except ValueError as error:
             place = (*path, "as")
             files.report(locate(tree, place)[0], place, str(error), "names are to differ within a device")
+
+
+def _widening(options: PublisherOptions, path: Path, links: Sequence[Link], tree: Tree, files: Files) -> None:
+    """Warn where there is nothing to widen."""
+    chosen = Selection(options.tags or TagSelection())
+    tables = (table for link in links for table in link.tables)
+    if any(tag.deadband > 0 and chosen.allows(f"{table.device}/{tag.name}") for table in tables for tag in table.tags):
+        return
+    hint = "give tags a deadband above 0, or leave widen out"
+    files.report(locate(tree, path)[0], path, "no tag of this publisher has a deadband to widen", hint, "warning")
 
 
 def _place(tree: Tree, path: Path, key: str, index: int) -> Path:

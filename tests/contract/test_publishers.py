@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
 from bench.sparkplug_objects import Payload
-from gateway import app, meter
+from gateway import app, meter, publisher
 from gateway.config import load_site
 from gateway.decode import decode_columns, decode_table
-from gateway.model import Batch, TagTable
+from gateway.model import Batch, Kind, TagTable
 from gateway.mqtt import Arrived
 from tests.contract.test_formats_app import listening
-from tests.contract.test_publish_flow import cloud, edge, options, until
+from tests.contract.test_publish_flow import TABLES, cloud, edge, options, until
 from tests.servers import Mosquitto, mosquitto
 from tests.unit.test_meter import Kept
 
@@ -173,3 +175,33 @@ async def test_what_the_meter_counts_is_what_crosses_the_link(tmp_path: Path, mo
         server.close()
     assert counted[0] > 50_000
     assert counted[0] * 0.99 < kept.state["spent"] < counted[0] * 1.06  # rather too much than too little
+
+
+async def test_what_is_thinned_arrives_as_a_gap_with_every_reading_accounted_for(
+    mosquitto: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_DECLARE", 0.2)
+    noon = datetime.datetime(2026, 11, 22, 12)
+    kept = Kept()
+    kept.state = {"begin": noon.replace(hour=0).timestamp(), "spent": 450_000_000}
+    steady = [
+        TagTable(table.device, table.group, table.kind, tuple(replace(tag, deadband=1e6) for tag in table.tags))
+        for table in TABLES
+        if table.kind is not Kind.TEXT
+    ]
+    async with cloud(mosquitto) as there, edge(tmp_path) as here:
+        metered = options(mosquitto, budget="500 MB/day", widen=2)
+        moment = round(noon.timestamp() * 1e9)
+        here.publish("cloud", metered, memory=kept, tables=steady, clock=lambda: moment)
+        for _ in range(20):
+            here.scan()
+            await here.journal.flush()
+        await here.acknowledged()
+        await until(lambda: not here.journal.pending("cloud"))
+        assert {gap.reason for gap in there.gaps} == {"thinned"}
+        assert {gap.device for gap in there.gaps} == {"press-1", "meter"}
+        thinned = sum(gap.readings for gap in there.gaps)
+        assert len(there.readings) + thinned == len(here.expected) == 20 * 48
+        assert thinned >= 19 * 45 - 45
+        assert {key[1] for key in there.readings} >= {"text-0", "text-1", "text-2"}
+        assert sum(key[1].startswith("text") for key in there.readings) == 60
