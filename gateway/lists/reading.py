@@ -46,10 +46,12 @@ def read_list(path: Path, wanted: Wanted) -> RegisterList:
         return _tables(_chosen(sheets, wanted, name), wanted, name)
     text, encoding = decode(data, wanted.encoding)
     source = wanted.source or _recognised(text)
-    if source == "neuron":
-        return neuron.read(text, name, wanted.reading)
-    if source == "telegraf":
-        return telegraf.read(text, name, wanted.reading)
+    if source in ("neuron", "telegraf"):
+        read = neuron.read if source == "neuron" else telegraf.read
+        try:
+            return read(text, name, wanted.reading)
+        except (AttributeError, KeyError, TypeError) as error:  # a list where keys should be, and the like
+            raise ListError(f"{name} is not built as {source} builds its files: {error}") from None
     listed = _tables([read_csv(text, name, known_headings)], wanted, name)
     if encoding not in ("utf-8", wanted.encoding):
         listed.notes.insert(0, f"{name} is read as {encoding}; --encoding says otherwise")

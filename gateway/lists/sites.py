@@ -249,7 +249,8 @@ def compose_into(
     if composed is None:
         raise ListError("the list has no tags")
     if composed.added or composed.changed:
-        composed.text = dumped(sources[composed.file], yaml)
+        ends = "\r\n" if "\r\n" in composed.text else "\n"
+        composed.text = dumped(sources[composed.file], yaml).replace("\r\n", "\n").replace("\n", ends)
     return composed
 
 
@@ -456,8 +457,9 @@ def checked(listed: RegisterList, compose: Callable[[RegisterList], Composed]) -
                 raise ConfigError(others)
             _warn(problems, rows, listed)
             return composed
+        left_out = {id(tag) for tag in wrong}
         for device in listed.devices:
-            device.tags = [tag for tag in device.tags if not any(tag is each for each in wrong)]
+            device.tags = [tag for tag in device.tags if id(tag) not in left_out]
         listed.devices = [device for device in listed.devices if device.tags]
 
 

@@ -173,6 +173,33 @@ def test_a_list_without_a_device_goes_to_the_only_one_or_asks() -> None:
     assert (result.exit_code, "--device of site.yaml the tags go: p, q" in result.stderr) == (2, True)
 
 
+def test_line_ends_of_a_windows_editor_are_kept() -> None:
+    run("init", "--template", "xy-md02", "--device", "hall")
+    Path("site.yaml").write_bytes(Path("site.yaml").read_bytes().replace(b"\n", b"\r\n"))
+    Path("t.csv").write_text("name,address\nextra,holding:7 uint16\n")
+    assert run("import", "t.csv", "--into", "site.yaml").exit_code == 0
+    data = Path("site.yaml").read_bytes()
+    assert data.count(b"\n") == data.count(b"\r\n") > 5
+    assert b"extra: holding:7 uint16" in data
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.json", '{"nodes": [1], "groups": 3, "tags": [{"tags": 5}]}'),
+        ("x.json", '{"nodes": [{"groups": [{"tags": [1]}], "plugin": "modbus"}]}'),
+        ("x.conf", "[[inputs.modbus]]\ncontroller = 'tcp://h'\nrequest = 3\n"),
+        ("x.conf", "[[inputs.modbus]]\ncontroller = \n"),
+        ("x.csv", '"'),
+        ("x.csv", "a\x00b"),
+    ],
+)
+def test_a_file_that_is_not_what_it_seems_is_one_sentence(name: str, text: str) -> None:
+    Path(name).write_text(text)
+    result = run("import", name)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.stderr
+
+
 def test_a_device_in_an_included_file_is_changed_there() -> None:
     Path("lines").mkdir()
     Path("site.yaml").write_text("gateway: g\ninclude: [lines/a.yaml]\n")
