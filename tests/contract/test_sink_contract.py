@@ -18,7 +18,7 @@ from gateway.model import Message
 from gateway.mqtt import Arrived, Connection
 from gateway.options import MqttOptions, PublisherOptions
 from gateway.sinks import Explaining, Watched, sink_for
-from tests.servers import Mosquitto
+from tests.servers import Mosquitto, certificates
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Peer:
     got: list[Arrived]
     server: Mosquitto
     refused_topic: str = "plant/refused"
+    tls: dict[str, str] | None = None
 
     async def wait(self, count: int) -> list[bytes]:
         deadline = time.monotonic() + 30
@@ -42,22 +43,32 @@ class Peer:
 
 
 @asynccontextmanager
-async def mqtt_5(directory: Path) -> AsyncIterator[Peer]:
+async def mqtt_5(directory: Path, **more: Any) -> AsyncIterator[Peer]:
     acl = "topic write plantbridge/#\ntopic readwrite plant/ok\nuser reader\ntopic read #\n"
-    with Mosquitto(directory / "mosquitto", acl=acl) as broker:
+    with Mosquitto(directory / "mosquitto", acl=acl, **more) as broker:
         got: list[Arrived] = []
-        async with reading(broker, got):
+        tls = {"ca": more["tls"].ca} if "tls" in more else None
+        async with reading(broker, got, tls):
 
             def make(name: str = "cloud", **more: Any) -> Sink:
-                return sink_for(name, PublisherOptions(url=broker.url, **{"unheard": "deliver", **more}), "demo")
+                settings = {"unheard": "deliver", "tls": tls, **more}
+                return sink_for(name, PublisherOptions(url=broker.url, **settings), "demo")
 
-            yield Peer(make, got, broker)
+            yield Peer(make, got, broker, tls=tls)
 
 
 @asynccontextmanager
-async def reading(broker: Mosquitto, got: list[Arrived]) -> AsyncIterator[Connection]:
+async def mqtt_5_wss(directory: Path) -> AsyncIterator[Peer]:
+    async with mqtt_5(directory, tls=certificates(directory / "pki"), websockets=True) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def reading(
+    broker: Mosquitto, got: list[Arrived], tls: dict[str, str] | None = None
+) -> AsyncIterator[Connection]:
     """Collect all that the broker gets, over restarts too."""
-    options = MqttOptions(url=broker.url, username="reader")
+    options = MqttOptions(url=broker.url, username="reader", tls=tls)
 
     async def listen() -> None:
         while True:
@@ -89,7 +100,7 @@ async def reading(broker: Mosquitto, got: list[Arrived]) -> AsyncIterator[Connec
         await asyncio.gather(task, return_exceptions=True)
 
 
-SINKS = {"mqtt": mqtt_5}
+SINKS = {"mqtt": mqtt_5, "mqtt over wss": mqtt_5_wss}
 
 
 @pytest.fixture(params=sorted(SINKS))
@@ -167,7 +178,7 @@ async def test_a_peer_that_goes_away_is_unavailable_for_all_that_waits(peer: Pee
 
 
 async def test_a_silent_peer_is_unavailable_within_the_timeout(peer: Peer) -> None:
-    sink = peer.make(ack_timeout="300 ms", connect_timeout="300 ms")
+    sink = peer.make(ack_timeout="300 ms", connect_timeout="2 s")
     await sink.connect()
     peer.server.pause()
     with pytest.raises(SinkUnavailable):
@@ -230,7 +241,9 @@ async def test_others_see_whether_the_gateway_is_there(peer: Peer) -> None:
     await sink.close()
     await wait_for([True, False])
     await sink.connect()
-    taker = Connection(MqttOptions(url=peer.server.url), client_id="plantbridge-demo-cloud", exclusive=False)
+    taker = Connection(
+        MqttOptions(url=peer.server.url, tls=peer.tls), client_id="plantbridge-demo-cloud", exclusive=False
+    )
     await taker.open()  # takes the session over: the first ends without a farewell
     await wait_for([True, False, True, False])
     await sink.close()
