@@ -22,13 +22,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -36,6 +35,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.errors import SinkUnavailable
 from gateway.mqtt.claim import claim
+from gateway.mqtt.client import SocketClient, close, drop, forget, on_a_thread, remove_writer
 from gateway.mqtt.dial import dial, failure, needs_somebody
 from gateway.mqtt.envelope import Envelope, Outgoing
 from gateway.mqtt.places import endpoints
@@ -45,8 +45,6 @@ from gateway.options import MqttOptions
 _MISC_EVERY: Final = 1.0  # seconds between paho's looks at the keep-alive
 _STALE: Final = 3.0  # seconds between looks after which what is read may have lain there: it is no sign of life
 _CLOSING: Final = 2.0  # seconds for DISCONNECT to leave the machine
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +79,6 @@ class Arrived:
     mid: int
     qos: int
     properties: Mapping[str, str] = field(default_factory=dict)
-
-
-class _Client(Client):
-    """Paho's client on a socket that we have made."""
-
-    def __init__(self, sock: Any, **settings: Any) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, reconnect_on_failure=False, manual_ack=True, **settings)
-        self.max_inflight_messages = 65535  # paho is to queue nothing: the connection does
-        self._made = sock
-
-    def _create_socket(self) -> Any:
-        return self._made
-
-    def ping(self) -> None:
-        """Send PINGREQ, which paho does on its own only when the keep-alive is over."""
-        self._send_pingreq()
 
 
 class Connection:
@@ -148,7 +130,7 @@ class Connection:
         self._outgoing = Outgoing(self._envelope, version_5=self._is_5, aliases=0, largest=0)
         self._exclusive = exclusive
         self._claim: socket.socket | None = None
-        self._client: _Client | None = None
+        self._client: SocketClient | None = None
         self._opened: asyncio.Future[None] | None = None
         self._answers: dict[int, asyncio.Future[list[Answer]]] = {}  # by packet id; a list for SUBACK, one for PUBACK
         self._room = asyncio.Semaphore(65535)
@@ -189,7 +171,7 @@ class Connection:
         where = self.endpoint
         try:
             async with asyncio.timeout(timeout):
-                sock = await _on_a_thread(lambda: dial(where, self._options), abandoned=_close)
+                sock = await on_a_thread(lambda: dial(where, self._options), abandoned=close)
                 self._attach(sock, loop)
                 await self._opened
         except TimeoutError as error:
@@ -314,9 +296,9 @@ class Connection:
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
         client.on_message = self._arrived
-        client.on_socket_close = lambda _client, _data, closing: _forget(loop, closing)
+        client.on_socket_close = lambda _client, _data, closing: forget(loop, closing)
         client.on_socket_register_write = lambda _client, _data, open_: loop.add_writer(open_, self._write)
-        client.on_socket_unregister_write = lambda _client, _data, open_: _remove_writer(loop, open_)
+        client.on_socket_unregister_write = lambda _client, _data, open_: remove_writer(loop, open_)
         self._client = client
         arguments: dict[str, Any] = {}
         if self._is_5:
@@ -330,8 +312,8 @@ class Connection:
         loop.add_reader(sock, self._read)
         self._timer = loop.call_later(_MISC_EVERY, self._misc)
 
-    def _make_client(self, sock: Any) -> _Client:
-        client = _Client(
+    def _make_client(self, sock: Any) -> SocketClient:
+        client = SocketClient(
             sock,
             client_id=self.client_id,
             clean_session=None if self._is_5 else self._clean,
@@ -378,7 +360,7 @@ class Connection:
             if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._end(self._why_lost())
 
-    def _alive(self) -> _Client:
+    def _alive(self) -> SocketClient:
         if self._client is None or self.lost.is_set():
             raise SinkUnavailable(self.reason)
         return self._client
@@ -414,8 +396,8 @@ class Connection:
             loop = asyncio.get_running_loop()
             sock = self._client.socket()
             if sock is not None:
-                _forget(loop, sock)
-            _drop(self._client)
+                forget(loop, sock)
+            drop(self._client)
         for future in (*self._answers.values(), self._opened):
             if future is not None and not future.done():
                 future.set_exception(SinkUnavailable(reason))
@@ -496,58 +478,3 @@ class Connection:
                     dict(pairs),
                 )
             )
-
-
-async def _on_a_thread(work: Callable[[], _T], abandoned: Callable[[_T], None]) -> _T:
-    """Run blocking work on a daemon thread, which a hanging name server cannot make the daemon's shutdown wait for.
-
-    Where the wait is cancelled, `abandoned` gets the result when it comes.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_T] = loop.create_future()
-
-    def settle(result: _T | None, error: BaseException | None) -> None:
-        if future.done():
-            if error is None:
-                abandoned(result)  # type: ignore[arg-type]
-        elif error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001  handed over to the loop as it is
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=run, name="mqtt-connect", daemon=True).start()
-    return await future
-
-
-def _forget(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
-    if sock.fileno() >= 0:
-        loop.remove_reader(sock)
-        loop.remove_writer(sock)
-
-
-def _remove_writer(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
-    if sock.fileno() >= 0:
-        loop.remove_writer(sock)
-
-
-def _drop(client: Client) -> None:
-    """Close the socket under a client that is not used any more."""
-    for name in ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_message"):
-        setattr(client, name, None)
-    client.on_socket_close = client.on_socket_register_write = client.on_socket_unregister_write = None
-    sock = client.socket()
-    if sock is not None:
-        sock.close()
-
-
-def _close(sock: Any) -> None:
-    sock.close()
