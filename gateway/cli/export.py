@@ -37,7 +37,12 @@ def export(
         raise typer.Exit(1) from None
     if output is not None:
         print(f"wrote {output}: {count} tags of {', '.join(names)}", file=sys.stderr)
-        back = f"--into {file}" + (f" --device {names[0]}" if len(names) == 1 else "")
+        from gateway.config.kinds import check_file
+
+        if check_file(file, secrets=False).kind == "site":
+            back = f"--into {file}" + (f" --device {names[0]}" if len(names) == 1 else "")
+        else:
+            back = "-o NEW.yaml"  # a template, or a file that a site includes
         print(f"Back again: plantbridge import {output} {back}", file=sys.stderr)
 
 

@@ -261,3 +261,12 @@ def test_export_refuses_what_it_cannot_do() -> None:
     assert run("export", "site.yaml", "-o", "t.ods").exit_code == 2
     assert run("export", "site.yaml", "-o", "t.csv").exit_code == 0
     assert run("export", "site.yaml", "-o", "t.csv").exit_code == 2
+
+
+def test_export_of_a_template_comes_back_as_a_template() -> None:
+    """The command that export ends with must work."""
+    Path("t.csv").write_text("name,address\na,40001\n")
+    run("import", "t.csv", "-o", "a.yaml")
+    result = run("export", "a.yaml", "-o", "b.csv")
+    assert "plantbridge import b.csv -o NEW.yaml" in result.stderr
+    assert run("import", "b.csv", "-o", "NEW.yaml").exit_code == 0
