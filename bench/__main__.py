@@ -18,7 +18,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-PARTS: Final = ("config", "pipeline", "journal", "publish", "formats", "ingest", "modbus", "opcua", "edge")
+PARTS: Final = ("config", "pipeline", "journal", "publish", "formats", "commands", "ingest", "modbus", "opcua", "edge")
 
 
 def processor() -> str:

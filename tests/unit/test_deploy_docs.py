@@ -59,9 +59,9 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_commands_exist(name: str) -> None:
     """A page that tells to type a command that is not there costs its reader the trust in the rest."""
     text = (ROOT / name).read_text()
-    for command in re.findall(r"(?:^ {4}|`|bin/|^sudo )plantbridge ([a-z]+)\b", text, flags=re.M):
+    for command in re.findall(r"(?:^ {4}|`|bin/|^sudo )plantbridge ([a-z-]+)\b", text, flags=re.M):
         assert command in COMMANDS, f"{name}: plantbridge {command}"
-        module = f"{command}_" if keyword.iskeyword(command) else command  # import_
+        module = f"{command}_" if keyword.iskeyword(command) else command.replace("-", "_")  # import_
         assert importlib.util.find_spec(f"gateway.cli.{module}"), f"{name}: plantbridge {command}"
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     for target in re.findall(r"(?:^ {4}|`)make ([a-z-]+)", text, flags=re.M):
