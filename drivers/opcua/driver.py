@@ -39,7 +39,7 @@ from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Agreed, Differs, Found, Plan, Write, Written
-from gateway.errors import NotConnected, ProtocolError
+from gateway.errors import ConfigError, NotConnected, Problem, ProtocolError
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
 LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this often
@@ -154,6 +154,13 @@ class OpcuaDriver:
 
     def plan(self, tables: Sequence[TagTable]) -> OpcuaPlan:
         """Compile the tables of one poll group of one device. Raises ConfigError."""
+        wish = self._wishes.get((tables[0].device, tables[0].group))
+        if wish is not None and wish.fill_gaps and wish.clock != "source":
+            where = tables[0].tags[0].where
+            reason = f"fill_gaps gives history the time of its source, and the group has time: {wish.clock}"
+            hint = "leave out one of the two"
+            path = f"{tables[0].device}.groups.{tables[0].group}"
+            raise ConfigError([Problem(where.file, where.line, where.column, path, reason, hint)])
         return plan(tables, self._events.get((tables[0].device, tables[0].group)))
 
     async def connect(self) -> None:

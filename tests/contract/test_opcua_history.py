@@ -15,7 +15,7 @@ from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, link, plant
 
 from drivers.opcua import history, missed
 from drivers.opcua.driver import OpcuaDriver
-from gateway.errors import NotConnected
+from gateway.errors import ConfigError, NotConnected
 
 OPTIONS: dict[str, Any] = {
     "mode": "subscribe", "publishing_interval": "50 ms", "sampling_interval": "0 s", "fill_gaps": True,
@@ -261,3 +261,10 @@ async def test_what_was_missed_between_two_runs_of_the_gateway_is_filled() -> No
         await opened.close()
         changed = link(made.served.url, {"g": ADDRESSES}, device=OPTIONS)
         assert OpcuaDriver(changed).recall(mark) == set()  # other nodes: the times have no place
+
+
+@pytest.mark.parametrize("clock", ["server", "arrival"])
+def test_history_does_not_mix_with_times_of_another_clock(clock: str) -> None:
+    compiled = link("opc.tcp://127.0.0.1:1", {"g": ADDRESSES}, device={**OPTIONS, "time": clock})
+    with pytest.raises(ConfigError, match=f"the group has time: {clock}"):
+        OpcuaDriver(compiled).plan(compiled.devices[0].groups[0].tables)
