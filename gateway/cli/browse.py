@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from gateway.contracts import Found
+
+WORDS_OF_TEXT: Final = ("text", "datetime", "guid", "bytestring")
+MOST_ELEMENTS: Final = 10_000  # of an array, as tags of a site
 
 
 def browse(
@@ -58,7 +61,7 @@ def browse(
         found = asyncio.run(_browse(link, start, limit, step))
     wanted = select(found, match, standard)
     if yaml:
-        print(fragment(url, wanted), end="")
+        print(fragment(url, wanted, _link_keys(policy, mode, user)), end="")
     else:
         _print(wanted)
     raise typer.Exit(0 if wanted else 1)
@@ -153,7 +156,13 @@ def _word(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text).strip("-_.").lower() or "x"
 
 
-def fragment(url: str, found: Sequence[Found]) -> str:
+def _link_keys(policy: str, mode: str, user: str | None) -> dict[str, str]:
+    """Give what the link must say to be let in as this command was; the password stays out of the file."""
+    keys = {} if policy == "None" else {"security_policy": policy, "security_mode": mode}
+    return keys if user is None else {**keys, "user": user, "password": "${env:OPCUA_PASSWORD}"}
+
+
+def fragment(url: str, found: Sequence[Found], keys: Mapping[str, str] | None = None) -> str:
     """Write a site fragment with one device per topmost folder."""
     import yaml
 
@@ -166,15 +175,16 @@ def fragment(url: str, found: Sequence[Found]) -> str:
         for name, each in zip(tag_names(members), members, strict=True):
             word, _, size = each.type.partition("[")
             tag: dict[str, Any] = {"address": each.address, "type": word}
+            number = word not in ("bool", *WORDS_OF_TEXT)
             if size and size != "0]":
-                tag["select"] = f"[0:{int(size[:-1]) - 1}]" if size != "1]" else "[0]"
+                tag["select"] = f"[0:{min(int(size[:-1]), MOST_ELEMENTS) - 1}]" if size != "1]" else "[0]"
             if each.unit:
                 tag["unit"] = each.unit
-            if each.range is not None and not each.states:
+            if each.range is not None and not each.states and number:
                 tag["min"], tag["max"] = each.range
-            if each.states:
+            if each.states and number:
                 tag["states"] = dict(each.states)
             tags[name] = tag
         devices[device] = {"interval": "1 s", "tags": tags}
-    site = {"links": {"opcua": {"driver": "opcua", "url": url, "devices": devices}}}
+    site = {"links": {"opcua": {"driver": "opcua", "url": url, **(keys or {}), "devices": devices}}}
     return yaml.safe_dump(site, allow_unicode=True, sort_keys=False, width=120, default_flow_style=None)

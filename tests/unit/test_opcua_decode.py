@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ SCALARS: dict[ua.VariantType, st.SearchStrategy[Any]] = {
     V.Float: st.floats(width=32),
     V.Double: st.floats(),
     V.String: TEXTS,
+    V.DateTime: st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
+    V.XmlElement: st.builds(ua.XmlElement, st.text("ab<>é", max_size=8)),
+    V.ExpandedNodeId: NODE_IDS,
     V.Guid: st.uuids(),
     V.ByteString: st.one_of(st.none(), st.binary(max_size=8)),
     V.NodeId: NODE_IDS,
