@@ -12,7 +12,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gateway.contracts import Record
 from gateway.conversation import Conversation
 from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.dialects.thingsboard import Thingsboard
+from gateway.encoders import encoder_for
 from gateway.encoders.cloud import Cloud
 from gateway.encoders.json import DEFAULT_TOPIC, Json
 from gateway.encoders.opcua_json import OpcuaJson
@@ -34,6 +35,7 @@ from gateway.metrics import Metrics
 from gateway.model import Batch, Kind, Tag, TagTable
 from gateway.options import JournalOptions, OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
 from gateway.publisher import Publisher
+from gateway.sinks import sink_for
 from gateway.sinks.dialogue import DialogueSink
 from tests.servers import Mosquitto
 
@@ -113,18 +115,35 @@ def _unpack(scans: list[Batch]) -> float:
     return cpu(lambda: codec.unpack(packed[next(turns) % len(packed)], lambda _: table)) / TAGS * 1e9
 
 
-async def _through_a_broker(scans: list[Batch], directory: Path) -> float:
+def _publisher(form: str, scans: list[Batch], journal: Journal, url: str, directory: Path) -> tuple[Publisher, Any]:
+    """Make a publisher as the daemon does; with its sink."""
+    options = PublisherOptions.model_validate({"url": url, "format": form, "settle": "0 s", "unheard": "deliver"})
+    if form == "sparkplug":
+        node = EdgeNode(SparkplugOptions(), "bench", (scans[0].table,), Forgetful())
+        speaking = DialogueSink("scada", options, "bench", node)
+        talk, encoder, sink = Conversation("scada", node, speaking, list), node, speaking
+        return Publisher(
+            "scada",
+            options,
+            "bench",
+            journal,
+            sink,
+            encoder,
+            Metrics(),
+            Health(),
+            directory / "dead",
+            conversation=talk,
+        ), sink
+    plain, other = encoder_for(options, "bench", journal.id), sink_for("scada", options, "bench")
+    return Publisher("scada", options, "bench", journal, other, plain, Metrics(), Health(), directory / "dead"), other
+
+
+async def _through_a_broker(form: str, scans: list[Batch], directory: Path) -> float:
     """Give the ns of CPU a reading from journal records to the broker's answer; the broker is another process."""
     table, count = scans[0].table, 100
     journal = await Journal.open(directory, JournalOptions(durability="process"), ["scada"], codec.pack_gap)
     with Mosquitto(directory / "mosquitto") as broker:
-        options = PublisherOptions(url=broker.url, settle="0 s")
-        node = EdgeNode(SparkplugOptions(), "bench", (table,), Forgetful())
-        sink = DialogueSink("scada", options, "bench", node)
-        talk = Conversation("scada", node, sink, list)
-        publisher = Publisher(
-            "scada", options, "bench", journal, sink, node, Metrics(), Health(), directory / "dead", conversation=talk
-        )
+        publisher, _ = _publisher(form, scans, journal, broker.url, directory)
         number = journal.define(table.fingerprint, table.definition)
         for turn in range(count):
             batch = scans[turn % len(scans)]
@@ -140,6 +159,54 @@ async def _through_a_broker(scans: list[Batch], directory: Path) -> float:
     return taken / count / TAGS * 1e9
 
 
+async def _lateness(form: str, scans: list[Batch], directory: Path, **settings: Any) -> tuple[float, float]:
+    """Give p50 and p99 of ms from a reading's time to its PUBACK, at 10,000 readings a second in 10 scans."""
+    table = scans[0].table
+    journal = await Journal.open(directory, JournalOptions.model_validate(settings), ["scada"], codec.pack_gap)
+    late: list[float] = []
+    with Mosquitto(directory / "mosquitto") as broker:
+        publisher, sink = _publisher(form, scans, journal, broker.url, directory)
+        send = sink.send
+
+        async def timed(message: Any) -> Any:
+            answer = await send(message)
+            if message.readings:
+                late.append((time.time_ns() - message.oldest) / 1e6)
+            return answer
+
+        sink.send = timed
+        task = asyncio.create_task(publisher.run())
+        number = journal.define(table.fingerprint, table.definition)
+        await asyncio.sleep(1)
+        for turn in range(60):
+            part = slice(turn % 10 * TAGS // 10, (turn % 10 + 1) * TAGS // 10)
+            batch, now = scans[turn % len(scans)].take(np.arange(TAGS)[part]), time.time_ns()
+            batch = Batch(table, batch.tag, batch.value, batch.quality, np.full(len(batch), now))
+            journal.append(codec.pack(batch, number), len(batch), now, now)
+            await asyncio.sleep(0.1)
+        while journal.pending("scada"):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await journal.close()
+    return float(np.percentile(late, 50)), float(np.percentile(late, 99))
+
+
+def _measured(scans: list[Batch]) -> Iterator[tuple[str, float, str, str]]:
+    for form, goal in (("columns", "200"), ("sparkplug", "500"), ("json", "700")):
+        with tempfile.TemporaryDirectory() as directory:
+            ns = asyncio.run(_through_a_broker(form, scans, Path(directory)))
+        yield f"{form}, journal record to PUBACK", ns, "ns/reading", goal
+    for what, settings, goals in (
+        ("commit_interval 0", {"commit_interval": "0 s"}, ("50", "")),
+        ("default commit_interval", {}, ("", "300")),
+    ):
+        with tempfile.TemporaryDirectory() as directory:
+            p50, p99 = asyncio.run(_lateness("columns", scans, Path(directory), **settings))
+        yield f"source to PUBACK, {what}, p50", p50, "ms", goals[0]
+        yield f"source to PUBACK, {what}, p99", p99, "ms", goals[1]
+
+
 def run() -> list[dict[str, Any]]:
     floats, mixed = _table(("float32",)), _table(_MIXED)
     plain, types, doubts = _scans(floats), _scans(mixed), _scans(mixed, 0.01)
@@ -150,14 +217,12 @@ def run() -> list[dict[str, Any]]:
     thingsboard = _encode(_begun(Cloud(Thingsboard(ThingsboardOptions(token="t"), "bench"))), types)
     opcua = _encode(_begun(OpcuaJson(options, "bench", (mixed,), Forgetful())), types)
     flat = _encode(Json("bench", DEFAULT_TOPIC, 256_000).encode, types)
-    with tempfile.TemporaryDirectory() as directory:
-        whole = asyncio.run(_through_a_broker(types, Path(directory)))
     rows: list[tuple[str, float, str, str]] = [
         ("unpack a journal record", _unpack(types), "ns/reading", ""),
         ("sparkplug, float32", _encode(_node(floats), plain), "ns/reading", ""),
         ("sparkplug, mixed types", sparkplug, "ns/reading", ""),
         ("sparkplug, mixed types, 1 % Bad", _encode(_node(mixed), doubts), "ns/reading", ""),
-        ("sparkplug, journal to broker, mixed types", whole, "ns/reading", "500"),
+        *_measured(types),
         ("sparkplug with protobuf objects", objects, "ns/reading", ""),
         ("protobuf objects : columns", objects / sparkplug, "x", ""),
         ("json", flat, "ns/reading", "700"),

@@ -62,6 +62,7 @@ _TAG: Final = {
     )
 }
 _TRUE: Final = b"true"
+_MANY: Final = 100  # rows among which what stands around them weighs little
 
 
 def topic_for(options: JsonOptions) -> str:
@@ -91,6 +92,7 @@ class Json:
         self._gateway = gateway
         self._template = template
         self._bodies: dict[tuple[str, str], tuple[str, Members]] = {}  # topic and body by device and group
+        self._weights: dict[str, float] = {}  # by topic: bytes of a row, so that a large scan is not written in vain
         self._retained: dict[str, int] = {}  # by topic: the newest time that was sent
         self._writers: dict[
             int, tuple[TagTable, _Writer]
@@ -154,9 +156,15 @@ class Json:
 
     def _message(self, first: int, last: int, parts: Sequence[Batch]) -> Iterator[Message]:
         topic, members = self._body(parts[0].table)
+        rows = sum(map(len, parts))
+        if rows > 1 and rows * self._weights.get(topic, 0.0) > self.max_message:
+            for few in _halves(parts):
+                yield from self._message(first, last, few)
+            return
         newest = max(int(batch.time.max()) for batch in parts)
         payload = rendered(members, self._values(last, parts, newest))
-        rows = sum(map(len, parts))
+        if rows >= _MANY:
+            self._weights[topic] = len(payload) / rows
         if len(payload) > self.max_message and rows > 1:
             for few in _halves(parts):
                 yield from self._message(first, last, few)
@@ -315,14 +323,14 @@ class _Writer:
                 text = self._qualities[code] = orjson.dumps({"name": q.name(code), "code": code})
             yield self._keys[int(batch.tag[row])] + text
 
-    def times(self, batch: Batch, newest: int) -> Iterator[bytes]:
+    def times(self, batch: Batch, newest: int) -> Iterable[bytes]:
         others = np.flatnonzero(batch.time != newest)
         distinct, which = np.unique(
             batch.time[others], return_inverse=True
         )  # a scan has a time per request, not per row
         texts = [orjson.dumps(iso(time)) for time in distinct.tolist()]
-        for tag, text in zip(batch.tag[others].tolist(), which.tolist(), strict=True):
-            yield self._keys[tag] + texts[text]
+        keys = map(self._keys.__getitem__, batch.tag[others].tolist())
+        return map(add, keys, map(texts.__getitem__, which.tolist()))
 
     def _keys_of(self, batch: Batch) -> Iterable[bytes]:
         if len(batch) == len(self._keys) and batch.tag is self._table.every:
