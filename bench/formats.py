@@ -145,16 +145,17 @@ async def _through_a_broker(form: str, scans: list[Batch], directory: Path) -> f
     with Mosquitto(directory / "mosquitto") as broker:
         publisher, _ = _publisher(form, scans, journal, broker.url, directory)
         number = journal.define(table.fingerprint, table.definition)
-        for turn in range(count):
-            batch = scans[turn % len(scans)]
-            journal.append(codec.pack(batch, number), TAGS, int(batch.time.min()), int(batch.time.max()))
-        await journal.flush()
-        began, task = time.process_time(), asyncio.create_task(publisher.run())
-        while journal.pending("scada"):
-            await asyncio.sleep(0.01)
-        taken = time.process_time() - began
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for scanned in (1, count):  # the first session pays for what is made once
+            for turn in range(scanned):
+                batch = scans[turn % len(scans)]
+                journal.append(codec.pack(batch, number), TAGS, int(batch.time.min()), int(batch.time.max()))
+            await journal.flush()
+            began, task = time.process_time(), asyncio.create_task(publisher.run())
+            while journal.pending("scada"):
+                await asyncio.sleep(0.01)
+            taken = time.process_time() - began
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
     await journal.close()
     return taken / count / TAGS * 1e9
 
@@ -230,5 +231,6 @@ def run() -> list[dict[str, Any]]:
         ("opcua-json", opcua, "ns/reading", "700"),
         ("json.dumps of dicts", dicts, "ns/reading", ""),
         ("json.dumps of dicts : thingsboard", dicts / thingsboard, "x", ""),
+        ("json.dumps of dicts : json", dicts / flat, "x", ""),
     ]
     return [{"name": name, "value": value, "unit": unit, "goal": goal} for name, value, unit, goal in rows]
