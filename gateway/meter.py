@@ -24,7 +24,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import structlog
+
 from gateway.options import Rate, VolumeBudget
+
+log = structlog.get_logger()
 
 STEP: Final = 0.001  # of the budget, between two writings of the account
 NEARLY: Final = 0.8  # of the budget
@@ -116,6 +120,7 @@ class Account:
         self.spent = int(spent) if known and spent is not None else 0
         self._written = self.spent if known else -1  # the sum in the file
         self._since: float | None = None  # monotonic, when the count began
+        self._told_disk = False
         self._told = 0.0  # monotonic, up to when keep-alives are counted
 
     def look(self, now: float, monotonic: float) -> None:
@@ -176,7 +181,14 @@ class Account:
 
     def _write(self, spent: int) -> None:
         self._written = spent
-        self._memory.save({"begin": self._newest, "spent": spent, "budget": str(self.budget)})
+        try:
+            self._memory.save({"begin": self._newest, "spent": spent, "budget": str(self.budget)})
+        except OSError as error:  # a full disk must not end publishing, which is what makes room
+            if not self._told_disk:
+                log.warning("The account of a budget cannot be written: a restart would forget it.", error=str(error))
+            self._told_disk = True
+        else:
+            self._told_disk = False
 
 
 class Rates:
@@ -186,6 +198,7 @@ class Rates:
         self._octets = [Bucket(rate.octets) for rate in rates if math.isfinite(rate.octets)]
         self._messages = [Bucket(rate.messages) for rate in rates if math.isfinite(rate.messages)]
         self.second = min((bucket.rate for bucket in self._octets), default=math.inf)  # bytes
+        self.messages = min((bucket.rate for bucket in self._messages), default=math.inf)
 
     def __bool__(self) -> bool:
         return bool(self._octets or self._messages)

@@ -415,7 +415,7 @@ class Publisher:
     @property
     def _piece(self) -> int:
         """How many bytes of records to read at once; 1 gives a single record."""
-        return 1 if self._careful else self._valve.piece(self._fitting)
+        return 1 if self._careful else self._valve.piece(int(min(self._fitting, max(_SMALLEST, self._valve.second))))
 
     def _leave_behind(self, session: _Session) -> None:
         """Where more waits than goes out in about a second, let the newest go first."""
@@ -498,7 +498,7 @@ class Publisher:
             session.bytes += len(message.payload)
             session.sent += not message.definition
             self._spawn(session, self._send(session, chunk, message, backlog=backlog), message.topic)
-        self._valve.became(chunk.size, total)
+        self._valve.became(chunk.size, total, len(messages))
 
     async def _send(self, session: _Session, chunk: _Chunk, message: Message, *, backlog: bool) -> None:
         size, loop = len(message.payload), asyncio.get_running_loop()

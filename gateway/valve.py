@@ -49,14 +49,15 @@ class Valve:
             self._account = Account(options.budget, options.keep_alive, memory)
         self.spent = False  # the budget
         self._growth = 10.0  # bytes on the wire for a byte in the journal, before anything is known
+        self._message = inf  # bytes in the journal that became one message, last
         self._waiting = 0  # live messages that wait for the rate
         self._moved = asyncio.Event()
         self._log = log.bind(publisher=name)
 
     @property
     def second(self) -> float:
-        """Bytes that go out in a second at most."""
-        return self._rates.second
+        """Bytes that go out in a second at most, as far as that is known."""
+        return min(self._rates.second, self._rates.messages * self._message)
 
     @property
     def largest(self) -> float:
@@ -72,9 +73,10 @@ class Valve:
         """Give the bytes of records to read at once, so that they become about `largest` bytes on the wire."""
         return largest if self._account is None else max(1, int(largest / self._growth))
 
-    def became(self, size: int, total: int) -> None:
-        """Take note that `size` bytes in the journal became `total` bytes on the wire."""
+    def became(self, size: int, total: int, messages: int) -> None:
+        """Take note that `size` bytes in the journal became `total` bytes on the wire, in so many messages."""
         if size and total:
+            self._message = size / messages
             self._growth = max(1.0, total / size, 0.8 * self._growth)
 
     def open(self) -> None:

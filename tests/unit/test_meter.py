@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from gateway.meter import BEGINNING, CONNECTING, PORTION, STEP, Account, Bucket, Rates, on_the_wire, packet, period
 from gateway.options import PublisherOptions, Rate, VolumeBudget, budget, rate
@@ -253,3 +254,17 @@ def test_an_account_that_cannot_be_read_begins_anew(state: dict[str, Any]) -> No
     kept = Kept()
     kept.state = state
     assert account(kept).spent == 0
+
+
+def test_a_full_disk_does_not_end_publishing() -> None:
+    class Full(Kept):
+        def save(self, state: dict[str, Any]) -> None:
+            raise OSError(28, "No space left on device")
+
+    with capture_logs() as logs:
+        spending = account(Full())
+        for _ in range(1000):
+            spending.spend(1000)
+        spending.close()
+    assert spending.spent == 1_000_000
+    assert [line["log_level"] for line in logs] == ["warning"]

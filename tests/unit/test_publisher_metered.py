@@ -301,3 +301,17 @@ async def test_a_newest_first_backlog_survives_a_break_without_loss(tmp_path: Pa
         await b.until(lambda: not b.journal.pending("cloud"))
         assert set(b.sent()) == set(range(1, 4001))
         assert b.sink.sessions >= 2
+
+
+async def test_at_few_messages_a_second_what_is_old_is_left_behind_early(tmp_path: Path) -> None:
+    """A live lane that worked off a minute of messages first would make all that is new a minute late."""
+    async with bench(tmp_path, rate="60 messages/s", encoder=Bulky()) as b:
+        b.append(15)
+        b.start()
+        await b.until(lambda: len(b.sent()) == 15)
+        b.append(400)
+        await b.journal.flush()
+        await b.until(lambda: b.publisher._session is not None and bool(b.publisher._session.backlog), 15)
+        b.append(1)
+        await b.until(lambda: 416 in b.sent(), 30)
+        assert len(b.sent()) < 200
