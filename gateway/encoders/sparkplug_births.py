@@ -97,6 +97,8 @@ class Known:
             return raw
         if self.kind in (DataType.BOOLEAN, DataType.STRING):
             raise ValueError(f"{self.tag.name}: a {self.kind.name.capitalize()} is needed")
+        if metric.carrier == "float":  # 23.1 as the sender wrote it, not its binary neighbour
+            raw = float(str(np.float32(raw)))
         if self.kind in _NUMERIC:
             kind = DataType.INT32 if metric.carrier == "int" else DataType.INT64
             return float(signed(kind, raw) if metric.datatype is None else raw)

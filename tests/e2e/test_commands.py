@@ -155,6 +155,14 @@ def test_a_command_is_written_read_back_answered_and_audited(shop: Shop) -> None
     shop.cloud.send(b"\xff not json")
     wait_until(lambda: any("not JSON" in str(reply.get("reason")) for reply in shop.cloud.replies), "its refusal")
     assert shop.cloud.ask("a5", setpoint=7)["values"]["setpoint"]["before"] == 6.5
+    # a flood of nonsense fills no log, and holds up neither the reading nor what is meant
+    scans, lines = shop.metric("plantbridge_scans_total"), len(list(read(shop.audit)))
+    for number in range(1500):
+        shop.cloud.client.publish("plantbridge/shop/commands", f"nonsense {number}", qos=1)
+    assert shop.cloud.ask("a6", mode="stopped")["ok"]
+    wait_until(lambda: shop.metric("plantbridge_commands_refused_total") >= 1500, "the flood to be counted")
+    wait_until(lambda: shop.metric("plantbridge_scans_total") > scans + 3, "the next scans")
+    assert len(list(read(shop.audit))) < lines + 10
     # a partner's publisher hears nothing, and its topic is not even listened to
     assert "partner/commands" not in shop.broker.log
     assert shop.metric("plantbridge_commands_total{") >= 6
@@ -165,7 +173,7 @@ def test_a_command_is_written_read_back_answered_and_audited(shop: Shop) -> None
     assert [each["hash"] for each in read(shop.audit) if each["sequence"] == int(sequence)] == [digest]
     causes = {entry["cause"] for entry in shop.events("refused")}
     assert causes == {"out of range", "read-only", "stale", "malformed"}
-    assert len(shop.events("command")) == len(shop.events("outcome")) == 2
+    assert len(shop.events("command")) == len(shop.events("outcome")) == 3
     assert shop.run("audit-log", "verify", str(shop.site)).returncode == 0
     assert "press-1/setpoint=6.5" in shop.run("audit-log", "show", str(shop.site)).stdout
 

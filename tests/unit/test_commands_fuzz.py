@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.sparkplug_objects import Payload
+from gateway.commands import Cause, refusal
+from gateway.commands import Refused as NotAllowed
 from gateway.contracts import Write, Written
 from gateway.control import Access, Control
 from gateway.conversation import Conversation, Desk
+from gateway.dialects import Refused
 from gateway.dialects.dialogue import Forgetful
 from gateway.dialects.native import Native
 from gateway.encoders.cloud import Cloud
@@ -206,6 +209,42 @@ def test_no_payload_raises_and_none_writes_what_may_not_be_written(
     fuzz()
     runner.run(control.close())
     assert all(name == "setpoint" and 0 <= value <= 1 for name, value in link.values), link.values
+
+
+@pytest.mark.parametrize(
+    ("retained", "padding", "cause"),
+    [(False, 0, None), (True, 0, Cause.STALE), (False, 70_000, Cause.TOO_LARGE)],
+)
+async def test_what_is_retained_or_too_large_is_no_command(retained: bool, padding: int, cause: Cause | None) -> None:
+    """A retained command would be carried out again at each connection, weeks later."""
+    commands: list[Any] = []
+    refused: list[Refused] = []
+
+    async def execute(command: Any) -> list[Any]:
+        commands.append(command)
+        return [refusal(NotAllowed("enough"))]
+
+    sink = Sink()
+    talk = Conversation("cloud", native(), sink, list, Desk(execute, refused.append, lambda: True))
+    body = {"gateway": "gw1", "id": "a", "time": 1795162500100, "device": "press_1", "values": {"setpoint": 1}}
+    payload = orjson.dumps(body) + b" " * padding
+    sink.arrivals.put_nowait((Arrived("plantbridge/gw1/commands", payload, retained, False, 1, 1), 5))
+    task = asyncio.create_task(talk.run(0))
+    while not sink.acknowledged:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [each.cause for each in refused] == ([cause] if cause else [])
+    assert [each.arrived for each in commands] == ([] if cause else [5])
+
+
+def test_a_number_that_sparkplug_sends_as_float32_is_the_decimal_that_was_meant() -> None:
+    """0.1 in 32 bits is no multiple of 0.1: a set point in steps would be refused."""
+    payload = Payload(timestamp=1)
+    payload.metrics.add(name="setpoint", datatype=9).float_value = 0.1
+    (command,) = sparkplug().received("spBv1.0/G/DCMD/gw1/press_1", payload.SerializeToString()).commands
+    assert command.values == (("setpoint", 0.1),)
 
 
 @given(JSON | st.dictionaries(KEYS, JSON))
