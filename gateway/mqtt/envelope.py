@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -23,6 +24,22 @@ class Envelope:
     user: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Packed:
+    """Properties that were packed once: paho packs them anew for each message, which costs as much as the rest."""
+
+    __slots__ = ("_bytes",)
+    packetType = PacketTypes.PUBLISH  # noqa: N815  paho's name
+
+    def __init__(self, properties: Properties) -> None:
+        self._bytes: bytes = properties.pack()  # type: ignore[no-untyped-call]
+
+    def pack(self) -> bytes:
+        return self._bytes
+
+    def __str__(self) -> str:
+        return self._bytes.hex()
+
+
 class Outgoing:
     """The envelopes of one session."""
 
@@ -33,9 +50,9 @@ class Outgoing:
         self._free = aliases if version_5 else 0
         self._largest = largest
         self._aliases: dict[str, int] = {}
-        self._ready: dict[tuple[int, bool], Properties | None] = {}  # without properties of a message's own
+        self._ready: dict[tuple[int, bool], Any] = {}  # packed, without properties of a message's own
 
-    def __call__(self, topic: str, *, retain: bool, user: Mapping[str, str] | None) -> tuple[str, Properties | None]:
+    def __call__(self, topic: str, *, retain: bool, user: Mapping[str, str] | None) -> tuple[str, Any]:
         """Give the topic to send and the properties to send with it."""
         alias, known = 0, False
         if not retain:
@@ -63,13 +80,14 @@ class Outgoing:
         user = sum(5 + len(key.encode()) + len(value.encode()) for key, value in self._envelope.user.items())
         return 32 + user + len((self._envelope.content_type or "").encode())
 
-    def _properties(self, alias: int, retain: bool, user: Mapping[str, str] | None) -> Properties | None:
+    def _properties(self, alias: int, retain: bool, user: Mapping[str, str] | None) -> Any:
         if not self._version_5:
             return None
         if user:
             return self._make(alias, retain, user)
         if (alias, retain) not in self._ready:
-            self._ready[alias, retain] = self._make(alias, retain, {})
+            made = self._make(alias, retain, {})
+            self._ready[alias, retain] = None if made is None else _Packed(made)
         return self._ready[alias, retain]
 
     def _make(self, alias: int, retain: bool, user: Mapping[str, str]) -> Properties | None:
