@@ -130,13 +130,17 @@ class Control:
     # ------------------------------------------------------------------------------------------------ life
 
     async def open(self) -> None:
-        """Remember what was commanded lately. Raises AuditError where the log cannot be written."""
+        """Remember what was commanded lately. A log that fails costs the commands, not the readings: never raises."""
         window = round(self._options.window * SECOND)
-        entries = await asyncio.to_thread(recent, self._audit.directory, self._clock() - window)
+        try:
+            entries = await asyncio.to_thread(recent, self._audit.directory, self._clock() - window)
+        except OSError as error:
+            entries = []
+            self._unaudited(AuditError(f"the audit log cannot be read: {error}"))
         interrupted = self._recall(entries)
         for sequence in interrupted:
-            await self._audit.append({"event": "interrupted", "of": sequence})
-        await self._audit.append({"event": "started", "isolated": self.isolated, "interrupted": len(interrupted)})
+            await self._try_append({"event": "interrupted", "of": sequence})
+        await self._try_append({"event": "started", "isolated": self.isolated, "interrupted": len(interrupted)})
         self._tell_switch()
 
     async def run(self) -> None:

@@ -175,6 +175,12 @@ def test_a_command_is_written_read_back_answered_and_audited(shop: Shop) -> None
     assert causes == {"out of range", "read-only", "stale", "malformed"}
     assert len(shop.events("command")) == len(shop.events("outcome")) == 3
     assert shop.run("audit-log", "verify", str(shop.site)).returncode == 0
+    (path,) = shop.audit.glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"setpoint":6.5', b'"setpoint":6.6', 1))
+    broken = shop.run("audit-log", "verify", str(path))
+    assert broken.returncode == 1
+    assert f"{path.name}:2: the line was changed" in broken.stderr
+    path.write_bytes(path.read_bytes().replace(b'"setpoint":6.6', b'"setpoint":6.5', 1))
     assert "press-1/setpoint=6.5" in shop.run("audit-log", "show", str(shop.site)).stdout
 
 
@@ -210,6 +216,8 @@ def test_isolation_stops_all_writes_survives_a_restart_and_ends_at_the_gateway_o
     assert not shop.cloud.ask("c3", isolate=False)["ok"]
     assert shop.run("isolate", "off", str(shop.site)).returncode == 0
     assert shop.cloud.ask("c4", setpoint=6.0)["values"]["setpoint"] == {"before": 4.0, "after": 6.0, "quality": "Good"}
+    assert shop.run("write", str(shop.site), "press-1", "setpoint=6.5").returncode == 0
+    assert [each["values"] for each in shop.events("local write")] == [{"setpoint": "6.5"}]
     assert shop.cloud.ask("c5", isolate=True)["isolated"]
     assert "isolated" in shop.cloud.ask("c6", setpoint=7.0)["reason"]
     assert shop.run("isolate", "status", str(shop.site)).returncode == 1

@@ -296,6 +296,17 @@ async def test_nothing_is_written_that_cannot_be_audited(tmp_path: Path) -> None
         assert (await at.ask(setpoint=5))[0].quality == 0  # as soon as it can be written again
 
 
+async def test_a_log_that_cannot_be_written_at_the_start_costs_the_commands_only(tmp_path: Path) -> None:
+    """A full disk must not keep the gateway from reading."""
+    (tmp_path / DIRECTORY).write_text("in the way")
+    async with desk(tmp_path) as at:
+        (result,) = await at.ask(setpoint=5)
+        assert "audit log" in result.reason
+        assert at.link.written == []
+        assert (at.metrics.registry.get_sample_value("plantbridge_audit_failures_total") or 0) >= 2
+        (tmp_path / DIRECTORY).unlink()
+
+
 async def test_isolation_is_looked_at_before_each_value(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
 
