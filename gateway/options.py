@@ -698,6 +698,9 @@ class PublisherOptions(MqttOptions):
                 raise ValueError(f"{name} has the settings of another format than {self.format}")
             if wanted and not given and name in _WITH_SETTINGS:
                 raise ValueError(f"format {self.format} needs the key {name} with its settings")
+        plain = [url for url in self.url if not url.startswith(("mqtts:", "wss:"))]
+        if self.format in ("aws", "azure") and self.tls is None and plain:
+            raise ValueError(f"{self.format} takes connections over TLS only: write the url as mqtts://HOST")
         if self.json_settings is not None and self.format != "json":
             raise ValueError(f"json has the settings of another format than {self.format}")
         return self

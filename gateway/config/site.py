@@ -6,6 +6,7 @@ trees and of the tags' models outlives the call.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
     """Check and compile the tree of a site file."""
     compiled = _links(tree, path, files, urls)
     places = _places(tree, compiled, files)
-    publishers = _publishers(tree, files, {level for place in places.values() for level in place})
+    publishers = _publishers(tree, files, places)
     options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
     if options is not None and "gateway" in tree:
         check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
@@ -145,7 +146,7 @@ def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tup
     return compile_links(links, files)
 
 
-def _publishers(tree: Tree, files: Files, levels: Collection[str]) -> dict[str, PublisherOptions]:
+def _publishers(tree: Tree, files: Files, places: Mapping[str, Mapping[str, str]]) -> dict[str, PublisherOptions]:
     publish = tree.get("publish")
     if "publish" not in tree:
         hint = "add publish: {cloud: {url: mqtt://HOST}}; without it readings stay in the journal"
@@ -155,6 +156,7 @@ def _publishers(tree: Tree, files: Files, levels: Collection[str]) -> dict[str, 
         files.report(tree.value_at("publish"), ("publish",), *wanted_keys(publish, "publishers by name"))
         return {}
     publishers = {}
+    compiled_names = [name for name in places if name]
     for name in publish:
         (mark, value_mark), place = publish.at(name), ("publish", name)
         check_name(name, "publisher", mark, place, files)
@@ -167,7 +169,9 @@ def _publishers(tree: Tree, files: Files, levels: Collection[str]) -> dict[str, 
             publishers[name] = options
             if options.tls is not None:
                 _certificates(options.tls, each["tls"], (*place, "tls"), files)
-        _templates(each, place, levels, files)
+        _templates(each, place, {level for levels in places.values() for level in levels}, files)
+        if options is not None and compiled_names:
+            _sub_devices(options, each, place, compiled_names, files)
     return publishers
 
 
@@ -178,6 +182,23 @@ def _certificates(tls: TlsOptions, tree: Tree, path: Path_, files: Files) -> Non
         if file is not None and key in tree and not Path(file).is_file():
             hint = "relative to this file's folder"
             files.report(tree.value_at(key), (*path, key), f"there is no file {written(tree[key])}", hint, "warning")
+
+
+def _sub_devices(options: PublisherOptions, tree: Tree, path: Path_, devices: list[str], files: Files) -> None:
+    """A platform's list of sub-devices must name devices of this site, by the names they are published under."""
+    settings = getattr(options, options.format, None) if options.format in ("huawei", "aliyun", "tencent") else None
+    if settings is None:
+        return
+    renamed = options.tags.names if options.tags is not None else {}
+    known = [renamed.get(device, device) for device in devices]
+    for name in settings.devices:
+        if name not in known:
+            mark, _ = locate(tree, (options.format, "devices", name))
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {close[0]}?" if close else f"devices here: {', '.join(known[:10])}"
+            files.report(
+                mark, (*path, options.format, "devices", name), f"there is no device {name} in this site", hint
+            )
 
 
 def _templates(tree: Tree, place: Path_, levels: Collection[str], files: Files) -> None:

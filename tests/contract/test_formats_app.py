@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -109,6 +111,43 @@ async def test_a_site_file_makes_an_edge_node_that_goes_on_counting(mosquitto: M
     assert hosts[0].devices["oven"]["temperature"].properties["engUnit"] == "°C"
     # what was left unsent at the end, if anything, came as history
     assert hosts[1].devices["oven"]["temperature"].value is not None
+
+
+async def test_a_killed_daemon_dies_by_its_will_and_is_born_with_the_next_bdseq_and_its_backlog(
+    mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """The whole process, killed as by a power cut: nothing that was committed is lost, and hosts know of the death."""
+    topics: list[tuple[str, int]] = []
+    counted: list[int] = []
+    names: dict[int, str] = {}
+
+    def take(message: Arrived) -> None:
+        word = message.topic.split("/")[2]
+        for metric in Payload.FromString(message.payload).metrics:
+            if metric.name == "bdSeq":
+                topics.append((word, metric.long_value))
+            if word == "DBIRTH":
+                names[metric.alias] = metric.name
+            if names.get(metric.alias) == "pieces" and word in ("DBIRTH", "DDATA") and not metric.is_null:
+                counted.append(metric.long_value)
+
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE.format(url=mosquitto.url, format="sparkplug", more="sparkplug: {group: P}", device="oven"))
+    command = [sys.executable, "-m", "gateway", "run", str(path)]
+    async with listening(mosquitto, "spBv1.0/#", take):
+        for sessions in (1, 2):
+            daemon = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+            try:
+                before = len(counted)
+                await until(lambda wanted=before: len(counted) > wanted + 5)  # type: ignore[misc]
+            finally:
+                daemon.kill()
+                await daemon.wait()
+            await until(lambda wanted=sessions: len(topics) == 2 * wanted)  # type: ignore[misc]
+    assert topics == [("NBIRTH", 0), ("NDEATH", 0), ("NBIRTH", 1), ("NDEATH", 1)]
+    found = sorted(set(counted))
+    holes = [later - earlier for earlier, later in itertools.pairwise(found) if later != earlier + 1]
+    assert len(holes) <= 1  # the time between the two lives
 
 
 async def test_a_site_file_makes_an_opc_ua_publisher(mosquitto: Mosquitto, tmp_path: Path) -> None:

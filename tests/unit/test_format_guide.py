@@ -21,8 +21,8 @@ links:
     driver: replay
     url: replay:generated
     devices:
-      press_1: {tags: {pressure: sine float32}}
-      meter_1: {tags: {energy: counter int64}}
+      press-1: {tags: {pressure: sine float32}}
+      meter-1: {tags: {energy: counter int64}}
 """
 
 
