@@ -14,6 +14,7 @@ A platform that takes one connection per device id ends the older one when a sec
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -26,6 +27,7 @@ from gateway.quality import BAD, UNCERTAIN, name
 
 SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000
+_IDENTIFIER: Final = frozenset(string.ascii_letters + string.digits + "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +337,13 @@ def by_device(sections: Sequence[Section]) -> dict[str, list[Section]]:
     for section in sections:
         gathered.setdefault(section.device, []).append(section)
     return gathered
+
+
+def identifier_problem(name: str, longest: int, where: str) -> str:
+    """Say why a platform with a product model cannot take a tag's name, or nothing where it can."""
+    if 0 < len(name) <= longest and set(name) <= _IDENTIFIER and not name[0].isdigit():
+        return ""
+    return f"an identifier on {where} has letters, digits and _, at most {longest}, and begins with no digit"
 
 
 def gap_fields(gap: Gap) -> dict[str, Any]:

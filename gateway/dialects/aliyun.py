@@ -37,6 +37,7 @@ from gateway.dialects import (
     by_device,
     chunks,
     failures,
+    identifier_problem,
     json_object,
     member,
     members,
@@ -53,7 +54,6 @@ _BATCH: Final = 50  # sub-devices in a login
 _TIMESTAMP: Final = "2524608000000"  # 2050, as in the platform's SDK
 _OK: Final = 200
 _IDS: Final = 2**32
-_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _ENTRY: Final = 40  # bytes around one value, its time included
 
 
@@ -113,9 +113,7 @@ class Aliyun:
         return device in self._options.devices and device not in self._refused
 
     def name_problem(self, name: str) -> str:
-        if 0 < len(name) <= 50 and set(name) <= _NAME and not name[0].isdigit():
-            return ""
-        return "an identifier on Alibaba's platform has letters, digits and _, at most 50, and begins with no digit"
+        return identifier_problem(name, 50, "Alibaba's platform")
 
     # ------------------------------------------------------------------------------------------------ presence
 

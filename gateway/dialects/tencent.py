@@ -36,6 +36,7 @@ from gateway.dialects import (
     Unreadable,
     chunks,
     failures,
+    identifier_problem,
     json_object,
     member,
     members,
@@ -50,7 +51,6 @@ from gateway.options import TencentOptions
 PATIENCE: Final = 10 * SECOND  # for the answer to an announcement
 _APPLICATION: Final = "21010406"  # the platform's number for its Python SDK's kind of client
 _BATCH: Final = 50
-_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
 def password(secret: str, username: str) -> str:
@@ -100,9 +100,7 @@ class Tencent:
         return device in self._options.devices and device not in self._refused
 
     def name_problem(self, name: str) -> str:
-        if 0 < len(name) <= 32 and set(name) <= _NAME and not name[0].isdigit():
-            return ""
-        return "an identifier on Tencent's platform has letters, digits and _, at most 32, and begins with no digit"
+        return identifier_problem(name, 32, "Tencent's platform")
 
     # ------------------------------------------------------------------------------------------------ presence
 
