@@ -61,6 +61,8 @@ log = structlog.get_logger()
 _SECONDS_WORTH: Final = 1 << 20  # bytes in the journal beyond which a backlog is left to its own lane
 _BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller
 _SMALLEST: Final = 4096
+_SLOW: Final = 10  # messages a second, at most, of a peer that gets small pieces of the journal
+_FEW: Final = 1024  # bytes of such a piece
 _CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
 _DECLARE: Final = 60.0  # s between declarations of what was thinned
 _LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
@@ -139,6 +141,7 @@ class Publisher:
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._pace = Pace(16 << 10, options.window * options.max_message)
         limits = encoder.limits if isinstance(encoder, Bounded) else None
+        self._slow = limits is not None and limits.messages <= _SLOW
         self._valve = Valve(name, options, limits, memory, health, metrics, clock)
         if conversation is not None:
             conversation.counts = self._valve.spend
@@ -415,6 +418,8 @@ class Publisher:
     @property
     def _piece(self) -> int:
         """How many bytes of records to read at once; 1 gives a single record."""
+        if self._slow and not self._careful:  # a piece is to be through before the next trouble of the line
+            return _FEW
         return 1 if self._careful else self._valve.piece(int(min(self._fitting, max(_SMALLEST, self._valve.second))))
 
     def _leave_behind(self, session: _Session) -> None:

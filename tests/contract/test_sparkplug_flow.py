@@ -407,14 +407,14 @@ async def test_a_cloud_gets_each_reading_after_its_devices_logged_in(
 
 
 async def test_credentials_are_renewed_by_a_new_session_and_nothing_is_lost(broker: Mosquitto, tmp_path: Path) -> None:
-    case = tencent(validity="62 s")
+    case = tencent(validity="64 s")
     case.platform.most_messages = 0
     with capture_logs() as logs:
         async with cloud(broker, tmp_path, case) as (gateway, platform):
             turn = itertools.count()
             while broker.log.count(" as PRODUCT001dev01 ") < 2:
                 gateway.feed(METER, next(turn))
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)  # the platform takes ten messages a second
             gateway.feed(METER, next(turn))
             await until(gateway.all_acknowledged)
             stored = platform.readings[case.device("meter_1"), "energy"]
