@@ -169,8 +169,7 @@ def reference() -> str:
             section(2, "Cloud file, top level", models.CloudOptions),
             section(2, "`broker`", options.IngestOptions, above=options.MqttOptions)
             + "\nAnd the keys of every MQTT connection.\n",
-            section(2, "Store `duckdb`", options.DuckdbOptions),
-            section(2, "Store `influxdb`", options.InfluxdbOptions),
+            *(section(2, f"Store `{name}`", model) for name, model in options.STORES.items()),
         ]
     )
 

@@ -806,6 +806,32 @@ class InfluxdbOptions(Options):
     timeout: Duration = 10.0
 
 
+class VictoriametricsOptions(Options):
+    """VictoriaMetrics: floats at milliseconds, 64-bit integers exact as a pair of metrics, texts as labels."""
+
+    type: Literal["victoriametrics"]
+    url: HttpUrl
+    username: str = ""
+    password: str = Field(default="", repr=False)
+    token: str = Field(default="", repr=False)
+    """A bearer token, where vmauth or a hosted service asks for one; username and password otherwise."""
+    settle: Duration = 12.0
+    """How long after the server's answer the broker is told: when the server has it on its disk. 12 s suits version
+    1.79 (measured) and newer ones with their -inmemoryDataFlushInterval of 5 s. 0 s: what the server had in memory
+    when it was killed is lost."""
+    timeout: Duration = 10.0
+
+
+StoreOptions = DuckdbOptions | InfluxdbOptions | VictoriametricsOptions
+
+STORES: Final[dict[str, type[StoreOptions]]] = {
+    "duckdb": DuckdbOptions,
+    "influxdb": InfluxdbOptions,
+    "victoriametrics": VictoriametricsOptions,
+}
+"""What a cloud file may say under `store`, by its type."""
+
+
 class IngestOptions(MqttOptions):
     """The cloud side's subscription."""
 

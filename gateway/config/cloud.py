@@ -14,7 +14,7 @@ from gateway.config.models import CloudFrame
 from gateway.config.site import open_root
 from gateway.config.tags import wanted_keys
 from gateway.errors import ConfigError, Problem
-from gateway.options import DuckdbOptions, InfluxdbOptions, IngestOptions, LogOptions, MetricsOptions
+from gateway.options import STORES, DuckdbOptions, IngestOptions, LogOptions, MetricsOptions, StoreOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Cloud:
 
     data: Path  # absolute
     broker: IngestOptions
-    store: DuckdbOptions | InfluxdbOptions
+    store: StoreOptions
     dead_letters: Path  # absolute; directory
     metrics: MetricsOptions
     log: LogOptions
@@ -67,7 +67,7 @@ def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
     )
 
 
-def _store(tree: Tree, files: Files) -> DuckdbOptions | InfluxdbOptions | None:
+def _store(tree: Tree, files: Files) -> StoreOptions | None:
     if "store" not in tree:
         return DuckdbOptions()
     mark, value_mark = tree.at("store")
@@ -79,11 +79,16 @@ def _store(tree: Tree, files: Files) -> DuckdbOptions | InfluxdbOptions | None:
     if "type" not in store:
         files.report(mark, ("store",), "the key type is missing", "type: duckdb or type: influxdb")
         return None
-    if kind not in ("duckdb", "influxdb"):
-        close = difflib.get_close_matches(str(kind).lower(), ("duckdb", "influxdb"), 1, 0.5)
+    if not isinstance(kind, str) or kind not in STORES:
+        close = difflib.get_close_matches(str(kind).lower(), STORES, 1, 0.5)
         hint = f"did you mean {close[0]}?" if close else ""
-        reason = f"expected duckdb or influxdb, got {messages.shown(kind)}"
+        reason = f"expected {_either()}, got {messages.shown(kind)}"
         files.report(store.value_at("type"), ("store", "type"), reason, hint)
         return None
-    piece = Piece(store, ("store",), mark)
-    return check(InfluxdbOptions, piece, files)[0] if kind == "influxdb" else check(DuckdbOptions, piece, files)[0]
+    return check(STORES[kind], Piece(store, ("store",), mark), files)[0]
+
+
+def _either() -> str:
+    """Give the types of store as a choice in words."""
+    *others, last = sorted(STORES)
+    return f"{', '.join(others)} or {last}"

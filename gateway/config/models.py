@@ -14,7 +14,6 @@ from gateway.contracts import DriverSpec
 from gateway.options import (
     CommandOptions,
     DuckdbOptions,
-    InfluxdbOptions,
     IngestOptions,
     JournalOptions,
     Listen,
@@ -23,6 +22,7 @@ from gateway.options import (
     OnOff,
     Options,
     PublisherOptions,
+    StoreOptions,
 )
 
 
@@ -94,7 +94,7 @@ class CloudOptions(CloudFrame):
     """The cloud side: a broker to take messages from, and a store to put them into."""
 
     broker: IngestOptions
-    store: Annotated[DuckdbOptions | InfluxdbOptions, Field(discriminator="type")] = DuckdbOptions()
+    store: Annotated[StoreOptions, Field(discriminator="type")] = DuckdbOptions()
 
 
 STRUCTURE: Final = {"link": ("devices",), "device": ("tags", "groups"), "group": ("tags",), "site": ("links",)}

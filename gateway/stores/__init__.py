@@ -6,18 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.contracts import Store
-from gateway.options import DuckdbOptions, InfluxdbOptions
+from gateway.options import DuckdbOptions, StoreOptions, VictoriametricsOptions
 
 
-def open_store(
-    options: DuckdbOptions | InfluxdbOptions, data: Path, set_aside: Callable[[str, bytes, str], None]
-) -> Store:
+def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, bytes, str], None]) -> Store:
     """Make the store of a cloud file; no I/O. `data` is where relative paths begin; `set_aside` takes topic, payload
     and reason of what the store will never take (gateway.deadletters)."""
     if isinstance(options, DuckdbOptions):
         from gateway.stores.duckdb import DuckdbStore
 
         return DuckdbStore(data / options.path)
+    if isinstance(options, VictoriametricsOptions):
+        from gateway.stores.victoriametrics import VictoriametricsStore
+
+        return VictoriametricsStore(options, set_aside)
     from gateway.stores.influxdb import InfluxdbStore
 
     return InfluxdbStore(options, set_aside)

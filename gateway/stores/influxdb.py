@@ -83,10 +83,11 @@ class InfluxdbStore:
         waiting = Lines()
         for block in blocks:  # never more than a block's lines at once: a line takes ten times the memory of a reading
             waiting.extend(self._lines.lines([block]))
-            while len(waiting) >= LINES or (waiting and block is blocks[-1]):
-                request, waiting = waiting.cut(0, LINES), waiting.cut(LINES, len(waiting))
-                refused += self._deliver(request)
-                written += len(request)
+            if len(waiting) >= LINES or block is blocks[-1]:
+                for request in waiting.requests(LINES):
+                    refused += self._deliver(request)
+                    written += len(request)
+                waiting = Lines()
         gaps = sum(isinstance(content, Gap) for block in blocks for content in block.contents)
         return StoreReport(max(0, written - gaps - refused), 0, gaps)
 

@@ -22,7 +22,7 @@ look-alike: a line break by ␊ or ␍, a backslash at the end or before a comma
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ from gateway.model import Batch, Gap, Kind, TagTable
 
 READINGS: Final = "readings"
 GAPS: Final = "gaps"
+
+MOST_BYTES: Final = 4_000_000  # of one request, about
 
 _FIELDS: Final = {
     Kind.FLOAT: ("value", b""),
@@ -70,6 +72,19 @@ class Lines:
     def cut(self, start: int, end: int) -> Lines:
         """Give the lines start..end-1."""
         return Lines(self.heads[start:end], self.values[start:end], self.tails[start:end])
+
+    def requests(self, most: int) -> Iterator[Lines]:
+        """Give these lines in portions of at most so many lines, and of about MOST_BYTES: texts may be long."""
+        for start in range(0, len(self), most):
+            waiting = [self.cut(start, start + most)]
+            while waiting:
+                piece = waiting.pop()
+                size = sum(map(len, piece.heads)) + sum(map(len, piece.values))
+                if size <= MOST_BYTES or len(piece) == 1:
+                    yield piece
+                    continue
+                half = len(piece) // 2
+                waiting += [piece.cut(half, len(piece)), piece.cut(0, half)]
 
     def text(self) -> bytes:
         """Give the body of a request."""
@@ -142,14 +157,15 @@ def string(value: str) -> bytes:
     return ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"').encode()
 
 
-def _items(column: NDArray[Any]) -> list[bytes]:
+def items(column: NDArray[Any]) -> list[bytes]:
+    """Give each number of a column as text."""
     return orjson.dumps(np.ascontiguousarray(column), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
 def _values(batch: Batch) -> list[bytes]:
     if batch.table.kind is Kind.TEXT:
         return [string(text) for text in batch.value.tolist()]
-    return _items(batch.value)
+    return items(batch.value)
 
 
 def _tails(suffix: bytes, quality: NDArray[np.uint32], time: NDArray[np.int64]) -> list[bytes]:
@@ -163,7 +179,7 @@ def _tails(suffix: bytes, quality: NDArray[np.uint32], time: NDArray[np.int64]) 
     if one_time:
         ends = [b"%b%d\n" % (mark, now) for mark in marks]
         return list(map(ends.__getitem__, places.tolist()))
-    return [b"%b%b\n" % (marks[place], when) for place, when in zip(places.tolist(), _items(time), strict=True)]
+    return [b"%b%b\n" % (marks[place], when) for place, when in zip(places.tolist(), items(time), strict=True)]
 
 
 def _patch(lines: Lines, batch: Batch, heads: _Heads) -> None:

@@ -6,21 +6,24 @@ A new store adds one line to PLACES: a function that gives an async context mana
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.contracts import Store
 from gateway.model import Gap, Kind
-from gateway.options import InfluxdbOptions
+from gateway.options import InfluxdbOptions, VictoriametricsOptions
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.influxdb import InfluxdbStore
 from gateway.stores.inquiry import read
 from gateway.stores.layout import TABLES
+from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
-from tests.stores_servers import InfluxDB, VictoriaMetrics
+from tests.stores_servers import InfluxDB, Server, VictoriaMetrics
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,12 +46,18 @@ class Place:
     open: Callable[[], Store]
     readings: Callable[[], list[Stored]]
     gaps: Callable[[], list[tuple[str, Gap]]]
+    away: Callable[[], AbstractContextManager[object]]  # within it the store cannot be reached, or written to
     kinds: tuple[Kind, ...] = tuple(Kind)  # those whose values come back exactly
     resolution: int = 1  # ns
     digits: int = 17  # of a float; 17 are all of them
-    once: bool = True  # a row that is written again is there once
+    text: Callable[[str], str] = str  # a text as it comes back
     counts: bool = True  # it can tell which rows it had already
     dead: list[tuple[str, bytes, str]] = field(default_factory=list)
+
+    def rounded(self, gap: Gap) -> Gap:
+        """Give a gap with the times that this store can hold."""
+        start, end = (time // self.resolution * self.resolution for time in (gap.start, gap.end))
+        return replace(gap, start=start, end=end, reason=self.text(gap.reason))
 
 
 @asynccontextmanager
@@ -75,7 +84,30 @@ async def duckdb(directory: Path) -> AsyncIterator[Place]:
         columns = 'gateway, device, "group", epoch_ns("start"), epoch_ns("end"), reason, readings, scans'
         return [(row[0], Gap(*row[1:])) for row in _rows(path, f"SELECT {columns} FROM gaps")]
 
-    yield Place(lambda: DuckdbStore(path), readings, gaps)
+    yield Place(lambda: DuckdbStore(path), readings, gaps, lambda: held(path))
+
+
+HOLDER = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Have another process hold a DuckDB file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield
+        holder.communicate(b"")
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """Have a server stopped."""
+    server.stop()
+    yield
+    server.start()
 
 
 def _rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -121,7 +153,9 @@ async def influxdb(directory: Path) -> AsyncIterator[Place]:
                 for row in rows
             ]
 
-        place = Place(lambda: InfluxdbStore(_options(proxy.url), set_aside), readings, gaps, counts=False)
+        place = Place(
+            lambda: InfluxdbStore(_options(proxy.url), set_aside), readings, gaps, lambda: stopped(engine), counts=False
+        )
 
         def set_aside(*letter: Any) -> None:
             place.dead.append(letter)
@@ -141,40 +175,22 @@ def _of(row: dict[str, Any]) -> Any:
         if row.get(name) is not None:
             return row[name]
     text = row.get("value_text")
-    return int(text) if text and row["tag"].startswith("uint64") else text
+    if text and row["tag"].startswith(("uint64", "float64")):
+        return int(text) if row["tag"].startswith("uint64") else float(text)
+    return text
 
 
 @asynccontextmanager
 async def victoriametrics(directory: Path) -> AsyncIterator[Place]:
     with VictoriaMetrics(directory / "victoria-metrics") as server:
-
-        def points(name: str) -> dict[tuple[str, ...], list[tuple[int, float]]]:
-            found = {}
-            for series in server.export(f'{{__name__="readings_{name}"}}'):
-                labels = tuple(series["metric"].get(label, "") for label in ("gateway", "device", "tag", "unit"))
-                times = [time * 1_000_000 for time in series["timestamps"]]
-                found[labels] = list(zip(times, map(float, series["values"]), strict=True))
-            return found
-
-        def readings() -> list[Stored]:
-            values = points("value") | points("value_bool")
-            rows = []
-            for labels, qualities in points("quality").items():
-                known = dict(values.get(labels, []))
-                for time, code in qualities:
-                    value = known.get(time)
-                    is_bool = value is not None and labels[2].startswith("bool")
-                    rows.append(Stored(*labels, time, bool(value) if is_bool else value, int(code)))
-            return rows
-
         place = Place(
-            lambda: InfluxdbStore(_options(server.url), set_aside),
-            readings,
-            gaps=list,
-            kinds=(Kind.FLOAT, Kind.BOOL),
+            lambda: VictoriametricsStore(victoria_options(server.url), set_aside),
+            lambda: victoria_readings(server),
+            lambda: victoria_gaps(server),
+            lambda: stopped(server),
             resolution=1_000_000,
-            digits=14,
-            once=False,
+            digits=12,
+            text=lambda text: text.replace("\n", "␊").replace("\\", "∖"),
             counts=False,
         )
 
@@ -182,6 +198,52 @@ async def victoriametrics(directory: Path) -> AsyncIterator[Place]:
             place.dead.append(letter)
 
         yield place
+
+
+def victoria_options(url: str, settle: str = "0 s") -> VictoriametricsOptions:
+    return VictoriametricsOptions(type="victoriametrics", url=url, settle=settle)
+
+
+def victoria_readings(server: VictoriaMetrics) -> list[Stored]:
+    """Put the metrics together again as its guide says."""
+    parts: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for series in server.export('{__name__=~"readings_.*"}'):
+        names = series["metric"]
+        labels = tuple(names.get(label, "") for label in ("gateway", "device", "tag", "unit"))
+        metric = names["__name__"].removeprefix("readings_")
+        for time, value in zip(series["timestamps"], series["values"], strict=True):
+            row = parts.setdefault((*labels, time), {})
+            assert metric not in row, "a row that is there twice"
+            row[metric] = names["text"] if metric == "text" else value
+    return [Stored(*labels, time * 1_000_000, _put_together(labels[2], row), int(row["quality"]))
+            for (*labels, time), row in parts.items()]  # fmt: skip
+
+
+def _put_together(tag: str, row: dict[str, Any]) -> Any:
+    kind = tag.split("-")[0]
+    if "high" in row:
+        return int(row["high"]) * 10**9 + int(row["low"])
+    if "text" in row:
+        text = row["text"].replace('""', "")
+        return float(text) if kind == "float64" else text
+    return bool(row["value"]) if kind == "bool" and "value" in row else _float(row.get("value"))
+
+
+def _float(number: float | None) -> float | None:
+    return None if number is None else float(number)
+
+
+def victoria_gaps(server: VictoriaMetrics) -> list[tuple[str, Gap]]:
+    parts: dict[tuple[str, ...], dict[str, int]] = {}
+    for series in server.export('{__name__=~"gaps_.*"}'):
+        names = series["metric"]
+        labels = tuple(names.get(label, "") for label in ("gateway", "device", "group", "reason"))
+        for time, value in zip(series["timestamps"], series["values"], strict=True):
+            parts.setdefault((*labels, time), {})[names["__name__"].removeprefix("gaps_")] = int(value)
+    return [
+        (gateway, Gap(device, group, time * 1_000_000, row["end"] * 1_000_000, reason, row["readings"], row["scans"]))
+        for (gateway, device, group, reason, time), row in parts.items()
+    ]
 
 
 PLACES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]]] = {

@@ -6,13 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+from store_places import victoria_options
 
-from gateway.contracts import Block
+from gateway.contracts import Block, Store
 from gateway.model import Gap, Kind, Tag, TagTable
 from gateway.options import InfluxdbOptions
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.influxdb import InfluxdbStore
 from gateway.stores.inquiry import read
+from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
 from tests.native import BAD, SECOND, T0, block, scan
 from tests.stores_servers import InfluxDB, VictoriaMetrics
@@ -61,7 +63,8 @@ async def test_sql_of_the_guide_gives_rows(tmp_path: Path, sql: str) -> None:
 async def test_influxql_of_the_guide_gives_rows(tmp_path: Path) -> None:
     with InfluxDB(tmp_path / "influxdb") as engine, InfluxProxy(engine.url) as proxy:
         engine.create("plant")
-        await write(proxy.url)
+        options = InfluxdbOptions(type="influxdb", url=proxy.url, bucket="plant", token="secret")
+        await write(InfluxdbStore(options, refused))
         assert len(examples("influxql")) == 3
         for question in examples("influxql"):
             assert engine.query("plant", question), question
@@ -69,14 +72,21 @@ async def test_influxql_of_the_guide_gives_rows(tmp_path: Path) -> None:
 
 async def test_promql_of_the_guide_gives_points(tmp_path: Path) -> None:
     with VictoriaMetrics(tmp_path / "victoria-metrics") as server:
-        await write(server.url)
-        (question,) = examples("promql")
-        (found,) = server.export(question.strip())
+        await write(VictoriametricsStore(victoria_options(server.url), refused))
+        pressure, good, energy, missing = examples("promql")
+        (found,) = server.export(pressure.strip())
         assert found["values"] == [100, 101, 102, 103, 104, 106, 107, 108, 109]
+        now = T0 / SECOND + 9.5
+        assert server.ask(pressure, now) == [109]
+        assert sorted(server.ask(good, now))[:2] == [1, 109]
+        assert server.ask(energy, now) == [5]
+        assert server.ask(missing, now) == [5]
 
 
-async def write(url: str) -> None:
-    options = InfluxdbOptions(type="influxdb", url=url, bucket="plant", token="secret")
-    store = InfluxdbStore(options, lambda topic, payload, reason: pytest.fail(reason))
+def refused(topic: str, payload: bytes, reason: str) -> None:
+    pytest.fail(f"{topic}: {reason}: {payload.decode()}")
+
+
+async def write(store: Store) -> None:
     await store.write([plant()])
     await store.close()
