@@ -28,11 +28,13 @@ from gateway.encoders.current import Current
 from gateway.errors import ConfigError, Problem
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.journal import Journal
+from gateway.local.plant import Plant
+from gateway.local.room import Room
 from gateway.metrics import Metrics
 from gateway.model import Batch, Gap, Group, Link, TagTable
 from gateway.names import driver_spec
 from gateway.options import PublisherOptions
-from gateway.pipeline import Pipeline
+from gateway.pipeline import Pipeline, Tap
 from gateway.poller import Poller
 from gateway.publisher import Publisher
 from gateway.selection import Selection
@@ -48,11 +50,12 @@ LONGEST_SLOT: Final = 60 * 10**9  # ns
 
 async def run(site: Site, stop: asyncio.Event) -> None:
     """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError."""
-    metrics, health = Metrics(), Health()
+    metrics, health, tap, started = Metrics(), Health(), Tap(), time.time_ns()
     drivers, selections = _drivers(site), _selections(site)
     dialogues = _dialogues(site, selections)
     directory = site.data / site.journal.directory
     journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
+    health.journal = lambda: journal.trouble
     try:
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
@@ -60,13 +63,20 @@ async def run(site: Site, stop: asyncio.Event) -> None:
             _declare_absence(journal, site.links, resumed)
             current = Current()
             seen = current.take if dialogues else None
-            pollers = {link.name: _poller(link, driver, journal, metrics, health, seen) for link, driver in drivers}
+            pollers = {
+                link.name: _poller(link, driver, journal, metrics, health, seen, tap) for link, driver in drivers
+            }
             control = None
             if site.commands is not None:
                 control = Control(site.commands, site.data, site.links, pollers, metrics, health)
                 await control.open()
             publishers = _publishers(site, journal, metrics, health, dialogues, current, selections, control)
-            await _live(list(pollers.values()), publishers, journal, health, control, stop)
+            room = Room(Plant(site, pollers, publishers, journal, metrics, health, tap, started))
+            await room.open()
+            try:
+                await _live(list(pollers.values()), publishers, journal, health, control, stop)
+            finally:
+                await room.close()
         finally:
             end_http()
     finally:
@@ -107,9 +117,10 @@ def _poller(
     metrics: Metrics,
     health: Health,
     seen: Callable[[Batch], None] | None,
+    tap: Tap,
 ) -> Poller:
     pipelines = {
-        (group.device, group.name): Pipeline(group, journal, metrics, seen)
+        (group.device, group.name): Pipeline(group, journal, metrics, seen, tap)
         for device in link.devices
         for group in device.groups
     }

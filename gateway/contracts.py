@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
+from gateway import quality
 from gateway.model import Batch, Gap, Kind, Link, Message, Tag, TagTable
 from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
 
@@ -113,6 +114,28 @@ class Written:
     after: float | int | bool | str | None
     quality: int
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a driver keeps of a tag's last answer. `value` is raw; None where there is none, or it was not kept."""
+
+    request: str  # in which request it is asked for: "FC3 holding 100..224 of unit 1"
+    data: str = ""  # as it came: bytes in hexadecimal, or a DataValue in words
+    value: float | int | bool | str | None = None
+    quality: int = quality.BAD_WAITING_FOR_INITIAL_DATA
+    time: int = 0  # ns; 0 where nothing has come yet
+    note: str = ""  # what a person should know of it: "the device refuses this address"
+    guess: str = ""  # what may be wrong with the definition: "looks like the wrong word order: try CDAB"
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A driver that can say what it asked for a tag, and what came, from what it holds anyway."""
+
+    def explain(self, plan: Plan, table: int, row: int) -> Answer:
+        """Tell of tag `row` of the plan's table number `table`. No I/O; never raises; may be called at any time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

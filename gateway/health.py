@@ -9,12 +9,13 @@ a restart of the daemon would not mend it.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -34,6 +35,11 @@ class Condition:
     since: int
     reason: str = ""
 
+    def told(self) -> dict[str, Any]:
+        """Give it for people and programs: the time as ISO 8601 in UTC."""
+        since = datetime.datetime.fromtimestamp(self.since // 10**9, datetime.UTC)
+        return {"up": self.up, "since": since.isoformat().replace("+00:00", "Z"), "reason": self.reason}
+
 
 class Health:
     """The state of everything that can be up or down."""
@@ -41,6 +47,7 @@ class Health:
     def __init__(self) -> None:
         self._conditions: dict[str, dict[str, Condition]] = {"links": {}, "devices": {}, "publishers": {}}
         self._commands: dict[str, str] = {"state": "off"}
+        self.journal: Callable[[], str] = str  # why the journal cannot keep what is read; set by who has one
         self._beat = time.monotonic()
 
     def link(self, name: str, *, up: bool, reason: str = "") -> bool:
@@ -78,9 +85,11 @@ class Health:
         commands = self._commands
         if commands["state"] == "isolated":
             problems.append(f"the gateway is isolated, nothing is written: {commands['reason']}")
+        if trouble := self.journal():
+            problems.append(trouble)
         status = "stuck" if not self.alive else "degraded" if problems else "ok"
         states = {
-            kind: {name: asdict(condition) for name, condition in sorted(conditions.items())}
+            kind: {name: condition.told() for name, condition in sorted(conditions.items())}
             for kind, conditions in self._conditions.items()
         }
         return {"status": status, "problems": problems, "commands": commands, **states}

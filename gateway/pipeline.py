@@ -7,7 +7,8 @@ missing: one Bad row per tag when a device or link goes away, a gap record when 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -29,8 +30,19 @@ class Appendable(Protocol):
     def append(self, record: bytes, readings: int, start: int = 0, end: int = 0) -> int: ...
 
 
+@dataclass(slots=True, eq=False)
+class Tap:
+    """Where somebody may look on: at all that is read, as it is in engineering units, or at what is journalled.
+
+    None while nobody does. What looks on is called on the path: it must be quick and may not raise.
+    """
+
+    normalised: Callable[[Batch], None] | None = None
+    journalled: Callable[[Batch], None] | None = None
+
+
 class _Column:
-    """The stages of one table, and how many of its tags were Bad at the last full scan."""
+    """The stages of one table, how many of its tags were Bad at the last full scan, and its last record's sequence."""
 
     def __init__(self, table: TagTable, journal: Appendable) -> None:
         self.table = table
@@ -38,18 +50,25 @@ class _Column:
         self.normalise = normalise(table)
         self.report = ReportByException(table)
         self.bad = 0
+        self.sequence = 0
 
 
 class Pipeline:
     """The way of one poll group's readings."""
 
     def __init__(
-        self, group: Group, journal: Appendable, metrics: Metrics, seen: Callable[[Batch], None] | None = None
+        self,
+        group: Group,
+        journal: Appendable,
+        metrics: Metrics,
+        seen: Callable[[Batch], None] | None = None,
+        tap: Tap | None = None,
     ) -> None:
         """Prepare. `seen` is called with each batch that goes into the journal, for births that show what is so now."""
         self.group = group
         self._journal = journal
         self._seen = seen
+        self._tap = Tap() if tap is None else tap
         self._columns = {id(table): _Column(table, journal) for table in group.tables}
         self._counters = [metrics.readings.labels(group.device, word) for word in ("good", "uncertain", "bad", "bad")]
         self._appended = metrics.appended
@@ -60,6 +79,8 @@ class Pipeline:
         for batch in batches:
             column = self._columns[id(batch.table)]
             normal = column.normalise(batch)
+            if self._tap.normalised is not None:
+                self._tap.normalised(normal)
             self._notice(column, normal)
             self._append(column, column.report(normal))
 
@@ -69,6 +90,8 @@ class Pipeline:
             batch = Batch.bad(column.table, status, time)
             column.bad = len(column.table)
             column.report.lost(time)
+            if self._tap.normalised is not None:
+                self._tap.normalised(batch)
             self._append(column, batch)
 
     def gap(self, start: int, end: int, reason: str, scans: int = 0, readings: int = 0) -> None:
@@ -81,15 +104,44 @@ class Pipeline:
         for column in self._columns.values():
             column.report.forget()
 
+    def newest(self) -> list[Batch]:
+        """Give the last full scans, in engineering units, of tables that are scanned."""
+        return [column.report.last for column in self._columns.values() if column.report.last is not None]
+
+    @property
+    def bad_tags(self) -> int:
+        """How many tags had no good value at the last full scan."""
+        return sum(column.bad for column in self._columns.values())
+
+    def account(self, table: TagTable, row: int) -> dict[str, Any]:
+        """Tell of one tag: what was reported and held back, and the sequence of its table's last record."""
+        column = self._columns[id(table)]
+        return {**column.report.account(row), "table": column.id, "sequence": column.sequence}
+
+    def normalised(self, table: TagTable, row: int, raw: Any, status: int, time: int) -> tuple[Any, int]:
+        """Give value and quality that a raw value of one tag becomes; None for a value that is none."""
+        one = Batch(
+            table,
+            np.array([row], np.uint32),
+            np.array([raw], table.kind.dtype),
+            np.array([status], np.uint32),
+            np.array([time], np.int64),
+        )
+        normal = self._columns[id(table)].normalise(one)
+        code = int(normal.quality[0])
+        return (None if code >= q.BAD else normal.value.tolist()[0]), code
+
     def _append(self, column: _Column, batch: Batch) -> None:
         size = len(batch)
         if not size:
             return
         record = codec.pack(batch, column.id)
-        self._journal.append(record, size, int(batch.time.min()), int(batch.time.max()))
+        column.sequence = self._journal.append(record, size, int(batch.time.min()), int(batch.time.max()))
         self._appended.inc(size)
         if self._seen is not None:
             self._seen(batch)
+        if self._tap.journalled is not None:
+            self._tap.journalled(batch)
         if not batch.quality.any():
             self._counters[0].inc(size)
             return

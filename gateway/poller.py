@@ -104,6 +104,9 @@ class _Turn:
     seconds: Gauge
     subscribed: bool = False  # the peer reports it; it has no scan instants
     due: int = 0
+    began: int = 0  # ns; of the last scan
+    took: float = 0.0  # s
+    outcome: str = ""  # of the last scan: empty where it was answered, else why not
 
     def slot(self, now: int) -> int:
         """Give the scan instant whose slot `now` lies in."""
@@ -176,6 +179,46 @@ class Poller:
     def driver(self) -> Driver:
         """The link's driver, for what asks nothing of the device."""
         return self._driver
+
+    def account(self) -> dict[str, Any]:
+        """Tell how the link and its devices are: why it is down, and of each poll group its last scan. Times in ns."""
+        return {
+            "down": self._down,
+            "devices": {
+                peer.device.name: {
+                    "up": peer.up,
+                    "declared": peer.declared,
+                    "retry_at": peer.retry_at if peer.up is False else 0,
+                    "groups": [
+                        {
+                            "group": turn.group.name,
+                            "interval": turn.group.interval,
+                            "tags": sum(map(len, turn.group.tables)),
+                            "bad": turn.pipeline.bad_tags,
+                            "subscribed": turn.subscribed,
+                            "began": turn.began,
+                            "took": turn.took,
+                            "outcome": turn.outcome,
+                            "due": 0 if turn.subscribed else turn.due,
+                        }
+                        for turn in peer.turns
+                    ],
+                }
+                for peer in self._peers
+            },
+        }
+
+    def find(self, device: str, tag: str) -> tuple[Plan, Pipeline, Group, int, int] | None:
+        """Give plan, pipeline, group, number of the table and row of a tag; None where the link does not have it."""
+        for turn in (turn for turn in self._turns if turn.group.device == device):
+            for number, table in enumerate(turn.group.tables):
+                if tag in table.names:
+                    return turn.plan, turn.pipeline, turn.group, number, table.names.index(tag)
+        return None
+
+    def newest(self) -> list[Batch]:
+        """Give the last full scan of each table that is scanned."""
+        return [batch for turn in self._turns for batch in turn.pipeline.newest()]
 
     async def write(self, write: Write, permit: Callable[[], None]) -> Written:
         """Write one value between two scans, and read it back. Raises NotConnected where the device was asked nothing.
@@ -266,6 +309,7 @@ class Poller:
                 if not turn.peer.up:
                     self._answers(turn, self._clock())
                 turn.pipeline.take([batch])
+                turn.began = self._clock()
                 turn.scans.inc()
                 await self._room()
                 if asyncio.get_running_loop().time() - marked > MARK:
@@ -376,9 +420,13 @@ class Poller:
         if not peer.declared:
             self._skip(turn, now)
         started = asyncio.get_running_loop().time()
+        turn.began = now
         try:
             batches = await self._read(turn)
-        except NoAnswer as error:
+        except DeviceError as error:
+            turn.outcome, turn.took = str(error), asyncio.get_running_loop().time() - started
+            if not isinstance(error, NoAnswer):
+                raise
             self._silent(peer, error, asyncio.get_running_loop().time() - started)
             return
         turn.due = next_instant(now, group.interval, group.phase)
@@ -386,7 +434,8 @@ class Poller:
             self._answers(turn, now)
         turn.pipeline.take(batches)
         turn.scans.inc()
-        turn.seconds.set(asyncio.get_running_loop().time() - started)
+        turn.outcome, turn.took = "", asyncio.get_running_loop().time() - started
+        turn.seconds.set(turn.took)
 
     async def _read(self, turn: _Turn) -> list[Batch]:
         """Read a group, again where the device is believed to be well and did not answer."""

@@ -164,6 +164,8 @@ class Publisher:
         self._held: deque[tuple[float, _Chunk]] = deque()  # taken over by the peer, and when to believe it
         self._listening: asyncio.TimerHandle | None = None  # the next look at `_held`
         self._doubted = Ranges()  # what the peer took in a session that broke soon after
+        self._selection = selection
+        self._last_taken = (0, 0)  # when the peer last took readings (ns), and the last sequence inside
         self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
@@ -173,6 +175,22 @@ class Publisher:
         self._up = metrics.publisher_up.labels(name)
         self._latency = metrics.latency.labels(name)
         self._thinned = metrics.thinned.labels(name)
+
+    def account(self) -> dict[str, Any]:
+        """Tell how far the publisher is: what it has still to send, what waits for belief, the last PUBACK (ns)."""
+        pending = self._journal.pending(self.name)
+        return {
+            "connected": self._session is not None,
+            "pending": pending,
+            "settling": sum(chunk.last - chunk.first + 1 for _, chunk in self._held),
+            "taken_at": self._last_taken[0],
+            "taken": self._last_taken[1],
+            "under_way": 0 if self._session is None else self._session.sent - self._session.settled,
+        }
+
+    def shows(self, name: str) -> bool:
+        """Whether this publisher tells a tag (DEVICE/TAG)."""
+        return self._selection is None or self._selection.allows(name)
 
     async def run(self) -> None:
         """Publish until cancelled. Raises JournalError."""
@@ -525,6 +543,8 @@ class Publisher:
             if not message.definition:
                 self._well()
             chunk.readings += message.readings
+            if message.readings:
+                self._last_taken = self._clock(), message.last
             self._acknowledged.inc(message.readings)
             if message.oldest and not backlog:
                 self._latency.observe(max(0, self._clock() - message.oldest) / 1e9)

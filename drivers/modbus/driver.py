@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from drivers.modbus.explain import told
 from drivers.modbus.frames import DAMAGED, Request, exception_text
 from drivers.modbus.line import Ended, Line, Outcome, Pace
 from drivers.modbus.plan import ModbusPlan, make_plan
@@ -34,7 +35,7 @@ from drivers.modbus.spec import ModbusDevice, ModbusLink
 from drivers.modbus.transport import open_line
 from drivers.modbus.writing import refusal, write_one
 from gateway import quality as q
-from gateway.contracts import Plan, Write, Written
+from gateway.contracts import Answer, Plan, Write, Written
 from gateway.errors import NoAnswer, NotConnected, ProtocolError
 from gateway.model import Batch, Link, TagTable
 
@@ -64,7 +65,7 @@ class _Course:
 
 
 class ModbusDriver:
-    """A Driver and Writable."""
+    """A Driver, Writable and Explaining."""
 
     def __init__(self, link: Link, clock: Callable[[], int] = time.time_ns) -> None:
         self._link = link
@@ -145,6 +146,11 @@ class ModbusDriver:
                 finding = f"{other} has the same unit id {device.unit_id} on this link"
                 found.append((name, finding, "one of them reads the other's values, unless both are one device"))
         return found
+
+    def explain(self, plan: Plan, table: int, row: int) -> Answer:
+        """Say in which request a tag is, and what its registers last held."""
+        assert isinstance(plan, ModbusPlan)
+        return told(plan, self._scans.get(plan), table, row)
 
     async def ask(self, pace: Pace, pdu: bytes) -> tuple[Outcome, bytes]:
         """Send one PDU of any kind; the connection is made again where the peer has closed it. Raises NotConnected."""

@@ -26,7 +26,7 @@ from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
-from drivers.opcua import described, names, rows, wire
+from drivers.opcua import described, explain, names, rows, wire
 from drivers.opcua.address import parse_node
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns, decode
@@ -38,7 +38,7 @@ from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
-from gateway.contracts import Agreed, Differs, Found, Plan, Write, Written
+from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Write, Written
 from gateway.errors import ConfigError, NotConnected, Problem, ProtocolError
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
@@ -145,6 +145,7 @@ class OpcuaDriver:
         self._chunk = CHUNK
         self._prepared: dict[OpcuaPlan, _Prepared] = {}
         self._troubled = False
+        self._answers: dict[OpcuaPlan, explain.Answered] = {}  # the last ones of polled groups, for `explain`
         self._given: dict[OpcuaPlan, NDArray[np.int64]] = {}  # each node's source and server time in the last answer
         self._lost = 0  # ns of the wall clock; when the last interruption was over
 
@@ -253,6 +254,7 @@ class OpcuaDriver:
                 self._chunk = max(1, self._chunk // 2)
                 prepared.tails = self._tails(prepared.ids)
         arrival, clock = time.time_ns(), self._times.get(plan.device, "source")
+        self._answers[plan] = explain.Answered(columns, prepared.row, arrival)
         self._date(plan, prepared, columns, clock)
         batches = [
             rows.batch(part, columns, prepared.row[part.node], part.table.every, arrival, clock) for part in plan.parts
@@ -336,6 +338,13 @@ class OpcuaDriver:
             raise NotConnected(f"{self._options.url}: no session")
         watched = [await self._watched(session, each) for each in plans if isinstance(each, OpcuaPlan)]
         return await Watcher(session, self._limits, watched).agree()
+
+    def explain(self, plan: Plan, table: int, row: int) -> Answer:
+        """Say how a tag's node is asked for, and what came last."""
+        assert isinstance(plan, OpcuaPlan)
+        if self.subscribes(plan):
+            return explain.reported(plan, self._watcher, table, row)
+        return explain.read(plan, self._answers.get(plan), table, row)
 
     async def compare(self, plans: Sequence[Plan]) -> list[Differs]:
         """Tell where the server's types, units, ranges and states are not those of the file. Raises as `read` does."""

@@ -41,6 +41,7 @@ from gateway.options import JournalOptions
 
 log = structlog.get_logger()
 
+NEARLY_FULL: Final = 0.95  # of max_size
 _IDLE: Final = 1.0  # s; acknowledgements that come without readings are written this much later
 _PATIENCE: Final = 10.0  # s that `close` tries to write to a full disk
 _PIECE: Final = 256 << 10  # bytes of records that go to a full disk in one transaction
@@ -237,6 +238,18 @@ class Journal:
             self._reader.close()
         await asyncio.to_thread(self._file.close)
         self._lock_file.release()
+
+    @property
+    def trouble(self) -> str:
+        """Why the journal cannot keep what is read, and what to do; empty where it can. For any thread."""
+        if self._stuck:
+            return f"the disk of {self._directory} is full, readings cannot be written: make room on it"
+        if self._full:
+            return "the journal is full and scans are held until a publisher has sent some of it"
+        if self._state.bytes >= NEARLY_FULL * self.options.max_size:
+            what = "the oldest readings give way" if self.options.when_full == "drop-oldest" else "scans will be held"
+            return f"the journal is nearly full, then {what}: see why its publishers do not send, or raise max_size"
+        return ""
 
     @property
     def room(self) -> bool:

@@ -55,6 +55,27 @@ class ReportByException:
         self._held[:] = False
         self._last = None
 
+    def account(self, row: int) -> dict[str, Any]:
+        """Tell of one tag: what was reported last, what is held back since, and what the last full scan had."""
+
+        def cell(value: NDArray[Any], quality: NDArray[np.uint32], time: NDArray[np.int64]) -> dict[str, Any]:
+            code = int(quality[row])
+            found = None if code >= q.BAD else value[row].item() if hasattr(value[row], "item") else value[row]
+            return {"value": found, "quality": code, "time": int(time[row])}
+
+        last = self._last
+        return {
+            "always": bool(self._always[row]),
+            "reported": cell(self._value, self._quality, self._time) if self._known[row] else None,
+            "held": cell(self._held_value, self._held_quality, self._held_time) if self._held[row] else None,
+            "seen": None if last is None else cell(last.value, last.quality, last.time),
+        }
+
+    @property
+    def last(self) -> Batch | None:
+        """The last full scan since the device is there; None where there was none, as with what is reported to us."""
+        return self._last
+
     def __call__(self, batch: Batch) -> Batch:
         if batch.backfill:
             return batch

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -115,3 +117,20 @@ def test_without_systemd_nothing_is_notified(monkeypatch: pytest.MonkeyPatch) ->
     notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/at/all")
     notify("READY=1")
+
+
+def test_since_when_is_told_as_a_time_that_people_read() -> None:
+    health = Health()
+    health.link("line", up=True)
+    since = health.report()["links"]["line"]["since"]
+    assert since.endswith("Z")
+    assert abs(datetime.datetime.fromisoformat(since).timestamp() - time.time()) < 60
+
+
+def test_a_journal_that_cannot_keep_what_is_read_is_a_problem(page: tuple[str, Health, Metrics]) -> None:
+    """Devices and brokers may all be up while readings are lost."""
+    url, health, _ = page
+    health.link("line", up=True)
+    health.journal = lambda: "the disk of /data is full"
+    body = json.loads(get(f"{url}/healthz")[1])
+    assert (body["status"], body["problems"]) == ("degraded", ["the disk of /data is full"])
