@@ -246,6 +246,7 @@ class Group:
     phase: int
     tables: tuple[TagTable, ...]
     options: Any = None  # the driver's model of the group's keys, with the device's where the group says nothing
+    where: Where = Where()  # of its interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,16 +136,18 @@ class ModbusDriver:
         refused = refusal(write)
         return "" if refused is None else refused[1]
 
-    def advice(self) -> list[tuple[str, str, str]]:
-        """Give what no key alone shows, as device, finding and hint: a unit id that two devices share."""
+    def advice(self) -> list[tuple[str, str, str, str]]:
+        """Give what no key alone shows: a unit id that two devices share, registers that two tags read differently."""
         first: dict[int, str] = {}
         found = []
         for name, device in self._devices.items():
             other = first.setdefault(device.unit_id, name)
             if other != name:
                 finding = f"{other} has the same unit id {device.unit_id} on this link"
-                found.append((name, finding, "one of them reads the other's values, unless both are one device"))
-        return found
+                found.append((name, "", finding, "one of them reads the other's values, unless both are one device"))
+        from drivers.modbus.overlap import overlaps  # the daemon asks for no advice
+
+        return found + overlaps(self._link.tables)
 
     def explain(self, plan: Plan, table: int, row: int) -> Answer:
         """Say in which request a tag is, and what its registers last held."""

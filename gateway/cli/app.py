@@ -14,7 +14,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError, GatewayError
+from gateway.language import say
 
 COMMANDS: Final = {
     "run": "the edge daemon",
@@ -90,8 +91,15 @@ def main() -> None:
     """Run the command line; turn errors into a sentence and an exit code."""
     try:
         make_app()()
+    except ConfigError as error:
+        from gateway.cli.check import shown
+
+        print(*(shown(problem) for problem in error.problems), sep="\n", file=sys.stderr)
+        count = len(error.problems)
+        print(say(f"{count} problem{'' if count == 1 else 's'} in the configuration."), file=sys.stderr)
+        sys.exit(error.exit_code)
     except GatewayError as error:
-        print(error.spoken(), file=sys.stderr)
+        print(say(error.spoken()), file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # `plantbridge query | head` is no error

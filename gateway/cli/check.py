@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
+    from gateway.config.kinds import Checked
     from gateway.errors import Problem
 
 _SECRET: Final = re.compile(
@@ -21,59 +25,88 @@ _WIDEST: Final = 160
 
 
 def check(
-    file: Annotated[Path, typer.Argument(help="A site file, a device template or a cloud file.", metavar="FILE.yaml")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Site files, device templates or cloud files.", metavar="FILE.yaml..."),
+    ],
     secrets: Annotated[
         bool, typer.Option(help="Whether ${env:...} and ${file:...} must be there; without, they are warnings.")
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for editors and code hosts.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where there are warnings only.")] = False,
 ) -> None:
     """Find every problem of a configuration without connecting to anything.
 
-    Included files, templates, addresses and the drivers' plans are checked too. Exits 2 where there are errors, 0
-    where there are none or only warnings.
+    Included files, templates, addresses and the drivers' plans are checked too. What is legal and unwise is a warning.
+    Several files are also held against each other: two gateways of one name at one broker. Exits 2 where there are
+    errors, 0 where there are none or only warnings.
 
     Example: plantbridge check site.yaml
     """
-    from gateway.config.kinds import check_file
+    from gateway.config.kinds import check_file, clashes
 
-    checked = check_file(file, secrets=secrets)
-    errors = sum(problem.severity == "error" for problem in checked.problems)
+    if json and sarif:
+        raise typer.BadParameter("--json and --sarif are two forms of one answer; give one of them")
+    every = [(file, check_file(file, secrets=secrets)) for file in files]
+    between = clashes([checked for _, checked in every])
+    problems = [problem for _, checked in every for problem in checked.problems] + between
+    errors = sum(problem.severity == "error" for problem in problems)
     if json:
-        import dataclasses
-
+        _print_json(every, between)
+    elif sarif:
         import orjson
 
-        body = {
-            "file": str(file),
-            "kind": checked.kind,
-            "errors": errors,
-            "warnings": len(checked.problems) - errors,
-            "problems": [dataclasses.asdict(problem) for problem in checked.problems],
-        }
-        print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+        from gateway.cli.sarif import report
+
+        print(orjson.dumps(report(problems), option=orjson.OPT_INDENT_2).decode())
     else:
-        for problem in checked.problems:
+        for file, checked in every:
+            for problem in checked.problems:
+                print(shown(problem))
+            print(conclusion(file, checked))
+        for problem in between:
             print(shown(problem))
-        print(conclusion(file, checked.summary, errors, len(checked.problems) - errors))
     if errors:
         raise typer.Exit(2)
+    if strict and problems:
+        raise typer.Exit(1)
 
 
-def conclusion(file: Path, summary: str, errors: int, warnings: int) -> str:
+def _print_json(every: Sequence[tuple[Path, Checked]], between: Sequence[Problem]) -> None:
+    """Print one object for one file, and an object of such for several."""
+    import dataclasses
+
+    import orjson
+
+    def counted(problems: Sequence[Problem]) -> dict[str, Any]:
+        errors = sum(problem.severity == "error" for problem in problems)
+        listed = [{**dataclasses.asdict(each), "reason": say(each.reason), "hint": say(each.hint)} for each in problems]
+        return {"errors": errors, "warnings": len(problems) - errors, "problems": listed}
+
+    bodies = [{"file": str(file), "kind": checked.kind, **counted(checked.problems)} for file, checked in every]
+    body = bodies[0] if len(bodies) == 1 else {"files": bodies, "between": counted(between)}
+    print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+
+
+def conclusion(file: Path, checked: Checked) -> str:
     """Say in one line how it went."""
-    counts = [
-        f"{count} {what}{'' if count == 1 else 's'}"
-        for count, what in ((errors, "error"), (warnings, "warning"))
-        if count
-    ]
+    errors = sum(problem.severity == "error" for problem in checked.problems)
+    warnings = len(checked.problems) - errors
+    counts = []
+    if errors:
+        counts.append(say(f"{errors} error{'' if errors == 1 else 's'}"))
+    if warnings:
+        counts.append(say(f"{warnings} warning{'' if warnings == 1 else 's'}"))
     if errors:
         return f"{file}: {', '.join(counts)}"
-    return f"{file}: {summary}: {', '.join(counts) if counts else 'no problems'}"
+    return f"{file}: {say(checked.summary)}: {', '.join(counts) or say('no problems')}"
 
 
 def shown(problem: Problem) -> str:
     """Write a problem with its line of the file and a caret under the place."""
-    text = str(problem) if problem.severity == "error" else f"{problem} [{problem.severity}]"
+    said = replace(problem, reason=say(problem.reason), hint=say(problem.hint))
+    text = str(said) if problem.severity == "error" else f"{said} [{say(problem.severity)}]"
     if not problem.line:
         return text
     try:

@@ -11,7 +11,7 @@ from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
 from gateway.config.messages import Piece, check
 from gateway.config.models import CloudFrame
-from gateway.config.site import open_root
+from gateway.config.site import open_root, refuse_other, warn_in_the_clear
 from gateway.config.tags import wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.options import STORES, DuckdbOptions, IngestOptions, LogOptions, MetricsOptions, StoreOptions
@@ -34,7 +34,9 @@ class Cloud:
 def load_cloud(path: Path) -> Cloud:
     """Read and check a cloud file. Raises ConfigError with every problem."""
     files = Files(path.parent)
-    return cloud_of(open_root(path, files, "a cloud file has the keys broker and store"), path, files)
+    tree = open_root(path, files, "a cloud file has the keys broker and store")
+    refuse_other(tree, path, "cloud")
+    return cloud_of(tree, path, files)
 
 
 def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
@@ -49,7 +51,12 @@ def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
             wanted_keys(tree["broker"], "url") if place else ("the key broker is missing", "broker: {url: mqtt://HOST}")
         )
         files.report(mark, place, *reason)
+    if broker is not None:
+        path_ = ("broker", "url")
+        warn_in_the_clear(tree["broker"], broker.url, ("mqtt", "ws"), path_, "mqtts:// or wss://", files)
     store = _store(tree, files)
+    if isinstance(store, InfluxdbOptions):
+        warn_in_the_clear(tree["store"], [store.url], ("http",), ("store", "url"), "https://", files)
     options, _ = check(CloudFrame, Piece(tree, (), tree.mark, ("broker", "store")), files)
     problems = files.found()
     if options is None or broker is None or store is None or any(each.severity == "error" for each in problems):

@@ -178,6 +178,7 @@ def _device(name: str, devices: Tree, path: Path, level: Level, link: LinkOption
         _group(each, tree["groups"], (*path, "groups", each), given, compiler)
         for each in _groups(tree, path, mark, files)
     ]
+    compiler.conclude()
     if options is None:
         return None
     return Device(name, options, tuple(group for group in groups if group is not None))

@@ -55,8 +55,8 @@ class LinkPlan:
 class Advising(Protocol):
     """A driver that can say of its link what no key alone shows."""
 
-    def advice(self) -> Sequence[tuple[str, str, str]]:
-        """Give findings: device, what is odd, and a hint."""
+    def advice(self) -> Sequence[tuple[str, str, str, str]]:
+        """Give findings: device, tag (or nothing), what is odd, and a hint."""
         ...
 
 
@@ -89,11 +89,33 @@ def _plan_link(link: Link) -> tuple[LinkPlan, list[Problem]]:
             where = f"links.{link.name}.devices.{group.device}"
             problems += [replace(each, path=f"{where}: {each.path}" if each.path else where) for each in error.problems]
     if isinstance(driver, Advising):
-        for device, finding, hint in driver.advice():
-            problems.append(Problem(*place[:3], f"links.{link.name}.devices.{device}", finding, hint, "warning"))
+        problems += [_odd(link, *each) for each in driver.advice()]
     plan = LinkPlan(link, tuple(groups))
-    if plan.load > 1:
+    late = [group for group in groups if group.load > 1]
+    problems += [_late(link, group) for group in late]
+    if plan.load > 1 and not late:
         reason = f"the link is overbooked: its scans need about {plan.load:.0%} of the time there is"
         hint = "longer intervals, fewer tags, or a second link; see plantbridge plan"
         problems.append(Problem(*place, reason, hint, "warning"))
     return plan, problems
+
+
+def _odd(link: Link, device: str, tag: str, finding: str, hint: str) -> Problem:
+    """Put a driver's finding at its tag, or at the link."""
+    where, path = link.where, f"links.{link.name}.devices.{device}"
+    if tag:
+        tables = (table for table in link.tables if table.device == device)
+        found = ((each.where, table.group) for table in tables for each in table.tags if each.name == tag)
+        where, group = next(found, (where, "default"))
+        path += f".tags.{tag}" if group == "default" else f".groups.{group}.tags.{tag}"
+    return Problem(where.file, where.line, where.column, path, finding, hint, "warning")
+
+
+def _late(link: Link, plan: GroupPlan) -> Problem:
+    """Say of a poll group that its own scan takes longer than its interval."""
+    group = plan.group
+    where = group.where if group.where.line else link.where
+    path = f"links.{link.name}.devices.{group.device}" + (f".groups.{group.name}" if group.name != "default" else "")
+    reason = f"a scan takes about {plan.seconds:.3g} s, and the interval is {group.interval / 1e9:.3g} s"
+    hint = "a longer interval, or fewer tags; see plantbridge plan"
+    return Problem(where.file, where.line, where.column, path, reason, hint, "warning")

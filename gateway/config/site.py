@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway.config.advice import in_the_clear
 from gateway.config.document import Mapping as Tree
 from gateway.config.document import locate
 from gateway.config.files import Files, shown
@@ -40,7 +41,35 @@ def load_site(path: Path, *, links: Mapping[str, str] | None = None, secrets: bo
     """
     files = Files(path.parent, References(needed=secrets))
     tree = open_root(path, files, "a site file has the keys gateway, links and publish")
+    refuse_other(tree, path, "site")
     return site_of(tree, path, files, links or {})
+
+
+def kind_of(tree: Tree) -> str:
+    """Tell by its keys what a file is: site, fragment, template or cloud."""
+    keys = set(tree)
+    if not keys & {"links", "gateway", "publish"}:
+        if keys & {"broker", "store"}:
+            return "cloud"
+        if "driver" in keys:
+            return "template"
+    return "fragment" if keys and not keys - {"links", "include"} else "site"
+
+
+def refuse_other(tree: Tree, path: Path, wanted: str) -> None:
+    """Raise ConfigError where a file of another kind was given, and say which command takes it."""
+    kind = kind_of(tree)
+    if kind == wanted or (wanted == "cloud" and kind != "site" and "driver" not in tree):
+        return
+    here = "this command takes a site file" if wanted == "site" else "this command takes a cloud file"
+    kinds = {
+        "cloud": ("this is a cloud file", "it is for plantbridge ingest and query"),
+        "template": ("this is a device template", "a device of a site file begins from it with template: NAME"),
+        "fragment": ("this is a file that others include", "name it under include: in a site file, or give it gateway: NAME"),
+        "site": ("this is a site file", "it is for plantbridge run, plan and simulate"),
+    }
+    reason, takes = kinds[kind]
+    raise ConfigError([Problem(shown(path), tree.mark.line, tree.mark.column, "", f"{reason}; {here}", takes)])
 
 
 def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Site:
@@ -167,12 +196,24 @@ def _publishers(tree: Tree, files: Files, places: Mapping[str, Mapping[str, str]
         options, _ = check(PublisherOptions, Piece(each, place, mark), files)
         if options is not None:
             publishers[name] = options
+            warn_in_the_clear(each, options.url, ("mqtt", "ws"), (*place, "url"), "mqtts:// or wss://", files)
             if options.tls is not None:
                 _certificates(options.tls, each["tls"], (*place, "tls"), files)
         _templates(each, place, {level for levels in places.values() for level in levels}, files)
         if options is not None and compiled_names:
             _sub_devices(options, each, place, compiled_names, files)
     return publishers
+
+
+def warn_in_the_clear(
+    tree: Tree, urls: Sequence[str], schemes: Sequence[str], path: Path_, instead: str, files: Files
+) -> None:
+    """Warn of a peer at a public address that is spoken to without TLS."""
+    host = in_the_clear(urls, schemes)
+    if host and "url" in tree:
+        reason = f"nothing is encrypted on the way to {host}, a public address"
+        hint = f"use {instead}; where a tunnel encrypts it, leave it as it is"
+        files.report(tree.value_at("url"), path, reason, hint, "warning")
 
 
 def _certificates(tls: TlsOptions, tree: Tree, path: Path_, files: Files) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from gateway.config.advice import advise, is_device_habit, is_float, scaled_float, smells
 from gateway.config.document import Mapping as Tree
 from gateway.config.files import Files
 from gateway.config.messages import Piece, check, hint_for, keys_of, shown
@@ -102,6 +103,9 @@ class TagCompiler:
         self.device_deadband: float | str | None = None
         self.deadband: float | str | None = None  # of the group that is being compiled
         self.max_silence = 0.0
+        self.interval = 0  # ns; of the group that is being compiled
+        self.floats = 0
+        self.odd: list[tuple[Rules, Tag]] = []  # floats with the scale of an integer
 
     def group(self, name: str, tree: Tree, path: Path, options: GroupOptions, device: GroupOptions) -> Group | None:
         """Compile one poll group; what it does not say, the device says."""
@@ -111,6 +115,7 @@ class TagCompiler:
 
         interval, phase = round(say("interval") * 1e9), round(say("phase") * 1e9)
         self._timing(interval, phase, tree, path)
+        self.interval = interval
         trees = tree["tags"]
         path = (*path, "tags")
         if isinstance(trees, Missing):
@@ -125,7 +130,14 @@ class TagCompiler:
         for each in trees:
             self._tag(each, trees, (*path, each), tags)
         tables = split_by_kind(self.device, name, tags)
-        return Group(self.device, name, interval, phase, tables, _inherited(options, device))
+        where = tree.value_at("interval") if "interval" in tree else tree.key_at("tags")
+        return Group(self.device, name, interval, phase, tables, _inherited(options, device), where)
+
+    def conclude(self) -> None:
+        """Say what only shows when all tags of the device are there."""
+        if not is_device_habit(len(self.odd), self.floats):
+            for rules, tag in self.odd:
+                rules.wrong(*scaled_float(tag), "warning")
 
     def usable_deadband(self, options: GroupOptions, tree: Tree, path: Path) -> float | str | None:
         """Give a device's or group's deadband for its tags; report one that suits none."""
@@ -157,8 +169,10 @@ class TagCompiler:
         if options is None:
             return
         rules = Rules(options, tree if isinstance(tree, Tree) else None, path, value_mark, self)
-        for resolved in self._resolve(options, trees, name, path):
+        for number, resolved in enumerate(self._resolve(options, trees, name, path)):
             tag = rules.tag(name + resolved.suffix, resolved, mark)
+            if number == 0:
+                rules.advise(tag, self.interval)
             if tag.name in self.names:
                 first = self.names[tag.name]
                 hint = f"first in {first.file}:{first.line}; tag names are unique in a device"
@@ -254,11 +268,21 @@ class Rules:
             where=place,
         )
 
-    def _wrong(self, key: str, reason: str, hint: str = "") -> None:
+    def advise(self, tag: Tag, interval: int) -> None:
+        """Warn of what is legal and unwise."""
+        for key, reason, hint in advise(tag, interval, inherited=self.options.deadband is None):
+            self.wrong(key, reason, hint, "warning")
+        if is_float(tag):
+            self.of.floats += 1
+            if tag.scale != 1 and smells(tag):
+                self.of.odd.append((self, tag))
+
+    def wrong(self, key: str, reason: str, hint: str = "", severity: str = "error") -> None:
+        """Report a problem of one key; of the tag where that key is not written."""
         mark, path = self.mark, self.path
         if self.tree is not None and key in self.tree:
             mark, path = self.tree.value_at(key), (*path, key)
-        self.of.files.report(mark, path, reason, hint)
+        self.of.files.report(mark, path, reason, hint, severity)
 
     def _fit_together(self, kind: Kind) -> None:
         """Check keys that only make sense together, or only for numbers."""
@@ -268,26 +292,26 @@ class Rules:
             what = "text" if kind is Kind.TEXT else "a yes/no value"
             for key in ("scale", "offset", "min", "max", "not_available"):
                 if key in self.tree:
-                    self._wrong(key, f"{key} belongs to numbers, this tag is {what}", f"remove {key}")
+                    self.wrong(key, f"{key} belongs to numbers, this tag is {what}", f"remove {key}")
             if "states" in self.tree and kind is Kind.TEXT:
-                self._wrong("states", "states names numbers, this tag is text", "remove states")
+                self.wrong("states", "states names numbers, this tag is text", "remove states")
         for key, value in (("min", options.minimum), ("max", options.maximum)):
             if value is not None and not math.isfinite(value):
-                self._wrong(key, f"expected a number that is not infinite, got {value}", f"leave {key} out")
+                self.wrong(key, f"expected a number that is not infinite, got {value}", f"leave {key} out")
         self._ordered("min", options.minimum, options.maximum)
         if isinstance(options.writable, WriteRule):
             self._ordered("writable", options.writable.minimum, options.writable.maximum)
         if options.scale == 0:
-            self._wrong("scale", "a scale of 0 makes every value 0", "leave scale out, or give 1")
+            self.wrong("scale", "a scale of 0 makes every value 0", "leave scale out, or give 1")
 
     def _is_reported_always(self) -> None:
         for key in ("deadband", "max_silence"):
             if self.tree is not None and key in self.tree:
-                self._wrong(key, f"{key} belongs to values, this tag is of events: each is reported", f"remove {key}")
+                self.wrong(key, f"{key} belongs to values, this tag is of events: each is reported", f"remove {key}")
 
     def _ordered(self, key: str, low: float | None, high: float | None) -> None:
         if low is not None and high is not None and low > high:
-            self._wrong(key, f"min {low:g} is greater than max {high:g}", "swap them")
+            self.wrong(key, f"min {low:g} is greater than max {high:g}", "swap them")
 
     def _deadband(self, kind: Kind) -> float:
         """Give the deadband in engineering units: NaN for none; 0 for text and yes/no values that inherit one."""
@@ -297,11 +321,11 @@ class Rules:
             return math.nan
         if kind in (Kind.TEXT, Kind.BOOL):
             if options.deadband not in (None, 0):
-                self._wrong("deadband", "only numbers have a deadband", "deadband: 0 reports every change")
+                self.wrong("deadband", "only numbers have a deadband", "deadband: 0 reports every change")
             return 0.0
         wrong = deadband_fault(given)
         if wrong:
-            self._wrong("deadband", *wrong)
+            self.wrong("deadband", *wrong)
         percent = _PERCENT.fullmatch(given) if isinstance(given, str) else None
         if percent is None:
             return 0.0 if isinstance(given, str) else float(given)
@@ -311,6 +335,6 @@ class Rules:
             verb = "are" if " " in missing else "is"
             whose = "a" if options.deadband is not None else "the device's or group's"
             reason = f"{whose} deadband of {percent[0].strip()} is of max - min, but {missing} {verb} not given"
-            self._wrong("deadband", reason, f"add {missing}, or give the deadband as a number")
+            self.wrong("deadband", reason, f"add {missing}, or give the deadband as a number")
             return 0.0
         return float(percent[1]) / 100 * (high - low)

@@ -210,9 +210,20 @@ def test_what_a_driver_finds_while_planning_is_a_problem_of_the_tag(tmp_path: Pa
 
 @pytest.mark.usefixtures("toy")
 def test_an_overbooked_link_is_a_warning(tmp_path: Path) -> None:
-    result = run(check, toy_site(tmp_path, cost="0.6"))
+    file = toy_site(tmp_path, cost="0.3")
+    text = file.read_text()
+    file.write_text(text.replace("publish:", "      dev2: {interval: 1 s, tags: {a: x, b: y}}\npublish:"))
+    result = run(check, file)
     assert result.exit_code == 0
     assert "links.line: the link is overbooked: its scans need about 120% of the time there is" in result.stdout
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_interval_that_the_line_cannot_keep_is_a_warning_at_the_interval(tmp_path: Path) -> None:
+    result = run(check, toy_site(tmp_path, cost="0.6"))
+    assert result.exit_code == 0
+    assert "site.yaml:7:23: links.line.devices.dev: a scan takes about 1.2 s, and the interval is 1 s" in result.stdout
+    assert "overbooked" not in result.stdout
 
 
 # ------------------------------------------------------------------------------------------------ plan
