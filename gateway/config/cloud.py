@@ -55,8 +55,9 @@ def cloud_of(tree: Tree, path: Path, files: Files) -> Cloud:
         path_ = ("broker", "url")
         warn_in_the_clear(tree["broker"], broker.url, ("mqtt", "ws"), path_, "mqtts:// or wss://", files)
     store = _store(tree, files)
-    if isinstance(store, InfluxdbOptions):
-        warn_in_the_clear(tree["store"], [store.url], ("http",), ("store", "url"), "https://", files)
+    url = getattr(store, "url", "")  # an embedded store has none
+    if url:
+        warn_in_the_clear(tree["store"], [str(url)], ("http",), ("store", "url"), "https://", files)
     options, _ = check(CloudFrame, Piece(tree, (), tree.mark, ("broker", "store")), files)
     problems = files.found()
     if options is None or broker is None or store is None or any(each.severity == "error" for each in problems):

@@ -65,7 +65,7 @@ def refuse_other(tree: Tree, path: Path, wanted: str) -> None:
     kinds = {
         "cloud": ("this is a cloud file", "it is for plantbridge ingest and query"),
         "template": ("this is a device template", "a device of a site file begins from it with template: NAME"),
-        "fragment": ("this is a file that others include", "name it under include: in a site file, or give it gateway: NAME"),
+        "fragment": ("this is a file that others include", "name it under include: in a site file"),
         "site": ("this is a site file", "it is for plantbridge run, plan and simulate"),
     }
     reason, takes = kinds[kind]
