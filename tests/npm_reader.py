@@ -1,7 +1,7 @@
-"""Sparkplug payloads read by npm's sparkplug-payload: a reader by other hands, in another language.
+"""What npm has and tests read with: sparkplug-payload, and the YAML language server that editors run.
 
-It is installed once from the lock file in tests/npm, into pytest's cache directory. Without npm, or without a registry,
-the test is skipped with a line saying so; in CI (CI=true) that is a failure.
+They are installed once from the lock file in tests/npm, into pytest's cache directory. Without npm, or without a
+registry, the test is skipped with a line saying so; in CI (CI=true) that is a failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def _lacking(what: str) -> None:
     pytest.skip(what)
 
 
-def _installed() -> Path:
+def installed() -> Path:
+    """Give the folder with node_modules, made where it is not there yet; skip the test where that cannot be."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         _lacking("npm and node are not installed on this machine")
@@ -43,7 +44,7 @@ def _installed() -> Path:
             command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=100)
             if done.returncode:
-                _lacking(f"npm could not install sparkplug-payload: {done.stderr[-500:]}")
+                _lacking(f"npm could not install what tests/npm names: {done.stderr[-500:]}")
             (place / "done").touch()
     shutil.copy(_HERE / "read_sparkplug.js", place)
     return place
@@ -51,7 +52,7 @@ def _installed() -> Path:
 
 def read(payloads: Sequence[bytes]) -> list[dict[str, Any]]:
     """Give each payload as that reader understands it. 64-bit integers are plain integers again."""
-    place = _installed()
+    place = installed()
     text = "\n".join(payload.hex() for payload in payloads)
     done = subprocess.run(
         ["node", "read_sparkplug.js"], cwd=place, input=text, capture_output=True, text=True, timeout=100
