@@ -1,11 +1,12 @@
 """The cloud side: messages from the broker into the store; a message is acknowledged when its readings are committed.
 
-    broker ──▶ arrived ──decode──▶ blocks ──store.write──▶ PUBACK for all of them
+    source ──▶ arrived ──decode──▶ blocks ──store.write──▶ PUBACK for all of them
                   ▲        │ table not known yet
                   └─ parked ◀┘
 
-- The broker keeps what is not acknowledged: a kill, a lost connection, a store that is away cost nothing, and what
-  was stored but not acknowledged comes again and is dropped by the store.
+- The source (gateway.sources: a broker, perhaps with a stream) keeps what is not acknowledged: a kill, a lost
+  connection, a store that is away cost nothing, and what was stored but not acknowledged comes again and is dropped by
+  the store.
 - Bounded: no more messages are in hand than `in_flight`, no more readings decoded than MOST_READINGS.
 - Table definitions are subscribed at QoS 0, since messages in hand that wait for them would keep them back otherwise;
   retained, they come again with each subscription.
@@ -35,9 +36,10 @@ from gateway.errors import SinkUnavailable, StoreUnavailable
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.metrics import Metrics
 from gateway.model import Batch, TagTable
-from gateway.mqtt import Arrived, Connection
+from gateway.mqtt import Arrived
 from gateway.options import IngestOptions
 from gateway.schedule import Backoff
+from gateway.sources import Source, source
 from gateway.stores import open_store
 
 MOST_READINGS: Final = 250_000  # of one write
@@ -140,19 +142,13 @@ class Ingest:
     # ------------------------------------------------------------------------------------------------ session
 
     @contextlib.asynccontextmanager
-    async def _session(self, stop: asyncio.Event) -> AsyncIterator[Connection]:
+    async def _session(self, stop: asyncio.Event) -> AsyncIterator[Source]:
         """Connect and subscribe; close in the end. Raises SinkUnavailable."""
         self._arrived.clear()  # of the last session: the broker sends it again
         self._parked.clear()
         self._over.clear()
-        connection = Connection(
-            self._options,
-            client_id=f"plantbridge-{self._options.share or 'ingest'}",
-            clean=False,
-            session_expiry=self._options.session_expiry,
-            receive_maximum=self._options.in_flight,
-            on_message=self._take_in,
-        )
+        name = f"plantbridge-{self._options.share or 'ingest'}"
+        connection = source(self._options, name, self._take_in)
         watchers: list[asyncio.Task[None]] = []
         try:
             await connection.open()
@@ -176,18 +172,20 @@ class Ingest:
         self._over.set()
         self._news.set()
 
-    async def _subscribe(self, connection: Connection) -> None:
+    async def _subscribe(self, connection: Source) -> None:
         await self._ask_for_tables(connection)
         topic = self._options.topic
         share = self._options.share if self._options.version == "5" else None
         shared = f"$share/{share}/" if share else ""
         filters = [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
+        if self._options.stream is not None:
+            return  # they come from the stream
         answers = await connection.subscribe(filters, timeout=self._options.connect_timeout)
         for name, answer in zip(filters, answers, strict=True):
             if answer.refused:
                 raise SinkUnavailable(f"{connection.endpoint} refuses the subscription to {name}: {answer.name}")
 
-    async def _ask_for_tables(self, connection: Connection) -> None:
+    async def _ask_for_tables(self, connection: Source) -> None:
         self._asked = asyncio.get_running_loop().time()
         name = f"{self._options.topic}/tables/+/+"
         (answer,) = await connection.subscribe([name], timeout=self._options.connect_timeout, qos=0)
@@ -215,7 +213,7 @@ class Ingest:
             if rest <= 0 or (not await _wait(self._news, min(rest, PAUSE) if many else rest) and many):
                 return
 
-    async def _pass(self, connection: Connection) -> None:
+    async def _pass(self, connection: Source) -> None:
         """Store what is in hand, in writes of bounded size. What arrives meanwhile is for the next pass."""
         if connection.lost.is_set():
             return
@@ -234,7 +232,7 @@ class Ingest:
             if taken and not await self._write(taken, connection):
                 return
 
-    async def _decoded(self, message: Arrived, connection: Connection) -> Block | None:
+    async def _decoded(self, message: Arrived, connection: Source) -> Block | None:
         """Read a message; where it holds no readings, do what is to be done about it."""
         prefix, _, kind = message.topic.rpartition("/")
         try:
@@ -272,7 +270,7 @@ class Ingest:
                 self._arrived.append(parked.message)
         self._parked = [parked for parked in self._parked if parked.table not in self._tables]
 
-    async def _review(self, connection: Connection) -> None:
+    async def _review(self, connection: Source) -> None:
         """Look after the messages that wait for a table: ask once more, and give up in the end."""
         if not self._parked:
             return
@@ -287,11 +285,11 @@ class Ingest:
             reason = f"the definition {prefix}/tables/{journal}/{number} did not come within {self._patience:g} s"
             await self._set_aside(parked.message, reason, connection)
 
-    async def _set_aside(self, message: Arrived, reason: str, connection: Connection) -> None:
+    async def _set_aside(self, message: Arrived, reason: str, connection: Source) -> None:
         await asyncio.to_thread(self._dead_letters.put, message.topic, message.payload, reason)
         connection.acknowledge(message)
 
-    async def _write(self, taken: Sequence[tuple[Arrived, Block]], connection: Connection) -> bool:
+    async def _write(self, taken: Sequence[tuple[Arrived, Block]], connection: Source) -> bool:
         """Store and acknowledge; try again while the store is away. False where the session ended before."""
         backoff = Backoff(self._options.retry_first, self._options.retry_longest)
         while True:
@@ -317,9 +315,7 @@ class Ingest:
         self._metrics.duplicates.inc(report.duplicates)
         return True
 
-    async def _write_one_by_one(
-        self, taken: Sequence[tuple[Arrived, Block]], connection: Connection, reason: str
-    ) -> bool:
+    async def _write_one_by_one(self, taken: Sequence[tuple[Arrived, Block]], connection: Source, reason: str) -> bool:
         """Find the message that the store will never take, and store the others."""
         if len(taken) == 1:
             await self._set_aside(taken[0][0], reason, connection)

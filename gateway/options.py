@@ -177,6 +177,7 @@ def _url_schema(schemes: str, example: str) -> WithJsonSchema:
 
 _BROKER: Final = "mqtt://192.168.1.5:1883, mqtts://broker.example:8883 or wss://broker.example/mqtt"
 _SCHEMES: Final = "mqtts?|wss?"
+_NATS: Final = "nats://192.168.1.5:4222"
 
 
 def _broker(text: str) -> str:
@@ -214,6 +215,34 @@ BrokerUrls = Annotated[
     ),
 ]
 """One URL, or several in the order in which they are tried."""
+
+
+def _nats(text: str) -> str:
+    """Check the URL of a NATS server."""
+    _url("nats|tls", _NATS)(text)
+    if "@" in text or text.count("/") > 2:
+        raise ValueError(f"the URL has host and port only, such as {_NATS}; username and password have keys: {text!r}")
+    return text
+
+
+NatsUrls = Annotated[
+    tuple[Annotated[str, AfterValidator(_nats)], ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                nats_one := {
+                    "type": "string",
+                    "pattern": r"^(nats|tls)://|\$\{",
+                    "examples": [_NATS],
+                },
+                {"type": "array", "items": nats_one, "minItems": 1},
+            ]
+        }
+    ),
+]
+"""Servers of one NATS cluster."""
 
 
 def _fingerprint(text: object) -> object:
@@ -832,6 +861,16 @@ STORES: Final[dict[str, type[StoreOptions]]] = {
 """What a cloud file may say under `store`, by its type."""
 
 
+class StreamOptions(Options):
+    """A stream that many workers read as one consumer."""
+
+    url: NatsUrls
+    """nats://host:4222 or tls://host:4222, or a list of them: servers of one cluster."""
+    redeliver: Duration = Field(default=30.0, ge=1.0)
+    """A message that a worker was given, and that it neither acknowledged nor said to be at work on for this time, is
+    given to another: the worker was killed, or cut off."""
+
+
 class IngestOptions(MqttOptions):
     """The cloud side's subscription."""
 
@@ -841,9 +880,18 @@ class IngestOptions(MqttOptions):
     """Group of a shared subscription (MQTT 5): workers that name the same group share the load, each with a client_id
     of its own. mosquitto 2.0 drops what is for a shared subscription while none of its workers is connected, and over
     its own restart: with one worker leave it out."""
+    stream: StreamOptions | None = None
+    """Take readings from a stream of NATS JetStream instead of the MQTT session, which still brings what is retained:
+    where gateways publish to nats-server. Same user, password and tls as for `url`."""
     batch_interval: Duration = 0.25
     """Messages are stored together at least this often."""
     in_flight: int = Field(default=200, ge=1, le=65535)
     """Messages that may wait for the store before the broker stops sending (receive maximum)."""
     session_expiry: Duration = 7 * 86400.0
     """How long the broker keeps messages for an ingest that is away (MQTT 5)."""
+
+    @model_validator(mode="after")
+    def _a_stream_is_known_by_its_authority(self) -> Self:
+        if self.stream is not None and self.tls is not None and self.tls.fingerprint and self.tls.ca is None:
+            raise ValueError("a stream's servers are known by tls.ca; a fingerprint alone serves for MQTT only")
+        return self

@@ -10,6 +10,7 @@ connection  one session with a broker
 """
 
 from gateway.mqtt.connection import Answer, Arrived, Connection, Will
+from gateway.mqtt.dial import tls_context
 from gateway.mqtt.envelope import Envelope
 from gateway.mqtt.places import Endpoint, endpoints
 from gateway.mqtt.reasons import NO_MATCHING_SUBSCRIBERS, QUOTA_EXCEEDED, REFUSED, TOO_LARGE
@@ -26,4 +27,5 @@ __all__ = [
     "Envelope",
     "Will",
     "endpoints",
+    "tls_context",
 ]

@@ -77,7 +77,7 @@ def _tcp(where: Endpoint, source: str | None, timeout: float) -> socket.socket:
 def _secure(sock: socket.socket, where: Endpoint, options: MqttOptions) -> ssl.SSLSocket:
     tls = options.tls or TlsOptions()
     try:
-        made = _context(tls).wrap_socket(sock, server_hostname=tls.server_name or where.host)
+        made = tls_context(tls).wrap_socket(sock, server_hostname=tls.server_name or where.host)
     except ssl.SSLCertVerificationError as error:
         seen = _look(where, tls, options.source, options.connect_timeout)
         raise Untrusted(error.verify_message, seen) from error
@@ -89,7 +89,8 @@ def _secure(sock: socket.socket, where: Endpoint, options: MqttOptions) -> ssl.S
     return made
 
 
-def _context(tls: TlsOptions) -> ssl.SSLContext:
+def tls_context(tls: TlsOptions) -> ssl.SSLContext:
+    """Make what TLS is done with. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.ca is not None:

@@ -1,0 +1,132 @@
+"""Where ingest takes messages from: the session with an MQTT broker, alone or beside a stream.
+
+    mqtt alone     everything comes over the session; workers share it with a shared subscription (MQTT 5)
+    with a stream  readings and gaps come from the stream, as one consumer that the workers share; what is retained
+                   (definitions, summaries) comes over the session, where each worker hears all of it
+
+What a source owes ingest, and what another engine (Kafka: docs/scale.md) would have to give:
+
+- It hands a message to `on_message` on the loop, and holds no more than `in_flight` that are not acknowledged.
+- `acknowledge` is called in any order, after the store has committed. What is not acknowledged comes again after the
+  session's end, to this worker or another, whatever ended it. Twice is allowed, never is not.
+- `open` and `publish` raise SinkUnavailable; when the session ends `lost` is set and `reason` says why. Nothing is
+  reconnected in here: ingest makes another session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.mqtt import Answer, Arrived, Connection, Endpoint
+from gateway.options import IngestOptions
+
+if TYPE_CHECKING:
+    from gateway.sources.jetstream import JetStream
+
+__all__ = ["Source", "source"]
+
+
+class Source(Protocol):
+    """One session, used once."""
+
+    lost: asyncio.Event
+    endpoint: Endpoint
+
+    @property
+    def reason(self) -> str:
+        """Why the session ended."""
+        ...
+
+    @property
+    def session_present(self) -> bool:
+        """Whether what was not acknowledged in the last session is still there."""
+        ...
+
+    async def open(self) -> None:
+        """Connect. Raises SinkUnavailable."""
+        ...
+
+    async def subscribe(self, filters: Sequence[str], *, timeout: float, qos: int = 1) -> list[Answer]:
+        """Subscribe to topics over the MQTT session."""
+        ...
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        timeout: float,
+        retain: bool = False,
+        properties: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Publish over the MQTT session."""
+        ...
+
+    def acknowledge(self, message: Arrived) -> None:
+        """Take responsibility for a message of this session."""
+        ...
+
+    async def close(self) -> None:
+        """End the session. Idempotent; never raises."""
+        ...
+
+
+def source(options: IngestOptions, client_id: str, on_message: Callable[[Arrived], None]) -> Source:
+    """Prepare a session; no I/O."""
+    connection = Connection(
+        options,
+        client_id=client_id,
+        clean=False,
+        session_expiry=options.session_expiry,
+        receive_maximum=options.in_flight,
+        on_message=on_message,
+    )
+    if options.stream is None:
+        return connection
+    from gateway.sources.jetstream import JetStream  # nats-py only where it is used
+
+    return Streamed(connection, JetStream(options, on_message=on_message))
+
+
+class Streamed:
+    """A stream, and the MQTT session beside it: open while both are."""
+
+    def __init__(self, connection: Connection, stream: JetStream) -> None:
+        self.lost = asyncio.Event()
+        self.session_present = True  # the stream keeps what matters; what is retained comes with each subscription
+        self.endpoint = connection.endpoint
+        self.subscribe = connection.subscribe
+        self.publish = connection.publish
+        self._connection = connection
+        self._stream = stream
+        self._watchers: list[asyncio.Task[None]] = []
+
+    @property
+    def reason(self) -> str:
+        return self._stream.reason if self._stream.lost.is_set() else self._connection.reason
+
+    async def open(self) -> None:
+        """Connect to both. Raises SinkUnavailable."""
+        await self._connection.open()
+        self.endpoint = self._connection.endpoint
+        await self._stream.open()
+        self._watchers = [asyncio.create_task(self._end_with(each.lost)) for each in (self._connection, self._stream)]
+
+    async def _end_with(self, event: asyncio.Event) -> None:
+        await event.wait()
+        self.lost.set()
+
+    def acknowledge(self, message: Arrived) -> None:
+        """Answer the one that the message came from."""
+        (self._stream if message.mid < 0 else self._connection).acknowledge(message)
+
+    async def close(self) -> None:
+        """End both. Idempotent; never raises."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await self._stream.close()
+        await self._connection.close()
+        self.lost.set()
