@@ -67,6 +67,8 @@ class JetStream:
                     list(self._stream.url),
                     allow_reconnect=False,
                     connect_timeout=options.connect_timeout,
+                    max_reconnect_attempts=1,  # tries of each server of the list before the others' turn is over
+                    reconnect_time_wait=0.1,
                     ping_interval=max(1, round(options.keep_alive)),
                     max_outstanding_pings=2,
                     user=options.username,
