@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,26 @@ def ask(data: Path, question: dict[str, Any], timeout: float = 30.0) -> dict[str
     raise GatewayError(f"the daemon ended while it was asked; try again ({data / NAME})")
 
 
-def stream(data: Path, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Ask for what goes on; give line after line until the daemon ends. Raises NotRunning, GatewayError."""
-    with _connected(data, None) as sock:
+def stream(data: Path, question: dict[str, Any], until: float | None = None) -> Iterator[dict[str, Any]]:
+    """Ask for what goes on; give line after line until the daemon ends. Raises NotRunning, GatewayError.
+
+    Ends at `until`, by the monotonic clock.
+    """
+    with _connected(data, None) as sock, contextlib.ExitStack() as stack:
+        if until is not None:
+            timer = threading.Timer(max(0.0, until - time.monotonic()), _hang_up, [sock])
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
         for line in _lines(sock, question, data):
             if "error" in line:
                 raise GatewayError(str(line["error"]))
             yield line
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

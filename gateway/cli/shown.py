@@ -1,0 +1,62 @@
+"""How commands show times, durations, sizes and values to people."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+
+def moment(ns: int) -> str:
+    """Give a time in the zone of this machine, to the millisecond; "never" for 0."""
+    if not ns:
+        return "never"
+    try:
+        return datetime.datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # a source's clock may say anything
+        return f"{ns} ns"
+
+
+def ago(ns: int, now: int) -> str:
+    """Say how long ago a time is."""
+    if not ns:
+        return "never"
+    seconds = (now - ns) / 1e9
+    return f"{lasting(seconds)} ago" if seconds >= 0 else f"in {lasting(-seconds)}"
+
+
+def lasting(seconds: float) -> str:
+    """Write a duration as people say it."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
+def size(octets: float) -> str:
+    """Write a number of bytes."""
+    for unit in ("B", "kB", "MB"):
+        if octets < 1000:
+            return f"{octets:.3g} {unit}"
+        octets /= 1000
+    return f"{octets:.3g} GB"
+
+
+def value(found: Any, unit: str = "", states: dict[str, str] | None = None) -> str:
+    """Write a value with its unit, or the name of its state."""
+    if found is None:
+        return "no value"
+    if states and isinstance(found, int | float) and not isinstance(found, bool):
+        name = states.get(str(int(found))) if found == int(found) else None
+        return f"{found:.10g} ({name or 'no such state'})"
+    text = f"{found:.7g}" if isinstance(found, float) else str(found).lower() if isinstance(found, bool) else str(found)
+    return f"{text} {unit}" if unit else text
+
+
+def code(number: int) -> str:
+    """Give the name of a quality."""
+    from gateway import quality
+
+    return quality.name(number)

@@ -1,0 +1,163 @@
+"""`plantbridge status`: how the running daemon is, and what to do about what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from gateway.local.problems import Trouble
+    from gateway.site import Site
+
+_WIDTH: Final = 120  # where the output is no terminal
+
+
+def status(
+    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    over: Annotated[str, typer.Option(help="Over how long rates are measured.", metavar="DURATION")] = "1 s",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Ask the running daemon how its links, devices, journal and publishers are, and what to do about what is wrong.
+
+    It is asked over a socket in its data directory, by whoever may use the daemon's files. Where no daemon runs that is
+    said, with what its journal holds. Exits 1 where anything is wrong.
+
+    Example: plantbridge status site.yaml
+    """
+    from gateway.config import load_site
+    from gateway.local.client import NotRunning, ask
+    from gateway.local.problems import troubles
+    from gateway.options import seconds
+
+    try:
+        wait = seconds(over)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--over") from error
+    loaded = load_site(site, secrets=False)
+    try:
+        answer = ask(loaded.data, {"ask": "status", "over": wait}, timeout=30 + wait)
+    except NotRunning as error:
+        _without(loaded, site, str(error), json=json)
+        raise typer.Exit(1) from None
+    found = troubles(answer, str(site))
+    if json:
+        _print_json({"running": True, **answer, "problems": [{"what": each.what, "do": each.do} for each in found]})
+    else:
+        _show(answer, found)
+    raise typer.Exit(1 if found else 0)
+
+
+def _print_json(body: dict[str, Any]) -> None:
+    import orjson
+
+    print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+
+
+def _without(site: Site, path: Path, reason: str, *, json: bool) -> None:
+    """Tell what can be told without the daemon."""
+    from dataclasses import asdict
+
+    from gateway.cli.shown import moment
+    from gateway.errors import JournalError
+    from gateway.journal import survey
+
+    try:
+        found = survey(site.data / site.journal.directory)
+    except JournalError as error:
+        journal, said = None, [str(error)]
+    else:
+        journal = asdict(found)
+        said = [
+            f"Its journal holds {found.records} records ({found.readings} readings), until {moment(found.newest or 0)}."
+        ]
+        for each in found.publishers:
+            waits = f"{each.pending_readings} readings in {each.pending_records} records to send"
+            said.append(f"Publisher {each.name} has {waits if each.pending_records else 'sent all'}.")
+    start = f"plantbridge run {path}, or systemctl start plantbridge"
+    if json:
+        problem = {"what": reason, "do": start}
+        _print_json({"running": False, "gateway": site.gateway, "journal": journal, "problems": [problem]})
+        return
+    print(f"{site.gateway}: {reason}.")
+    for line in said:
+        print(line)
+    print(f"To start it: {start}")
+
+
+def _show(answer: dict[str, Any], found: list[Trouble]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    for part in (_head(answer), _devices(answer), _publishers(answer)):
+        console.print(part)
+    if not found:
+        console.print("[green]Nothing is wrong.[/]")
+    for number, each in enumerate(found, 1):
+        console.print(f"[bold red]{number}.[/] {_escaped(each.what)}", highlight=False)
+        console.print(f"   [cyan]to do:[/] {_escaped(each.do)}", highlight=False)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _head(answer: dict[str, Any]) -> RenderableType:
+    from gateway.cli.shown import lasting, size
+
+    journal = answer["journal"]
+    up = lasting((answer["now"] - answer["started"]) / 1e9)
+    share = journal["bytes"] / journal["max_size"]
+    rate = f"{answer['journalled']:.4g} readings/s in"
+    return (
+        f"[bold]{_escaped(answer['gateway'])}[/] {answer['version']}, process {answer['pid']}, up {up}; journal"
+        f" {size(journal['bytes'])} ({share:.1%} of {size(journal['max_size'])}), {rate}"
+    )
+
+
+def _devices(answer: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    from gateway.cli.shown import ago, lasting
+
+    table = Table(title_justify="left")
+    table.add_column("link / device / group", overflow="fold")
+    for name in ("state", "tags", "bad", "every", "last scan", "took", "skipped", "readings/s"):
+        table.add_column(name, justify="right" if name != "state" else "left", no_wrap=True)
+    for link in answer["links"]:
+        table.add_row(f"[bold]{_escaped(link['link'])}[/] {_escaped(link['url'])}", _state(link["up"]))
+        for device in link["devices"]:
+            rate = f"{device['readings']:.4g}"
+            table.add_row(f"  {_escaped(device['device'])}", _state(device["up"]), *[""] * 6, rate)
+            for group in device["groups"]:
+                bad = f"[bold red]{group['bad']}[/]" if group["bad"] else "" if group["subscribed"] else "0"
+                took = "" if group["subscribed"] else lasting(group["took"])
+                every = "on change" if group["subscribed"] else lasting(group["interval"] / 1e9)
+                last = ago(group["began"], answer["now"])
+                cells = (str(group["tags"]), bad, every, last, took, str(group["skipped"]))
+                table.add_row(f"    {_escaped(group['group'])}", "", *cells, "")
+    return table
+
+
+def _state(up: bool | None) -> str:
+    return {True: "[green]up[/]", False: "[bold red]down[/]", None: "[yellow]not tried[/]"}[up]
+
+
+def _publishers(answer: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    from gateway.cli.shown import ago
+
+    table = Table("publisher", "state", "to send", "last taken", "readings/s")
+    for each in answer["publishers"]:
+        waits = f"{each['pending_records']} records" if each["pending_records"] > 0 else "nothing"
+        name = f"{_escaped(each['publisher'])} {_escaped(' or '.join(each['url']))}"
+        table.add_row(name, _state(each["up"]), waits, ago(each["taken_at"], answer["now"]), f"{each['readings']:.4g}")
+    return table
