@@ -6,6 +6,7 @@
 
 - A turn begins when readings may be sent (`ready`) and the records' devices are announced (`prepare`).
 - Commands are carried out by `execute`, outside the lock, and answered within it. Without `execute` they are refused.
+- What is said waits for its turn in the publisher's rate and its platform's (`passes`), as readings do.
 - A trouble that the peer tells is logged once for each text and counted always; it never ends the session. What ends it
   is a Heard.leave, as SinkUnavailable with that reason.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -48,6 +49,9 @@ class Hearing(Protocol):
     overflowed: int
     arrivals: asyncio.Queue[tuple[Arrived, int]]
 
+    @property
+    def connected(self) -> bool: ...
+
     async def subscribe(self, subscriptions: Sequence[Subscription]) -> None: ...
     def acknowledge(self, message: Arrived) -> None: ...
     async def send(self, message: Message) -> Delivery: ...
@@ -66,6 +70,7 @@ class Desk:
 log = structlog.get_logger()
 
 _TICK: Final = 1.0  # seconds
+_FAREWELL: Final = 2.0  # seconds for the last words before DISCONNECT
 _TEXTS: Final = 100  # different troubles that are logged in one session
 
 
@@ -89,7 +94,8 @@ class Conversation:
         self._heard = asyncio.Event()  # replaced and set when `ready` may have changed
         self._said: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
-        self.counts: Callable[[int], None] = lambda _: None  # gets the bytes on the wire of all that is said and heard
+        self.counts: Callable[[int], None] = lambda _: None  # gets the bytes on the wire of what is heard
+        self.passes: Callable[[int], Awaitable[None]] = _at_once  # returns when so many bytes on the wire may be said
         self.left = False  # whether the last session ended because we left it, to sign in anew for instance
         self._log = log.bind(publisher=name)
 
@@ -131,6 +137,13 @@ class Conversation:
                     if self._dialogue.ready:
                         continue
             await heard.wait()
+
+    async def farewell(self) -> None:
+        """Say the last words of a session that still lives. Never raises."""
+        if self._sink.connected:
+            with suppress(SinkUnavailable, TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self._say(self._dialogue.end())
 
     async def _listen(self) -> None:
         while True:
@@ -194,8 +207,17 @@ class Conversation:
 
     async def _say(self, messages: Sequence[Message]) -> None:
         """Send messages that carry no record; they are with the broker when this returns."""
-        self.counts(sum(on_the_wire(message.topic, len(message.payload)) for message in messages))
-        for message, delivery in zip(messages, await asyncio.gather(*map(self._sink.send, messages)), strict=True):
+        sends: list[asyncio.Task[Delivery]] = []
+        try:
+            for message in messages:
+                await self.passes(on_the_wire(message.topic, len(message.payload)))
+                sends.append(asyncio.create_task(self._sink.send(message), name=message.topic))
+            deliveries = await asyncio.gather(*sends)
+        finally:
+            for send in sends:
+                send.cancel()
+            await asyncio.gather(*sends, return_exceptions=True)
+        for message, delivery in zip(messages, deliveries, strict=True):
             if delivery is Delivery.REJECTED:
                 self._log_once("The broker refuses what is to be said.", f"{message.topic}: {self._sink.refusal}")
 
@@ -235,6 +257,10 @@ class FileMemory:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
+
+
+async def _at_once(size: int) -> None:
+    return
 
 
 async def _commands_are_off(command: Command) -> list[Result]:

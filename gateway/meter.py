@@ -2,6 +2,8 @@
 
 A rate is a bucket that holds a second's worth. What is live may empty it; the backlog leaves half of it for what comes
 next, so that new data does not wait behind old. A message that is larger than the bucket goes when it is full.
+A platform counts strictly: no second of its own may have more, wherever it begins. So there is no burst on top of its
+rate (Ceiling), and the backlog goes evenly, which leaves a gap for what is new at every turn.
 
 A budget counts what crosses the link: MQTT packets in both directions, and the TCP/IP headers of the segments they are
 likely to take (40 bytes for each 1400, an acknowledgement of each message). It does not count TLS (about 30 bytes a
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -38,6 +41,7 @@ _SEGMENT: Final = 1400
 _HEADERS: Final = 40
 CONNECTING: Final = 500  # bytes of TCP and MQTT connection, will, status and farewell
 PING: Final = 4 + 2 * _HEADERS
+RESERVE: Final = 1.1  # s: messages may come closer together at the platform than they left here
 
 
 class Memory(Protocol):
@@ -191,27 +195,60 @@ class Account:
             self._told_disk = False
 
 
-class Rates:
-    """The buckets of one publisher: its own `rate`, and what the platform takes."""
+class Ceiling:
+    """What a platform takes in any second, RESERVE apart; bytes one after the other."""
 
-    def __init__(self, *rates: Rate) -> None:
-        self._octets = [Bucket(rate.octets) for rate in rates if math.isfinite(rate.octets)]
-        self._messages = [Bucket(rate.messages) for rate in rates if math.isfinite(rate.messages)]
-        self.second = min((bucket.rate for bucket in self._octets), default=math.inf)  # bytes
-        self.messages = min((bucket.rate for bucket in self._messages), default=math.inf)
+    def __init__(self, rate: Rate) -> None:
+        self._octets = rate.octets
+        self._every = RESERVE / rate.messages
+        many = max(1, int(rate.messages)) if math.isfinite(rate.messages) else 0
+        self._left: deque[float] = deque(maxlen=many)  # when the last messages left, as many as a second may have
+        self._span = max(RESERVE, self._every)
+        self._free = -math.inf  # when the bytes that left have had their time
+
+    def pause(self, now: float, *, backlog: bool) -> float:
+        """Give the seconds until a message may leave; 0 where it may now."""
+        due = self._free
+        if self._left and len(self._left) == self._left.maxlen:
+            due = max(due, self._left[0] + self._span)
+        if self._left and backlog:
+            due = max(due, self._left[-1] + self._every)
+        return 0.0 if due <= now else max(0.001, due - now)
+
+    def take(self, size: int, now: float) -> None:
+        """Count a message that leaves."""
+        self._left.append(now)
+        self._free = max(self._free, now) + size * RESERVE / self._octets
+
+
+class Rates:
+    """How fast one publisher may send: its own `rate`, and what its platform takes."""
+
+    def __init__(self, rate: Rate, platform: Rate | None = None) -> None:
+        platform = platform or Rate()
+        self._octets = Bucket(rate.octets) if math.isfinite(rate.octets) else None
+        self._messages = Bucket(rate.messages) if math.isfinite(rate.messages) else None
+        strict = math.isfinite(platform.octets) or math.isfinite(platform.messages)
+        self._ceiling = Ceiling(platform) if strict else None
+        self.second = min(rate.octets, platform.octets)  # bytes
+        self.messages = min(rate.messages, platform.messages)
 
     def __bool__(self) -> bool:
-        return bool(self._octets or self._messages)
+        return not (self._octets is None and self._messages is None and self._ceiling is None)
 
     def pause(self, size: int, now: float, *, backlog: bool) -> float:
         """Give the seconds until a message of this size may be sent; 0 where it may be now."""
-        octets = (bucket.pause(size, now, backlog=backlog) for bucket in self._octets)
-        messages = (bucket.pause(1, now, backlog=backlog) for bucket in self._messages)
-        return max((*octets, *messages), default=0.0)
+        return max(
+            0.0 if self._octets is None else self._octets.pause(size, now, backlog=backlog),
+            0.0 if self._messages is None else self._messages.pause(1, now, backlog=backlog),
+            0.0 if self._ceiling is None else self._ceiling.pause(now, backlog=backlog),
+        )
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, now: float) -> None:
         """Count a message of this size."""
-        for bucket in self._octets:
-            bucket.take(size)
-        for bucket in self._messages:
-            bucket.take(1)
+        if self._octets is not None:
+            self._octets.take(size)
+        if self._messages is not None:
+            self._messages.take(1)
+        if self._ceiling is not None:
+            self._ceiling.take(size, now)

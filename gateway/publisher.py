@@ -144,7 +144,7 @@ class Publisher:
         self._slow = limits is not None and limits.messages <= _SLOW
         self._valve = Valve(name, options, limits, memory, health, metrics, clock)
         if conversation is not None:
-            conversation.counts = self._valve.spend
+            conversation.counts, conversation.passes = self._valve.spend, self._valve.pass_on
         self._thinning = None
         if options.budget is not None and options.widen > 1:
             self._thinning = Thinning(options.widen, tables if selection is None else selection.tables(tables))
@@ -258,7 +258,7 @@ class Publisher:
             return str(error)
         finally:
             if session is not None:
-                self._valve.shut()
+                await self._part()
             self._session = None
             ours = session is not None and self._conversation is not None and self._conversation.left
             if self._held and not ours:  # where the end was ours they wait on, in the next session; see `_begin`
@@ -266,6 +266,11 @@ class Publisher:
                     self._doubted.add(chunk.first, chunk.last)
                 self._held.clear()
             await self._sink.close()
+
+    async def _part(self) -> None:
+        if self._conversation is not None:
+            await self._conversation.farewell()
+        self._valve.shut()
 
     def _begin(self) -> _Session:
         allowed = self._sink.largest if isinstance(self._sink, Limited) else 0

@@ -1,7 +1,8 @@
 """Holds back what one publisher may not send yet: its rate, its budget, its platform's limits (gateway.meter).
 
 Two waits: `afford` before records are read, for a budget may be used up for hours and nothing should be in hand
-meanwhile; `pass_on` before each message, for a rate, which is a matter of seconds. The backlog waits longer in both.
+meanwhile; `pass_on` before each message, births, replies and farewells too, for a rate, which is a matter of seconds.
+No other room holds anything back. The backlog waits longer in both.
 Without a rate and a budget both return at once.
 """
 
@@ -43,7 +44,7 @@ class Valve:
         self._health = health
         self._clock = clock
         self._gauge = metrics.budget_spent.labels(name)
-        self._rates = Rates(options.rate or Rate(), Rate(limits.octets, limits.messages) if limits else Rate())
+        self._rates = Rates(options.rate or Rate(), Rate(limits.octets, limits.messages) if limits else None)
         self._account: Account | None = None
         if options.budget is not None and memory is not None:
             self._account = Account(options.budget, options.keep_alive, memory)
@@ -119,7 +120,7 @@ class Valve:
                 return
             await asyncio.sleep(min(pause, NAP))
 
-    async def pass_on(self, size: int, *, backlog: bool) -> None:
+    async def pass_on(self, size: int, *, backlog: bool = False) -> None:
         """Wait until a message of this size on the wire may go, and count it. Live messages go before the backlog."""
         if self._rates:
             await self._keep_rate(size, backlog=backlog)
@@ -134,7 +135,7 @@ class Valve:
                     await asyncio.sleep(pause)
                 else:
                     await self._moved.wait()
-            self._rates.take(size)
+            self._rates.take(size, clock())
         finally:
             self._waiting -= not backlog
             moved, self._moved = self._moved, asyncio.Event()

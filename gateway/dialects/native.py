@@ -73,6 +73,9 @@ class Native:
     def tick(self) -> Heard:
         return NOTHING
 
+    def end(self) -> list[Message]:
+        return []
+
     def received(self, topic: str, payload: bytes) -> Heard:
         if topic != self.commands:
             return unexpected(topic)

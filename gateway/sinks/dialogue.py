@@ -4,65 +4,28 @@ Messages of a format that prescribes QoS 0 (Sparkplug) have no acknowledgement o
 the broker has answered something that was sent after the message: a SUBSCRIBE for a topic we are subscribed to anyway.
 A broker reads a connection in order, so that answer says that it has got all before it. One such question serves all
 messages that wait.
-
-A platform that takes so many messages or bytes a second gets no more: `send` waits for its turn, in the order of calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from gateway.contracts import Delivery
-from gateway.dialects import Limits, Subscription
+from gateway.dialects import Subscription
 from gateway.dialects.dialogue import Dialogue
-from gateway.errors import SinkUnavailable
 from gateway.model import Message
 from gateway.mqtt import TOO_LARGE, Answer, Arrived, Connection, Envelope, Will
 from gateway.options import PublisherOptions
 from gateway.sinks.answers import Denied, delivery, refusal
 from gateway.sinks.sessions import Sessions
 
-_FAREWELL: Final = 2.0  # seconds for the last words before DISCONNECT
 _ARRIVALS: Final = 1000  # incoming messages that may wait; more are not acknowledged until these are dealt with
 
 Arrivals = asyncio.Queue[tuple[Arrived, int]]
 """What came, and when (ns)."""
-
-
-_RESERVE: Final = 1.1  # messages may come closer together at the platform than they left here
-
-
-class Rate:
-    """Holds messages back so that a platform's limits are kept in every second; first come, first served."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._octets = limits.octets
-        self._left: deque[float] | None = None  # when the last messages left, as many as a second may have
-        if limits.messages < math.inf:
-            self._left = deque(maxlen=max(1, int(limits.messages)))
-        self._free = 0.0  # when the bytes that left have had their time
-        self._turn = asyncio.Lock()
-
-    async def wait(self, size: int) -> None:
-        """Return when a message of this size may leave."""
-        if self._left is None and self._octets == math.inf:
-            return
-        async with self._turn:
-            loop, due = asyncio.get_running_loop(), self._free
-            if self._left is not None and len(self._left) == self._left.maxlen:
-                due = max(due, self._left[0] + _RESERVE)
-            if (pause := due - loop.time()) > 0:
-                await asyncio.sleep(pause)
-            now = loop.time()
-            if self._left is not None:
-                self._left.append(now)
-            self._free = max(self._free, now) + size * _RESERVE / self._octets
 
 
 class DialogueSink:
@@ -85,7 +48,6 @@ class DialogueSink:
         self._forbidden = False  # something that all depends on was refused in this session
         self._sessions = Sessions()
         self._envelope = Envelope(options.expiry, options.content_type, options.user_properties)
-        self._rate = Rate(dialogue.limits)  # over sessions: a new one does not forget what the last one sent
 
     async def connect(self) -> None:
         """Make the session and subscribe. Raises SinkUnavailable."""
@@ -119,7 +81,6 @@ class DialogueSink:
     async def send(self, message: Message) -> Delivery:
         """Publish; return when the broker has it or refuses it. Raises SinkUnavailable."""
         limits, topic = self._dialogue.limits, message.topic
-        await self._rate.wait(len(message.payload))
         self._sessions.sent()
         if limits.qos and not topic.startswith(limits.qos_0 or ("\0",)):
             answer = await self._publish(message)
@@ -198,16 +159,11 @@ class DialogueSink:
         return self._sessions.reason(self._connection)
 
     async def close(self) -> None:
-        """Say the last words and disconnect. Idempotent; never raises.
+        """Disconnect. Idempotent; never raises.
 
         Where it is us who leave (the primary host is not there), the next session begins with the next broker.
         """
         self._sessions.over(self._connection, elsewhere=self._connection.connected)
-        if self._connection.connected:
-            with contextlib.suppress(SinkUnavailable, TimeoutError):
-                async with asyncio.timeout(_FAREWELL):
-                    for message in self._dialogue.end():
-                        await self.send(message)
         await self._connection.close()
 
     def _make(self) -> Connection:

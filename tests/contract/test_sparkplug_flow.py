@@ -20,7 +20,7 @@ from gateway import codec
 from gateway import quality as q
 from gateway.commands import Result
 from gateway.conversation import Conversation, Desk, FileMemory
-from gateway.dialects import Command, Will
+from gateway.dialects import SECOND, Command, Will
 from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders.cloud import Cloud
 from gateway.encoders.current import Current
@@ -343,6 +343,7 @@ async def cloud(broker: Mosquitto, directory: Path, case: Any, **more: Any) -> A
     """A gateway, a broker, and a fake platform behind it that takes all and answers."""
     platform = case.platform
     platform.connected = True
+    platform.window = 8 * SECOND // 10  # a loaded machine delivers late what left in time
     wrong: list[str] = []
 
     def take(message: Arrived) -> None:
@@ -390,7 +391,6 @@ async def test_a_cloud_gets_each_reading_after_its_devices_logged_in(
     broker: Mosquitto, tmp_path: Path, make: Callable[[], Any]
 ) -> None:
     case = make()
-    case.platform.most_messages = 0  # the rate is the publisher's business (issue 5, budget and rate)
     async with cloud(broker, tmp_path, case) as (gateway, platform):
         for turn in range(5):
             gateway.feed(PRESS, float(turn))
@@ -407,14 +407,13 @@ async def test_a_cloud_gets_each_reading_after_its_devices_logged_in(
 
 
 async def test_credentials_are_renewed_by_a_new_session_and_nothing_is_lost(broker: Mosquitto, tmp_path: Path) -> None:
-    case = tencent(validity="64 s")
-    case.platform.most_messages = 0
+    case = tencent(validity="62 s")
     with capture_logs() as logs:
         async with cloud(broker, tmp_path, case) as (gateway, platform):
             turn = itertools.count()
             while broker.log.count(" as PRODUCT001dev01 ") < 2:
                 gateway.feed(METER, next(turn))
-                await asyncio.sleep(0.2)  # the platform takes ten messages a second
+                await asyncio.sleep(0.05)  # faster than the platform, which takes ten messages a second
             gateway.feed(METER, next(turn))
             await until(gateway.all_acknowledged)
             stored = platform.readings[case.device("meter_1"), "energy"]

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from gateway.meter import BEGINNING, CONNECTING, PORTION, STEP, Account, Bucket, Rates, on_the_wire, packet, period
+from gateway.meter import (
+    BEGINNING,
+    CONNECTING,
+    PORTION,
+    RESERVE,
+    STEP,
+    Account,
+    Bucket,
+    Ceiling,
+    Rates,
+    on_the_wire,
+    packet,
+    period,
+)
 from gateway.options import PublisherOptions, Rate, VolumeBudget, budget, rate
 
 DAY = 86_400.0
@@ -126,12 +139,48 @@ def test_the_platform_and_the_site_file_both_count() -> None:
     rates = Rates(Rate(octets=1000.0), Rate(messages=2.0))
     assert rates
     assert rates.second == 1000.0
-    rates.take(100)
-    rates.take(100)
-    assert rates.pause(100, 0.0, backlog=False) == pytest.approx(0.5)
-    assert rates.pause(1000, 0.25, backlog=False) == pytest.approx(0.25)
+    rates.take(100, 0.0)
+    rates.take(100, 0.0)
+    assert rates.pause(100, 0.0, backlog=False) == pytest.approx(RESERVE)
+    assert rates.pause(1000, RESERVE, backlog=False) == 0
+    rates.take(1000, RESERVE)
+    assert rates.pause(500, RESERVE, backlog=False) == pytest.approx(0.5)
     assert not Rates(Rate(), Rate())
-    assert Rates().second == math.inf
+    assert Rates(Rate()).second == math.inf
+
+
+@given(
+    most=st.sampled_from([1, 2, 10, 50]),
+    turns=st.lists(st.tuples(st.floats(0, 2), st.booleans()), min_size=1, max_size=120),
+)
+def test_a_platform_never_gets_more_messages_in_any_second(most: int, turns: list[tuple[float, bool]]) -> None:
+    ceiling, now, left = Ceiling(Rate(messages=most)), 100.0, []
+    for idle, backlog in turns:
+        now += idle if idle > 1 else 0  # mostly there is no rest
+        while pause := ceiling.pause(now, backlog=backlog):
+            now += pause
+        ceiling.take(10, now)
+        left.append(now)
+    assert all(later - earlier >= 1.09 for earlier, later in zip(left, left[most:], strict=False))
+
+
+def test_a_platform_is_used_to_the_full_and_the_backlog_leaves_a_gap_at_every_turn() -> None:
+    ceiling, now, gaps = Ceiling(Rate(messages=10)), 0.0, []
+    for _ in range(100):
+        while pause := ceiling.pause(now, backlog=True):
+            now += pause
+        gaps.append(ceiling.pause(now, backlog=False))
+        ceiling.take(10, now)
+    assert now < 100 / 10 * RESERVE
+    assert max(gaps) == 0
+
+
+def test_bytes_leave_one_after_the_other_at_a_platform_that_counts_them() -> None:
+    ceiling = Ceiling(Rate(octets=1000.0))
+    ceiling.take(500, 0.0)
+    ceiling.take(500, 0.0)
+    assert ceiling.pause(0.0, backlog=False) == pytest.approx(RESERVE)
+    assert ceiling.pause(RESERVE, backlog=True) == 0
 
 
 # ------------------------------------------------------------------------------------------------ budgets
