@@ -17,11 +17,12 @@ from typing import Final
 
 import structlog
 
-from gateway import codec
+from gateway import __version__, codec
 from gateway.contracts import Driver, Encoder, Resuming, Sink
 from gateway.control import Access, Control
 from gateway.conversation import Conversation, Desk, FileMemory
 from gateway.dialects.dialogue import Dialogue
+from gateway.dialects.ingest import Accounted
 from gateway.dialects.native import Native
 from gateway.encoders import dialogue_for, encoder_for
 from gateway.encoders.current import Current
@@ -37,9 +38,11 @@ from gateway.options import PublisherOptions
 from gateway.pipeline import Pipeline, Tap
 from gateway.poller import Poller
 from gateway.publisher import Publisher
+from gateway.ranges import Range
 from gateway.selection import Selection
 from gateway.sinks import dialogue_sink, hearing_sink, sink_for
 from gateway.site import Site
+from gateway.statements import Summary
 
 log = structlog.get_logger()
 
@@ -192,7 +195,7 @@ def _publishers(
     control: Control | None,
 ) -> list[Publisher]:
     letters, tables = site.data / "dead-letters", _tables(site)
-    publishers = []
+    publishers: list[Publisher] = []
     for name, options in site.publishers.items():
         selection, talk, newest = selections.get(name), None, current.batches
         commanding = control is not None and may_command(site, options)
@@ -205,11 +208,20 @@ def _publishers(
             if selection is not None:
                 newest = functools.partial(_selected, current, selection)
             talk = Conversation(name, dialogue, speaking, newest, desk)
-        elif desk is not None:
-            native = Native(site.gateway, options.prefix(site.gateway), time.time_ns)
-            sink = hearing = hearing_sink(name, options, site.gateway, native.subscriptions())
-            encoder = encoder_for(options, site.gateway, journal.id)
-            talk = Conversation(name, native, hearing, newest, desk)
+        elif desk is not None or options.format == "columns":
+            native = Native(site.gateway, options.prefix(site.gateway), time.time_ns) if desk is not None else None
+            speech: Accounted | Native
+            if options.format == "columns":
+                summary = functools.partial(_summary, site, name, journal)
+                stored = functools.partial(_stored, publishers, len(publishers))
+                hears = stored if options.acknowledge == "store" else None
+                speech = Accounted(options.prefix(site.gateway), summary, options.key, native, hears)
+            else:
+                assert native is not None
+                speech = native
+            sink = hearing = hearing_sink(name, options, site.gateway, speech.subscriptions())
+            encoder = encoder_for(options, site.gateway, journal.id, site.places)
+            talk = Conversation(name, speech, hearing, newest, desk)
         else:
             sink = sink_for(name, options, site.gateway)
             encoder = encoder_for(options, site.gateway, journal.id, site.places)
@@ -221,6 +233,28 @@ def _publishers(
             )
         )  # fmt: skip
     return publishers
+
+
+def _summary(site: Site, name: str, journal: Journal) -> Summary:
+    """Say what a publisher of the native format has settled of the journal."""
+    options = site.publishers[name]
+    complete = options.tags is None and options.widen == 1
+    totals, waiting = journal.totals(), tuple(journal.pending(name))
+    return Summary(
+        site.gateway,
+        journal.id,
+        name,
+        time.time_ns(),
+        journal.committed,
+        totals.appended,
+        waiting,
+        complete,
+        __version__,
+    )
+
+
+def _stored(publishers: Sequence[Publisher], number: int, runs: Sequence[Range]) -> None:
+    publishers[number].stored(runs)
 
 
 def _selected(current: Current, selection: Selection) -> list[Batch]:

@@ -56,7 +56,10 @@ _GAP_FIELDS: Final = {
     "reason": str,
     "readings": int,
     "scans": int,
+    "first": int,
+    "last": int,
 }
+_LATER: Final = {"first": 0, "last": 0}  # fields that records of earlier versions have not
 
 
 class _Zstd(threading.local):
@@ -315,6 +318,7 @@ def _unpack_gap(body: bytes) -> Gap:
     fields = orjson.loads(body)  # its error is a ValueError
     if not isinstance(fields, dict):
         raise ValueError("the gap is not a JSON object")
+    fields = {**_LATER, **fields}
     for name, kind in _GAP_FIELDS.items():
         if type(fields.get(name)) is not kind:
             raise ValueError(f"the gap has no {name}")

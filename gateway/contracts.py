@@ -6,8 +6,8 @@ runtime (gateway.poller, gateway.publisher, gateway.ingest) does the rest, the s
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -270,6 +270,8 @@ class Block:
     journal: str  # the journal's id: a new journal starts a new count
     sequences: tuple[int, ...]  # the records' sequences, one per entry of `contents`
     contents: tuple[Batch | Gap, ...]
+    parts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Of records that are spread over several messages: entry -> (first row in the record, rows of the record)."""
 
 
 @dataclass(frozen=True, slots=True)

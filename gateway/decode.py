@@ -99,6 +99,7 @@ def decode_gaps(payload: bytes) -> Block:
             gap = Gap(**fields)
             _expect(all(abs(when) < _LARGEST for when in (gap.start, gap.end)), "a time out of range")
             _expect(gap.readings >= 0 and gap.scans >= 0, "a negative count")
+            _expect(0 <= gap.first <= gap.last < _LARGEST, "sequences out of order")
             sequences.append(_count(entry["sequence"]))
             gaps.append(gap)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -119,7 +120,8 @@ def decode_columns(payload: bytes, tables: Tables) -> Block:
 
 
 _GAP_FIELDS: Final = {
-    "device": str, "group": str, "start": int, "end": int, "reason": str, "readings": int, "scans": int,
+    "device": str, "group": str, "start": int, "end": int, "reason": str, "readings": int, "scans": int, "first": int,
+    "last": int,
 }  # fmt: skip
 
 _Columns = tuple[NDArray[np.uint32] | None, NDArray[Any], NDArray[np.uint32], NDArray[np.int64]]
@@ -199,12 +201,17 @@ def _split(gateway: str, journal: str, header: dict[str, Any], kind: Kind, colum
     """Cut the columns into the batches of the journal's records."""
     tag, value, quality, time = columns
     backfill = header.get("backfill") is True
-    sequences, batches, start = [], [], 0
+    sequences, start = list[int](), 0
+    batches: list[Batch | Gap] = []
+    parts: dict[int, tuple[int, int]] = {}
     records = header.get("records")
     _expect(isinstance(records, list), "records is no list")
     for record in records if isinstance(records, list) else ():
-        _expect(isinstance(record, list) and len(record) == 3, f"a record {record!r}")
-        sequence, number, size = (_count(item) for item in record)
+        _expect(isinstance(record, list) and len(record) in (3, 5), f"a record {record!r}")
+        sequence, number, size, *part = (_count(item) for item in record)
+        if part:
+            _expect(part[0] + size <= part[1], f"rows {part[0]} to {part[0] + size} of a record of {part[1]}")
+            parts[len(batches)] = (part[0], part[1])
         table = tables(gateway, journal, number)
         if table is None:
             raise UnknownTable(gateway, journal, number)
@@ -222,7 +229,7 @@ def _split(gateway: str, journal: str, header: dict[str, Any], kind: Kind, colum
         sequences.append(sequence)
         start = end
     _expect(start == len(value), "columns that are longer than the records")
-    return Block(gateway, journal, tuple(sequences), tuple(batches))
+    return Block(gateway, journal, tuple(sequences), tuple(batches), parts)
 
 
 def _count(value: object) -> int:

@@ -21,19 +21,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
 
+from gateway.accounting import Account
 from gateway.config import Cloud
 from gateway.contracts import Block, Store
 from gateway.deadletters import DeadLetters
 from gateway.decode import UnknownTable, decode_columns, decode_gaps, decode_table, parse_table_topic
 from gateway.errors import SinkUnavailable, StoreUnavailable
 from gateway.health import Health, heartbeat, notify, serve
+from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.model import Batch, TagTable
 from gateway.mqtt import Arrived
@@ -46,6 +50,8 @@ MOST_READINGS: Final = 250_000  # of one write
 MANY: Final = 16  # messages in hand after which a pause of the broker means that its window is full
 PAUSE: Final = 0.01  # s
 OPENING: Final = 5.0  # s that the store may refuse to open at the start
+TELL: Final = 0.5  # s between what is told to the gateways
+LEDGER: Final = "account.sqlite"  # in the cloud file's data directory; with workers that share, one for each
 ASK_AGAIN: Final = 5.0  # s after which unknown tables are asked for once more
 PATIENCE: Final = 180.0  # s after which a message whose table is unknown is set aside
 
@@ -57,17 +63,31 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
     metrics, health = Metrics(), Health()
     dead_letters = DeadLetters(cloud.dead_letters, metrics)
     store = open_store(cloud.store, cloud.data, dead_letters.put)
+    ledger = Ledger(ledger_path(cloud.data, cloud.broker))
     end_http = serve(cloud.metrics.listen, metrics, health) if cloud.metrics.listen else lambda: None
     try:
         await _open(store)
         async with asyncio.TaskGroup() as group:
             beat = group.create_task(heartbeat(health))
-            await Ingest(cloud.broker, store, metrics, health, dead_letters).run(stop)
+            worker = client_id(cloud.broker)
+            account = Account(ledger, worker, cloud.broker.key, metrics, health)
+            await Ingest(cloud.broker, store, metrics, health, dead_letters, account).run(stop)
             beat.cancel()
     finally:
         notify("STOPPING=1")
         await store.close()
+        ledger.close()
         end_http()
+
+
+def client_id(options: IngestOptions) -> str:
+    """Give the name by which the broker and the gateways know this worker."""
+    return options.client_id or f"plantbridge-{options.share or 'ingest'}"
+
+
+def ledger_path(data: Path, options: IngestOptions) -> Path:
+    """Give the file of this worker's account."""
+    return data / (f"account-{client_id(options)}.sqlite" if options.share else LEDGER)
 
 
 async def _open(store: Store) -> None:
@@ -102,6 +122,7 @@ class Ingest:
         metrics: Metrics,
         health: Health,
         dead_letters: DeadLetters,
+        account: Account,
         *,
         patience: float = PATIENCE,
     ) -> None:
@@ -110,6 +131,7 @@ class Ingest:
         self._metrics = metrics
         self._health = health
         self._dead_letters = dead_letters
+        self._account = account
         self._patience = patience
         self._tables: dict[tuple[str, str, int], TagTable] = {}  # by topic prefix, journal and number
         self._arrived: deque[Arrived] = deque()
@@ -118,6 +140,9 @@ class Ingest:
         self._over = asyncio.Event()  # the session or ingest is to end
         self._refused: set[tuple[str, bytes]] = set()  # definitions that cannot be read
         self._connected_before = False
+        self._told_us: list[Arrived] = []  # what gateways and other workers tell of themselves
+        self._told = 0.0  # when the gateways were told what is stored, loop time
+        self._unheard: set[str] = set()  # topics that the broker does not take
         self._asked = 0.0  # when unknown tables were asked for last, loop time
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -130,6 +155,7 @@ class Ingest:
                     while not self._over.is_set():
                         await self._gather()
                         await self._pass(connection)
+                        await self._tell(connection)
                 reason = connection.reason
             except SinkUnavailable as error:
                 reason = str(error)
@@ -146,9 +172,9 @@ class Ingest:
         """Connect and subscribe; close in the end. Raises SinkUnavailable."""
         self._arrived.clear()  # of the last session: the broker sends it again
         self._parked.clear()
+        self._told_us.clear()
         self._over.clear()
-        name = f"plantbridge-{self._options.share or 'ingest'}"
-        connection = source(self._options, name, self._take_in)
+        connection = source(self._options, client_id(self._options), self._take_in)
         watchers: list[asyncio.Task[None]] = []
         try:
             await connection.open()
@@ -177,9 +203,11 @@ class Ingest:
         topic = self._options.topic
         share = self._options.share if self._options.version == "5" else None
         shared = f"$share/{share}/" if share else ""
-        filters = [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
-        if self._options.stream is not None:
-            return  # they come from the stream
+        filters = [f"{topic}/account/+"]
+        if self._options.stream is None:  # else they come from the stream
+            filters += [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
+        if share or self._options.stream is not None:
+            filters.append(f"{topic}/stored/+")
         answers = await connection.subscribe(filters, timeout=self._options.connect_timeout)
         for name, answer in zip(filters, answers, strict=True):
             if answer.refused:
@@ -203,7 +231,8 @@ class Ingest:
         clock = asyncio.get_running_loop().time
         while not self._arrived and not self._over.is_set():
             self._news.clear()
-            if not await _wait(self._news, min(1.0, self._patience) if self._parked else None):
+            soon = self._parked or self._account.waiting
+            if not await _wait(self._news, min(TELL, self._patience) if soon else None):
                 return
         due = clock() + self._options.batch_interval
         while not self._over.is_set() and len(self._arrived) + len(self._parked) < self._options.in_flight:
@@ -231,6 +260,23 @@ class Ingest:
                     readings += _readings(block)
             if taken and not await self._write(taken, connection):
                 return
+        await self._hear(connection)
+
+    async def _hear(self, connection: Source) -> None:
+        """Take in what gateways and other workers tell of themselves."""
+        told, self._told_us = self._told_us, []
+        if not told:
+            return
+        try:
+            pairs = [(message.topic, message.payload) for message in told]
+            senseless = await asyncio.to_thread(self._account.hear, pairs)
+        except sqlite3.Error:  # not acknowledged: it comes again with the next session, and each minute anyway
+            log.exception("the account cannot be written")
+            return
+        for topic, payload, reason in senseless:
+            await asyncio.to_thread(self._dead_letters.put, topic, payload, reason)
+        for message in told:
+            connection.acknowledge(message)
 
     async def _decoded(self, message: Arrived, connection: Source) -> Block | None:
         """Read a message; where it holds no readings, do what is to be done about it."""
@@ -242,6 +288,9 @@ class Ingest:
                 )
             if kind == "gaps":
                 return decode_gaps(message.payload)
+            if message.topic.rsplit("/", 2)[1] in ("account", "stored"):
+                self._told_us.append(message)
+                return None
             self._define(message)
         except UnknownTable as error:
             now = asyncio.get_running_loop().time()
@@ -295,6 +344,7 @@ class Ingest:
         while True:
             try:
                 report = await self._store.write([block for _, block in taken])
+                await asyncio.to_thread(self._note, taken)
             except StoreUnavailable as error:
                 if error.permanent:
                     return await self._write_one_by_one(taken, connection, str(error))
@@ -314,6 +364,25 @@ class Ingest:
         self._metrics.stored.inc(report.stored)
         self._metrics.duplicates.inc(report.duplicates)
         return True
+
+    def _note(self, taken: Sequence[tuple[Arrived, Block]]) -> None:
+        """Put what is stored into the account. Raises StoreUnavailable."""
+        try:
+            self._account.note((message.topic.rpartition("/")[0], block) for message, block in taken)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the account cannot be written: {error}") from error
+
+    async def _tell(self, connection: Source) -> None:
+        """Tell the gateways what is stored. Raises SinkUnavailable."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told < TELL and not self._over.is_set():
+            return
+        self._told = now
+        for topic, payload in self._account.news():
+            answer = await connection.publish(topic, payload, timeout=self._options.connect_timeout, retain=True)
+            if answer.refused and topic not in self._unheard:
+                self._unheard.add(topic)
+                log.warning("the broker does not let ingest tell what is stored", topic=topic, reason=answer.name)
 
     async def _write_one_by_one(self, taken: Sequence[tuple[Arrived, Block]], connection: Source, reason: str) -> bool:
         """Find the message that the store will never take, and store the others."""

@@ -65,6 +65,12 @@ class Metrics:
             "plantbridge_audit_failures", "Lines that the audit log could not take", registry=registry
         )
         self.stored = Counter("plantbridge_stored_readings", "Readings the store committed", registry=registry)
+        self.undeclared = Gauge(
+            "plantbridge_undeclared_records",
+            "Journal records that were acknowledged and are not in the store",
+            ["gateway"],
+            registry=registry,
+        )
         self.duplicates = Counter("plantbridge_duplicate_readings", "Readings stored before", registry=registry)
         self.dead_letters = Counter("plantbridge_dead_letters", "Messages set aside", registry=registry)
 

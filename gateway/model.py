@@ -219,12 +219,18 @@ class Batch:
         )
 
 
+THINNED: Final = "thinned"
+"""The reason of a gap that declares readings which a publisher left out to keep its budget. It has no record of its own
+in the journal, and bears the number of one that was told in part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A declared hole: between `start` and `end` (ns) readings are missing, and why.
 
     An empty device means all devices of the gateway, an empty group all groups of the device. `readings` is how
-    many were lost, where that is known; `scans` how many scan instants passed without one.
+    many were lost, where that is known; `scans` how many scan instants passed without one. `first` and `last` are the
+    journal sequences that are lost with them; 0 where none are, for nothing was read.
     """
 
     device: str
@@ -234,6 +240,8 @@ class Gap:
     reason: str
     readings: int = 0
     scans: int = 0
+    first: int = 0
+    last: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -713,6 +713,13 @@ class PublisherOptions(MqttOptions):
     """What a message is that the broker took and nobody is subscribed to (MQTT 5 says so): kept in the journal and sent
     again until somebody is, the default of `columns`; or delivered, the default of other formats. Set deliver where a
     rule inside the broker takes the messages."""
+    acknowledge: Literal["broker", "store"] = "broker"
+    """Who must have a reading before the journal lets go of it. broker: whoever answers the PUBLISH. store: ingest,
+    which says so once the store has committed it; then nothing is lost in a broker either. Format columns, all tags."""
+    patience: Duration = Field(default=60.0, ge=1.0)
+    """With `acknowledge: store`: after this time a record that is not stored is sent again, where later ones are."""
+    key: str | None = Field(default=None, repr=False, min_length=16)
+    """Shared with ingest's `key`: signs what this gateway sums up for it, and is asked of what it says is stored."""
     settle: Duration = 5.0
     """What the broker acknowledged in this time before a session broke is sent again in the next: a broker that was
     killed may not have written it down. Stores drop what comes twice."""
@@ -751,6 +758,15 @@ class PublisherOptions(MqttOptions):
         given = [key for key in ("message_expiry", "content_type", "user_properties") if getattr(self, key)]
         if given and self.version != "5":
             raise ValueError(f"{' and '.join(given)} need MQTT 5: leave out version: 3.1.1")
+        return self
+
+    @model_validator(mode="after")
+    def _the_store_can_tell(self) -> Self:
+        if self.acknowledge == "store" and (self.format != "columns" or self.tags is not None or self.widen > 1):
+            raise ValueError(
+                "acknowledge: store needs format: columns, and all that is read: no tags, no widen; ingest cannot tell"
+                " what is lost from what it was not told"
+            )
         return self
 
     @model_validator(mode="after")
@@ -889,6 +905,8 @@ class IngestOptions(MqttOptions):
     """Messages that may wait for the store before the broker stops sending (receive maximum)."""
     session_expiry: Duration = 7 * 86400.0
     """How long the broker keeps messages for an ingest that is away (MQTT 5)."""
+    key: str | None = Field(default=None, repr=False, min_length=16)
+    """Shared with the gateways' `key`: signs what ingest tells them, and is asked of what they tell."""
 
     @model_validator(mode="after")
     def _a_stream_is_known_by_its_authority(self) -> Self:

@@ -16,6 +16,8 @@
 - A session that ends over a message (mosquitto ends it over one it refuses, AWS IoT over one too large) is followed by
   a careful one: a record at a time, each settled before the next, so that the guilty one does not hold up the others.
   Where nothing goes through session after session, messages are made smaller.
+- With `acknowledge: store` what the broker took is kept until ingest says that it is in the store
+  (gateway.unconfirmed), and sent again where it says so of later records only: then no broker has to be trusted.
 - Transitions are logged, the rest is counted.
 - A defect in a format or a sink ends the session, not the daemon: it is logged and tried again like a lost peer.
 """
@@ -44,16 +46,17 @@ from gateway.errors import JournalError, SinkUnavailable
 from gateway.extract import Extract
 from gateway.health import Health
 from gateway.journal import Chunk, Journal
-from gateway.journal.ranges import Range, Ranges
 from gateway.meter import Memory, on_the_wire
 from gateway.metrics import Metrics
 from gateway.model import Gap, Message, TagTable
 from gateway.options import PublisherOptions
 from gateway.pace import Pace
+from gateway.ranges import Range, Ranges
 from gateway.schedule import Backoff
 from gateway.selection import Selection
 from gateway.sinks import Demanding, Explaining, Heard, Limited, Outspoken, Watched
 from gateway.thinning import Thinning
+from gateway.unconfirmed import Unconfirmed
 from gateway.valve import Valve
 
 log = structlog.get_logger()
@@ -66,6 +69,7 @@ _FEW: Final = 1024  # bytes of such a piece
 _CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
 _DECLARE: Final = 60.0  # s between declarations of what was thinned
 _LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
+_TRIES: Final = 3  # times that a record was sent again before somebody must know
 _WELL: Final = 5.0  # s after which a session in which nothing was to be sent counts as a good one
 
 
@@ -80,6 +84,7 @@ class _Chunk:
     refused: bool = False  # one of the messages
     put_off: bool = False  # one of the messages was refused for now
     size: int = 0  # bytes in the journal
+    told: Ranges = field(default_factory=Ranges)  # records that are in messages
     declares: Sequence[_Chunk] = ()  # chunks that wait for this one, which is no part of the journal
 
 
@@ -166,6 +171,8 @@ class Publisher:
         self._doubted = Ranges()  # what the peer took in a session that broke soon after
         self._selection = selection
         self._last_taken = (0, 0)  # when the peer last took readings (ns), and the last sequence inside
+        self._unconfirmed = Unconfirmed(options.patience) if options.acknowledge == "store" else None
+        self._stored = Ranges()  # what ingest says is in the store
         self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
@@ -241,6 +248,33 @@ class Publisher:
         waiting = sum(last - first + 1 for first, last in self._journal.pending(self.name))
         return waiting <= sum(chunk.last - chunk.first + 1 for _, chunk in self._held)
 
+    def stored(self, runs: Sequence[Range]) -> None:
+        """Hear from ingest which records are in the store."""
+        for first, last in runs:
+            self._stored.add(first, last)
+        for first, last in self._journal.pending(self.name):  # also what an earlier run of ours has sent
+            for part in Ranges(self._stored.missing(first, last)).missing(first, last):
+                if self._unconfirmed is None or self._unconfirmed.ranges.missing(*part) == [part]:
+                    self._journal.acknowledge(self.name, *part, 0)
+        self._confirm()
+
+    def _confirm(self) -> None:
+        """Let go of what is stored, and send again what was lost between the broker and the store."""
+        if self._unconfirmed is None:
+            return
+        for first, last, readings in self._unconfirmed.confirmed(self._stored):
+            self._journal.acknowledge(self.name, first, last, readings)
+        newest = max((last for _, last in self._stored), default=0)
+        again = self._unconfirmed.overdue(newest, asyncio.get_running_loop().time())
+        if again:
+            count = sum(last - first + 1 for first, last in again)
+            self._log.warning("The store has not got what the broker took: sent again.", records=count, runs=again[:5])
+            if self._session is not None:
+                self._session.backlog.extend(again)
+                self._session.changed()
+            self._tell()
+        self._news.set()
+
     # ------------------------------------------------------------------------------------------------ sessions
 
     async def _attempt(self) -> str:
@@ -265,6 +299,8 @@ class Publisher:
                 for _, chunk in self._held:
                     self._doubted.add(chunk.first, chunk.last)
                 self._held.clear()
+            if self._unconfirmed is not None and not ours:
+                self._unconfirmed.doubt(asyncio.get_running_loop().time() - self._options.settle)
             await self._sink.close()
 
     async def _part(self) -> None:
@@ -283,6 +319,8 @@ class Publisher:
         self._valve.open()
         window, loop = self._options.window, asyncio.get_running_loop()
         held = Ranges((chunk.first, chunk.last) for _, chunk in self._held)
+        for first, last in self._unconfirmed.ranges if self._unconfirmed is not None else ():
+            held.add(first, last)
         pending = [part for first, last in self._journal.pending(self.name) for part in held.missing(first, last)]
         oldest = pending[0][0] if pending else self._journal.committed + 1
         self._doubted = Ranges((first, last) for first, last in self._doubted if last >= oldest)
@@ -468,19 +506,29 @@ class Publisher:
 
     async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
         """Encode what was read, and send it as soon as the window and the pace allow."""
+        if self._unconfirmed is not None and not self._stored.missing(read.first, read.through):
+            return  # it has come to the store already
         records, lost = self._extract.records(read, backlog=backlog), False
         if self._thinning and not backlog and not self._careful:
             records, lost = self._thin(self._thinning, records)
         if not records and not lost:  # nothing that this publisher may tell, or nothing that can be read
-            self._journal.acknowledge(self.name, read.first, read.through, 0)
-            self._news.set()
+            self._acknowledge_nothing(read)
             return
         chunk = _Chunk(read.first, read.through, int(lost), size=sum(len(packed) for _, packed in read.records))
+        if self._unconfirmed is not None:
+            for record in records:
+                chunk.told.add(record.sequence, record.sequence)
         if not records:
             session.undeclared.append(chunk)
             return
         async with self._turn(records):
             await self._hand_out(session, chunk, records, backlog=backlog)
+
+    def _acknowledge_nothing(self, read: Chunk) -> None:
+        self._journal.acknowledge(self.name, read.first, read.through, 0)
+        if self._unconfirmed is not None:
+            self._unconfirmed.confirmed(Ranges([(read.first, read.through)]))
+        self._news.set()
 
     def _thin(self, thinning: Thinning, records: list[Record]) -> tuple[list[Record], bool]:
         """Leave out what the budget does not allow; say whether anything was."""
@@ -595,7 +643,10 @@ class Publisher:
         """Tell the health of a publisher that is connected."""
         if self._valve.spent:
             return  # it has told
-        reason = "; ".join(self._denied.values())
+        reasons = [*self._denied.values()]
+        if self._unconfirmed is not None and self._unconfirmed.tried >= _TRIES:
+            reasons.append("records that the broker took do not come to the store: see the log of ingest")
+        reason = "; ".join(reasons)
         self._health.publisher(self.name, up=not reason, reason=reason and f"{reason}; the journal keeps it")
 
     def _try_again(self) -> None:
@@ -610,6 +661,14 @@ class Publisher:
         if chunk.declares:
             for each in chunk.declares:
                 self._settle(each)
+            return
+        if self._unconfirmed is not None and not chunk.refused:
+            now = asyncio.get_running_loop().time()
+            for first, last in chunk.told.missing(chunk.first, chunk.last):
+                self._journal.acknowledge(self.name, first, last, 0)  # there is nothing in them that could be stored
+            for number, (first, last) in enumerate(chunk.told):
+                self._unconfirmed.took(first, last, 0 if number else chunk.readings, now)
+            self._confirm()
             return
         again = not self._doubted.missing(chunk.first, chunk.last)
         if chunk.refused or again or not self._options.settle:  # refused must not come back; taken twice is enough

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 
 from gateway.contracts import Record
-from gateway.model import Batch, Gap, TagTable
+from gateway.model import THINNED, Batch, Gap, TagTable
 from gateway.stages.report import ReportByException
-
-THINNED: Final = "thinned"
 
 
 @dataclass(slots=True, eq=False)

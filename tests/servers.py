@@ -124,6 +124,10 @@ class Mosquitto:
             settings += [f"require_certificate {'true' if client_certificates else 'false'}"]
         self._settings = settings
 
+    def forget(self) -> None:
+        """Lose the disk, while it does not run: sessions, retained and queued messages."""
+        (self.directory / "mosquitto.db").unlink(missing_ok=True)
+
     @property
     def url(self) -> str:
         host = f"[{self._address}]" if ":" in self._address else self._address

@@ -12,7 +12,8 @@
               all tags of its table in order: it is half of a message's bytes, and says nothing there.
     metadata  the schema's key "plantbridge": {"v": 1, "gateway", "journal", "records": [[sequence, table, rows], ...],
               "backfill"}: rows follow each other in the order of `records`. A record too large for one message is
-              spread over several, with its sequence in each. "backfill" marks data that is late on purpose.
+              spread over several, each with [sequence, table, rows, first row, rows of the whole record]. "backfill"
+              marks data that is late on purpose.
 
 docs/guide/columns.md tells it to strangers, with ten lines that read it.
 """
@@ -46,7 +47,7 @@ _TYPES: Final = {
 }
 _RATIO: Final = 0.5  # bytes of a message to bytes of its columns, before anything is known
 
-_Part = tuple[int, Batch]  # a record's sequence and some or all of its rows
+_Part = tuple[int, Batch, int, int]  # a record's sequence, some or all of its rows, the first of them, how many it has
 _Sort = tuple[str, bool, bool]  # what messages are made of: value type, backfill, whole scans
 
 
@@ -77,11 +78,16 @@ class Columns:
             return []
         before = records[0].sequence - 1
         gaps = [(record.sequence, record.content) for record in records if isinstance(record.content, Gap)]
-        batches = [(record.sequence, record.content) for record in records if isinstance(record.content, Batch)]
+        batches = [
+            (record.sequence, record.content, 0, len(record.content))
+            for record in records
+            if isinstance(record.content, Batch)
+        ]
         messages = [*self._tables(batches, before), *self._gaps(gaps, before)]
         sorts: dict[_Sort, list[_Part]] = {}
-        for sequence, batch in batches:
-            sorts.setdefault((_type(batch), batch.backfill, _whole(batch)), []).append((sequence, batch))
+        for part in batches:
+            batch = part[1]
+            sorts.setdefault((_type(batch), batch.backfill, _whole(batch)), []).append(part)
         for sort, parts in sorts.items():
             for few in self._portions(sort, parts):
                 messages += self._columns(sort, few, before)
@@ -93,7 +99,7 @@ class Columns:
         return messages
 
     def _tables(self, batches: list[_Part], before: int) -> Iterator[Message]:
-        for sequence, batch in batches:
+        for sequence, batch, *_ in batches:
             number = self._numbers[batch.table.fingerprint]
             if number not in self._told:
                 self._told.add(number)
@@ -113,6 +119,7 @@ class Columns:
                 "reason": gap.reason,
                 "readings": gap.readings,
                 "scans": gap.scans,
+                **({"first": gap.first, "last": gap.last} if gap.first else {}),
             }
             for sequence, gap in gaps
         ]
@@ -127,30 +134,35 @@ class Columns:
         """Put as many records together as are likely to fit into a message."""
         most = self.max_message / self._ratios.get(sort, _RATIO)
         size, gathered = 0, list[_Part]()
-        for sequence, batch in parts:
-            coming = _size(batch)
+        for part in parts:
+            coming = _size(part[1])
             if gathered and size + coming > most:
                 yield gathered
                 size, gathered = 0, []
-            gathered.append((sequence, batch))
+            gathered.append(part)
             size += coming
         yield gathered
 
     def _columns(self, sort: _Sort, parts: list[_Part], before: int) -> list[Message]:
         payload = self._zstd.compress(self._stream(sort, parts))
-        self._ratios[sort] = max(0.01, 1.05 * len(payload) / sum(_size(batch) for _, batch in parts))
-        rows = sum(len(batch) for _, batch in parts)
+        self._ratios[sort] = max(0.01, 1.05 * len(payload) / sum(_size(batch) for _, batch, *_ in parts))
+        rows = sum(len(batch) for _, batch, *_ in parts)
         if len(payload) > self.max_message and rows > 1:
             one, other = _halves(parts)
             sort = (*sort[:2], sort[2] and len(parts) > 1)
             return [*self._columns(sort, one, before), *self._columns(sort, other, before)]
-        oldest = min(int(batch.time.min()) for _, batch in parts)
+        oldest = min(int(batch.time.min()) for _, batch, *_ in parts)
         topic = f"{self._prefix}/columns"
         return [Message(topic, payload, parts[0][0], parts[-1][0], before, rows, oldest=oldest)]
 
+    def _entry(self, part: _Part) -> list[int]:
+        sequence, batch, first, rows = part
+        entry = [sequence, self._numbers[batch.table.fingerprint], len(batch)]
+        return entry if len(batch) == rows else [*entry, first, rows]
+
     def _stream(self, sort: _Sort, parts: list[_Part]) -> bytes:
         kind, backfill, whole = sort
-        batches = [batch for _, batch in parts]
+        batches = [part[1] for part in parts]
         tag, quality, time = (
             _joined([getattr(batch, name) for batch in batches]) for name in ("tag", "quality", "time")
         )
@@ -159,7 +171,7 @@ class Columns:
             "v": VERSION,
             "gateway": self._gateway,
             "journal": self._journal,
-            "records": [[sequence, self._numbers[batch.table.fingerprint], len(batch)] for sequence, batch in parts],
+            "records": [self._entry(part) for part in parts],
             "backfill": backfill,
         }
         schema = _SCHEMAS[kind, whole].modify(metadata={"plantbridge": orjson.dumps(header)})
@@ -208,10 +220,10 @@ def _halves(parts: list[_Part]) -> tuple[list[_Part], list[_Part]]:
     if len(parts) > 1:
         half = len(parts) // 2
         return parts[:half], parts[half:]
-    sequence, batch = parts[0]
+    sequence, batch, first, of = parts[0]
     half = len(batch) // 2
     rows = np.arange(len(batch))
-    return [(sequence, batch.take(rows[:half]))], [(sequence, batch.take(rows[half:]))]
+    return [(sequence, batch.take(rows[:half]), first, of)], [(sequence, batch.take(rows[half:]), first + half, of)]
 
 
 def _joined(columns: list[NDArray[Any]]) -> NDArray[Any]:

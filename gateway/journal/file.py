@@ -38,8 +38,8 @@ import structlog
 
 from gateway.errors import JournalError
 from gateway.journal.disk import Foreign, is_damage, wal_size
-from gateway.journal.ranges import Ranges
 from gateway.options import JournalOptions
+from gateway.ranges import Ranges
 
 log = structlog.get_logger()
 
@@ -83,6 +83,8 @@ class Loss:
     end: int
     readings: int
     fresh: int
+    first: int = 0  # sequences; 0 where they are not known
+    last: int = 0
 
 
 @dataclass(slots=True)
@@ -143,6 +145,8 @@ class _Sums(NamedTuple):
     declared: int  # readings that were lost before, of which gap records among these told
     start: int
     end: int
+    first: int = 0
+    last: int = 0
 
 
 class JournalFile:
@@ -268,7 +272,10 @@ class JournalFile:
         for name, (ranges, readings) in work.acknowledged.items():
             text = orjson.dumps(ranges).decode()
             run("UPDATE publishers SET acknowledged = ?, readings = ? WHERE name = ?", (text, readings, name))
-        owed = [[loss.number, loss.reason, loss.start, loss.end, loss.readings, 0] for loss in state.owed]
+        owed = [
+            [loss.number, loss.reason, loss.start, loss.end, loss.readings, 0, loss.first, loss.last]
+            for loss in state.owed
+        ]
         run(
             f"UPDATE journal SET ({_STATE}, owed) = (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -368,13 +375,14 @@ class JournalFile:
         """Sum up the records first..last; None where there are none."""
         sums = "count(*), sum(length(record)), sum(readings), sum(lost), min(start), max(end)"
         row = self._connection.execute(
-            f"SELECT {sums} FROM records WHERE sequence BETWEEN ? AND ?", (first, last)
+            f"SELECT {sums}, min(sequence), max(sequence) FROM records WHERE sequence BETWEEN ? AND ?", (first, last)
         ).fetchone()
         return _Sums(*row) if row[0] else None
 
     def _loss(self, state: State, reason: str, found: _Sums) -> Loss:
         state.losses += 1
-        return Loss(state.losses, reason, found.start, found.end, found.readings + found.declared, found.readings)
+        readings = found.readings + found.declared
+        return Loss(state.losses, reason, found.start, found.end, readings, found.readings, found.first, found.last)
 
     def _remove(self, state: State, through: int, count: int, size: int) -> None:
         self._connection.execute("DELETE FROM records WHERE sequence <= ?", (through,))

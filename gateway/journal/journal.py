@@ -34,10 +34,10 @@ from gateway.journal.file import (
     connect_to_read,
     open_file,
 )
-from gateway.journal.ranges import Range
 from gateway.metrics import Metrics
 from gateway.model import Gap
 from gateway.options import JournalOptions
+from gateway.ranges import Range
 
 log = structlog.get_logger()
 
@@ -374,7 +374,7 @@ class Journal:
             if loss.number in self._declared or self._failure is not None:
                 continue
             self._declared.add(loss.number)
-            gap = Gap("", "", loss.start, loss.end, loss.reason, loss.readings)
+            gap = Gap("", "", loss.start, loss.end, loss.reason, loss.readings, 0, loss.first, loss.last)
             self._append(self._pack_gap(gap), 0, loss.start, loss.end, loss.readings, loss.number)
 
     def _count(self) -> None:
@@ -410,7 +410,7 @@ class Journal:
         start, end = min(entry.start for entry in shed), max(entry.end for entry in shed)
         if self._metrics is not None:
             self._metrics.dropped.labels("disk full").inc(sum(entry.readings for entry in shed))
-        gap = Gap("", "", start, end, "disk full", readings)
+        gap = Gap("", "", start, end, "disk full", readings, 0, shed[0].sequence, shed[-1].sequence)
         self._append(self._pack_gap(gap), 0, start, end, lost=readings)
 
     def _fail(self, failure: JournalError) -> None:

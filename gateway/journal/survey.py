@@ -11,7 +11,7 @@ import orjson
 
 from gateway.errors import JournalError
 from gateway.journal.file import NAME, connect_to_read
-from gateway.journal.ranges import Ranges
+from gateway.ranges import Ranges
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,11 @@ from gateway import quality as q
 from gateway.contracts import Block, StoreReport
 from gateway.errors import StoreUnavailable
 from gateway.model import Batch, Gap, Kind
+from gateway.ranges import Ranges, runs
 from gateway.stores import layout
 from gateway.stores.catalog import Catalog, Wanted
 from gateway.stores.inquiry import Desk
-from gateway.stores.once import NEVER, Intervals, Marks, runs
+from gateway.stores.once import NEVER, Marks
 
 SETTINGS: Final[Mapping[str, Any]] = {
     # nothing is fetched from the net, and a query sees the file, not the variables of this program
@@ -194,7 +195,7 @@ class Ledger:
 
     def forget(self) -> None:
         """Read it again from the file."""
-        self._stored: defaultdict[tuple[str, str], Intervals] = defaultdict(Intervals)
+        self._stored: defaultdict[tuple[str, str], Ranges] = defaultdict(Ranges)
         rows = self._connection.execute("SELECT gateway, journal, first, last FROM ledger").fetchall()
         for gateway, journal, first, last in rows:
             self._stored[gateway, journal].add(first, last)

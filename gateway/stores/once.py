@@ -1,61 +1,18 @@
-"""What makes a store take each reading once: marks of what is newest, and a ledger of journal sequences.
+"""What makes a store take each reading once: marks of what is newest.
 
 Marks hold the time of the newest reading of each series. A reading later than its mark is certainly new, and no
 look-up is spent on it; that is nearly all of them. The others (messages that came twice, a backlog behind live
 data) are doubtful: the store must ask what it has. Marks may be too high, which costs look-ups; never too low.
-
-Intervals are sets of integers with few holes, kept as first and last of each run: the ledger of one journal.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 NEVER: Final = int(np.iinfo(np.int64).min)
-
-
-class Intervals:
-    """A set of integers as sorted runs that do not touch."""
-
-    __slots__ = ("_firsts", "_lasts")
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-
-    def __contains__(self, number: int) -> bool:
-        place = bisect_right(self._firsts, number) - 1
-        return place >= 0 and number <= self._lasts[place]
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(zip(self._firsts, self._lasts, strict=True))
-
-    def __len__(self) -> int:
-        """Give the number of runs, not of integers."""
-        return len(self._firsts)
-
-    def add(self, first: int, last: int) -> None:
-        """Put in first..last, both included; runs that meet become one."""
-        begin = bisect_left(self._lasts, first - 1)  # the first run that reaches up to us
-        end = bisect_right(self._firsts, last + 1)  # one past the last run that begins within our reach
-        if begin < end:
-            first = min(first, self._firsts[begin])
-            last = max(last, self._lasts[end - 1])
-        self._firsts[begin:end] = [first]
-        self._lasts[begin:end] = [last]
-
-
-def runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Give first and last of each run of consecutive numbers, whatever order they came in."""
-    found = Intervals()
-    for number in numbers:
-        found.add(number, number)
-    return iter(found)
 
 
 class Marks:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from gateway import deadletters
+from gateway.accounting import Account
 from gateway.contracts import Block, Store, StoreReport
 from gateway.deadletters import DeadLetters
 from gateway.errors import StoreUnavailable
 from gateway.health import Health
-from gateway.ingest import Ingest
+from gateway.ingest import Ingest, client_id
+from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.model import Gap, Kind
 from gateway.mqtt import Connection
@@ -99,7 +101,9 @@ async def running(
     keys = {"url": broker.url, "batch_interval": "50 ms", "retry_first": "50 ms", "retry_longest": "200 ms"} | settings
     metrics, health, letters = Metrics(), Health(), directory / "dead-letters"
     options = IngestOptions(**keys)
-    made = Ingest(options, store, metrics, health, DeadLetters(letters, metrics), patience=patience)
+    ledger = Ledger(directory / "account.sqlite")
+    account = Account(ledger, client_id(options), options.key, metrics, health)
+    made = Ingest(options, store, metrics, health, DeadLetters(letters, metrics), account, patience=patience)
     await store.open()
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
@@ -112,6 +116,7 @@ async def running(
         async with asyncio.timeout(30):
             await task
         await store.close()
+        ledger.close()
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, seconds: float = 60.0) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ledger import Ledger
 from tests.e2e.conftest import prove
-from tests.e2e.plant import Plant, plant, wait_until
+from tests.e2e.plant import SITE, Plant, plant, wait_until
 from tests.influx_proxy import InfluxProxy
 from tests.stores_servers import InfluxDB
 
@@ -216,3 +217,30 @@ def test_a_store_that_refuses_writes_for_30_seconds_costs_nothing(tmp_path: Path
             appended = made.account().appended
             wait_until(lambda: stored() >= appended, "the store to have it all")
             assert stored() == appended > held
+
+
+STORE_ACKNOWLEDGES = SITE.replace(
+    "    ack_timeout: {ack_timeout}\n",
+    "    ack_timeout: {ack_timeout}\n    acknowledge: store\n    patience: 2 s\n    settle: 0 s\n",
+)
+
+
+def test_a_broker_that_loses_its_disk_costs_nothing_where_the_store_acknowledges(tmp_path: Path) -> None:
+    """What the broker had acknowledged, and nobody had stored, is gone with it; the gateway still has it."""
+    with plant(tmp_path, site_template=STORE_ACKNOWLEDGES) as made:
+        rows_flow(made)
+        made.ingest.kill()
+        before = made.account().last
+        wait_until(lambda: made.account().last > before + 20, "readings that only the broker has")
+        made.broker.kill()
+        made.broker.forget()
+        made.broker.start()
+        made.ingest.start()
+        wait_until(lambda: made.ingest.said("READY") >= 2, "ingest's subscription")
+        rows_flow(made, 4.0)
+        prove(made)
+    ledger = Ledger(tmp_path / "cloud" / "account.sqlite")
+    (standing,) = ledger.standings()
+    assert standing.undeclared == ()
+    assert standing.stored == made.account().last
+    ledger.close()

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.stores.once import Intervals, Marks, runs
+from gateway.ranges import Ranges, runs
+from gateway.stores.once import Marks
 
 few = st.integers(0, 3)
 writes = st.lists(st.lists(st.tuples(few, st.integers(0, 12)), min_size=1, max_size=40), max_size=8)
@@ -58,7 +59,7 @@ def test_scans_in_their_order_need_no_look_up() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12))), st.integers(0, 80))
 def test_intervals_are_a_set(added: list[tuple[int, int]], asked: int) -> None:
-    intervals, model = Intervals(), set[int]()
+    intervals, model = Ranges(), set[int]()
     for first, length in added:
         intervals.add(first, first + length)
         model |= set(range(first, first + length + 1))
