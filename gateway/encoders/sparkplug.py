@@ -12,7 +12,8 @@
 - A device that is lost (gateway.encoders.current) dies, and is born again by its next reading. A lost device whose
   backlog is being sent is born for that, and dies again when nothing has been sent for it for five seconds.
 - The host's STATE decides only as JSON with online and timestamp (3.0); an older timestamp than seen in this session is
-  ignored. With other brokers to go to, an offline host means to leave; with one broker only, to die and to wait.
+  ignored. With other brokers to go to, an offline host means to leave, and so does one of which nothing is heard for
+  PATIENCE (a STATE is retained: it comes with the subscription); with one broker only, to die and to wait.
 - Everything is QoS 0, as the standard wants: what was sent last before a loss may be lost, and it is the publisher that
   sends it again (gateway.dialects.dialogue). A gap is told as the node's metric PlantBridge/Gap.
 
@@ -79,6 +80,7 @@ from gateway.options import SparkplugOptions
 
 NAMESPACE: Final = "spBv1.0"
 QUIET: Final = 5 * SECOND  # a lost device that was born for its backlog dies after this
+PATIENCE: Final = 10 * SECOND  # that a broker has to show the primary host's STATE, where there are others
 _NODE_COMMANDS: Final = (REBIRTH, NEXT_SERVER)
 ISOLATE: Final = "PlantBridge/Isolate"  # stops all writes; where commands are on
 
@@ -139,6 +141,7 @@ class EdgeNode:
         self._bdseq = 0
         self._death = b""
         self._host_time = -1  # ms, of the newest STATE in this session
+        self._began = 0  # ns, the session
         self._upto = 0  # records up to this sequence are history
         self._drafts: dict[str, _Draft] = {}
         self._troubles: list[str] = self._catalogue.problems()
@@ -176,7 +179,7 @@ class EdgeNode:
 
     def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]:
         """Start a session: births at once, or when the primary host is online."""
-        self._host_time, self._upto = -1, upto
+        self._host_time, self._upto, self._began = -1, upto, self._clock()
         for batch in current:
             if self._catalogue.configured(batch.table):
                 self._current.take(batch)
@@ -197,12 +200,19 @@ class EdgeNode:
         """Let lost devices die whose backlog is sent, and say what went wrong since the last call."""
         troubles, self._troubles = tuple(self._troubles), []
         if not self.ready:
-            return Heard(troubles=troubles)
+            return Heard(troubles=troubles, leave=self._unheard())
         before = self._clock() - QUIET
         quiet = [each for each in self._catalogue.devices.values() if each.born and each.last_sent <= before]
         lost = [each for each in quiet if self._current.lost(each.name)]
         deaths = tuple(note(self._topic("DDEATH", each.name), self._ddeath(each)) for each in lost)
         return Heard(send=deaths, troubles=troubles)
+
+    def _unheard(self) -> str:
+        """Say why to go to the next broker, where this one knows nothing of the primary host."""
+        waited = self._clock() - self._began >= PATIENCE
+        if self._stage is Stage.WAITING and self._host_time < 0 and self._brokers > 1 and waited:
+            return f"this broker has no STATE of the primary host {self._host}"
+        return ""
 
     # ------------------------------------------------------------------------------------------------ births, deaths
 

@@ -17,7 +17,7 @@ from gateway.commands import Result
 from gateway.contracts import Record
 from gateway.dialects import SECOND
 from gateway.dialects.dialogue import Dialogue, Forgetful
-from gateway.encoders.sparkplug import EdgeNode
+from gateway.encoders.sparkplug import PATIENCE, EdgeNode
 from gateway.encoders.sparkplug_payload import DataType
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import SparkplugOptions, WriteRule
@@ -666,6 +666,30 @@ def test_with_another_broker_to_go_to_an_offline_host_is_not_waited_for() -> Non
     plant.begin()
     heard = plant.state(False, 10)
     assert (heard.leave, heard.send) == ("the primary host scada is offline", ())
+
+
+def test_a_host_of_which_nothing_is_heard_is_looked_for_at_the_next_broker() -> None:
+    plant = Plant(primary_host="scada", brokers=2)
+    plant.begin()
+    plant.now += PATIENCE - SECOND
+    assert plant.node.tick().leave == ""
+    plant.now += SECOND
+    assert plant.node.tick().leave == "this broker has no STATE of the primary host scada"
+    plant.reconnect()  # to the next, with time of its own
+    assert plant.node.tick().leave == ""
+    plant.state(True, 3)
+    plant.now += PATIENCE
+    assert plant.node.tick().leave == ""
+    assert plant.node.ready
+
+
+def test_with_one_broker_a_host_of_which_nothing_is_heard_is_waited_for() -> None:
+    plant = Plant(primary_host="scada")
+    plant.begin()
+    plant.now += 100 * PATIENCE
+    assert plant.node.tick().leave == ""
+    plant.state(True, 3)
+    assert plant.node.ready
 
 
 def test_with_one_broker_an_offline_host_means_death_and_then_waiting() -> None:
