@@ -851,6 +851,16 @@ class InfluxdbOptions(Options):
     timeout: Duration = 10.0
 
 
+class ParquetOptions(Options):
+    """A folder of Parquet files, by gateway and day."""
+
+    type: Literal["parquet"]
+    path: str = "parquet"
+    """The folder; relative to the `data` directory."""
+    every: Duration = 300.0
+    """How often readings move into the folder. Until then they are in `data`, in staging.duckdb, on the disk."""
+
+
 class VictoriametricsOptions(Options):
     """VictoriaMetrics: floats at milliseconds, 64-bit integers exact as a pair of metrics, texts as labels."""
 
@@ -867,11 +877,12 @@ class VictoriametricsOptions(Options):
     timeout: Duration = 10.0
 
 
-StoreOptions = DuckdbOptions | InfluxdbOptions | VictoriametricsOptions
+StoreOptions = DuckdbOptions | InfluxdbOptions | ParquetOptions | VictoriametricsOptions
 
 STORES: Final[dict[str, type[StoreOptions]]] = {
     "duckdb": DuckdbOptions,
     "influxdb": InfluxdbOptions,
+    "parquet": ParquetOptions,
     "victoriametrics": VictoriametricsOptions,
 }
 """What a cloud file may say under `store`, by its type."""

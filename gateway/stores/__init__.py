@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.contracts import Store
-from gateway.options import DuckdbOptions, StoreOptions, VictoriametricsOptions
+from gateway.options import DuckdbOptions, ParquetOptions, StoreOptions, VictoriametricsOptions
 
 
 def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, bytes, str], None]) -> Store:
@@ -16,6 +16,10 @@ def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, byte
         from gateway.stores.duckdb import DuckdbStore
 
         return DuckdbStore(data / options.path)
+    if isinstance(options, ParquetOptions):
+        from gateway.stores.parquet import ParquetStore
+
+        return ParquetStore(options, data)
     if isinstance(options, VictoriametricsOptions):
         from gateway.stores.victoriametrics import VictoriametricsStore
 

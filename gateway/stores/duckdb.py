@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import duckdb
 import nanoarrow as na
@@ -64,6 +64,8 @@ _PASSING: Final = (
 )
 """Errors of the machine rather than of the data: the same blocks may well be stored later."""
 
+T = TypeVar("T")
+
 Rows = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[Any], NDArray[np.uint32]]
 """Parallel columns: series, time, value, quality."""
 
@@ -86,6 +88,10 @@ class DuckdbStore:
     async def write(self, blocks: Sequence[Block]) -> StoreReport:
         """Store readings and gaps in one transaction."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._write, blocks)
+
+    async def transact(self, work: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """Do something in the store's thread, in one transaction. Raises StoreUnavailable."""
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._transact, work)
 
     async def close(self) -> None:
         """Wait for the write in hand, and close the file."""
@@ -129,21 +135,25 @@ class DuckdbStore:
             self._connection = None
 
     def _write(self, blocks: Sequence[Block]) -> StoreReport:
+        report, new = self._transact(lambda connection: self._store(connection, blocks))
+        for series, time in new:
+            self._marks.raise_to(series, time)
+        return report
+
+    def _transact(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         connection = self._opened()
         try:
             connection.execute("BEGIN")
             try:
-                report, new = self._store(connection, blocks)
+                result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 self._undo(connection)
                 raise
-        except duckdb.Error as error:
-            passing = isinstance(error, _PASSING)
+        except (OSError, duckdb.Error) as error:
+            passing = isinstance(error, (OSError, *_PASSING))
             raise StoreUnavailable(f"{self.path}: {_first_line(error)}", permanent=not passing) from error
-        for series, time in new:
-            self._marks.raise_to(series, time)
-        return report
+        return result
 
     def _undo(self, connection: duckdb.DuckDBPyConnection) -> None:
         try:

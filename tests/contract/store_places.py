@@ -5,6 +5,7 @@ A new store adds one line to PLACES: a function that gives an async context mana
 
 from __future__ import annotations
 
+import fcntl
 import math
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb as duckdb_module
+
 from gateway.contracts import Store
 from gateway.model import Gap, Kind
-from gateway.options import InfluxdbOptions, VictoriametricsOptions
+from gateway.options import InfluxdbOptions, ParquetOptions, VictoriametricsOptions
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.influxdb import InfluxdbStore
 from gateway.stores.inquiry import read
 from gateway.stores.layout import TABLES
+from gateway.stores.parquet import ParquetStore
 from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
 from tests.stores_servers import InfluxDB, Server, VictoriaMetrics
@@ -246,9 +250,52 @@ def victoria_gaps(server: VictoriaMetrics) -> list[tuple[str, Gap]]:
     ]
 
 
+@asynccontextmanager
+async def parquet(directory: Path) -> AsyncIterator[Place]:
+    options = ParquetOptions(type="parquet")
+    root = directory / "data" / "parquet"
+
+    def readings() -> list[Stored]:
+        columns = "gateway, device, tag, unit, epoch_ns(time), kind, value, integer, unsigned, text, quality"
+        return [
+            Stored(*row[:5], _of_columns(Kind(row[5]), *row[6:10]), row[10])
+            for row in parquet_rows(root, "readings", columns)
+        ]
+
+    def gaps() -> list[tuple[str, Gap]]:
+        columns = 'gateway, device, "group", epoch_ns("start"), epoch_ns("end"), reason, readings, scans'
+        return [(row[0], Gap(*row[1:])) for row in parquet_rows(root, "gaps", columns)]
+
+    yield Place(lambda: ParquetStore(options, directory / "data"), readings, gaps, lambda: taken(root), counts=False)
+
+
+def parquet_rows(root: Path, kind: str, columns: str) -> list[tuple[Any, ...]]:
+    if not list(root.glob(f"{kind}/**/*.parquet")):
+        return []
+    source = f"read_parquet('{root}/{kind}/**/*.parquet', hive_partitioning = true, hive_types_autocast = false)"
+    with duckdb_module.connect() as connection:
+        return connection.execute(f"SELECT {columns} FROM {source}").fetchall()  # type: ignore[no-any-return]
+
+
+def _of_columns(kind: Kind, value: float | None, integer: int | None, unsigned: int | None, text: str | None) -> Any:
+    if kind is Kind.BOOL and value is not None:
+        return bool(value)
+    return {Kind.INT: integer, Kind.UINT: unsigned, Kind.TEXT: text}.get(kind, value)
+
+
+@contextmanager
+def taken(root: Path) -> Iterator[None]:
+    """Have somebody else hold a folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 PLACES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]]] = {
     "duckdb": duckdb,
     "influxdb": influxdb,
+    "parquet": parquet,
     "victoriametrics": victoriametrics,
 }
 

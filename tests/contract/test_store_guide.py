@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
 from store_places import victoria_options
 
 from gateway.contracts import Block, Store
 from gateway.model import Gap, Kind, Tag, TagTable
-from gateway.options import InfluxdbOptions
+from gateway.options import InfluxdbOptions, ParquetOptions
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.influxdb import InfluxdbStore
 from gateway.stores.inquiry import read
+from gateway.stores.parquet import ParquetStore
 from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
 from tests.native import BAD, SECOND, T0, block, scan
@@ -60,6 +62,17 @@ async def test_sql_of_the_guide_gives_rows(tmp_path: Path, sql: str) -> None:
         assert {row["state"]: row["seconds"] for row in rows} == {"on": 4.0, None: 5.0}
 
 
+async def test_questions_to_the_folder_of_parquet_files_give_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(ParquetStore(ParquetOptions(type="parquet"), tmp_path))
+    monkeypatch.chdir(tmp_path)
+    means, used, missing = (duckdb.sql(question).fetchall() for question in examples("folder"))
+    assert [row for row in means if row[1] == "pressure"] == [("press-1", "pressure", 10, 104.44444444444444)]
+    assert used == [("energy", 9)]
+    assert missing == [("demo", "press-1", "x", 5)]
+
+
 async def test_influxql_of_the_guide_gives_rows(tmp_path: Path) -> None:
     with InfluxDB(tmp_path / "influxdb") as engine, InfluxProxy(engine.url) as proxy:
         engine.create("plant")
@@ -89,4 +102,5 @@ def refused(topic: str, payload: bytes, reason: str) -> None:
 
 async def write(store: Store) -> None:
     await store.write([plant()])
+    await store.close()
     await store.close()

@@ -1,0 +1,121 @@
+"""A folder of Parquet files as a store. How they lie is in gateway.stores.folder.
+
+A write goes into a DuckDB file in the data directory (staging.duckdb) and is durable there when it returns; every
+`every`, and at each MOST_ROWS, what is in it moves into the folder. So files are few, however often ingest writes.
+
+Once, and in whatever order: a row is looked for in staging when it comes, and in its partition's files when it moves
+(only in their row groups of the same times); of two rows of a series with one time the first stays. A kill between the
+renaming of a file and the emptying of staging makes the rows move again, and be found. What staging has let go of is
+not counted in StoreReport.duplicates when it comes again.
+
+One process for a folder: the second is refused (a lock on ROOT/.lock). A folder that cannot be written to is
+StoreUnavailable as soon as a move has failed: staging does not grow without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, TextIO
+
+import duckdb
+import nanoarrow as na
+import structlog
+
+from gateway.contracts import Block, StoreReport
+from gateway.errors import StoreUnavailable
+from gateway.options import ParquetOptions
+from gateway.stores import folder, layout
+from gateway.stores.duckdb import DuckdbStore
+
+MOST_ROWS: Final = 5_000_000  # in staging
+
+_FOREVER: Final = {"begin": -(2**63) + 2, "end": 2**63 - 2}
+
+log = structlog.get_logger()
+
+
+class ParquetStore:
+    """One folder as a Store; relative paths begin at `data`."""
+
+    def __init__(self, options: ParquetOptions, data: Path) -> None:
+        self.root = data / options.path
+        self._every = options.every
+        self._staging = DuckdbStore(data / "staging.duckdb", desk=False)
+        self._lock: TextIO | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._waiting = 0  # rows in staging since the last move
+        self._failed = False
+
+    async def open(self) -> None:
+        """Take the folder. Raises StoreUnavailable: another process has it, or it cannot be written to."""
+        if self._lock is None:
+            self._lock = _locked(self.root)
+        await self._staging.open()
+        if self._timer is None:
+            self._timer = asyncio.create_task(self._move_in_time())
+
+    async def write(self, blocks: Sequence[Block]) -> StoreReport:
+        """Store readings and gaps, on the disk when it returns; they are in the folder some time later."""
+        await self.open()
+        if self._failed or self._waiting >= MOST_ROWS:
+            await self._move()
+        report = await self._staging.write(blocks)
+        self._waiting += report.stored + report.gaps
+        return report
+
+    async def close(self) -> None:
+        """Move what is in staging into the folder, and let both go."""
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
+            self._timer = None
+            try:
+                await self._move()
+            except StoreUnavailable as error:
+                log.warning("readings stay in staging.duckdb until the next start", reason=str(error))
+        await self._staging.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def _move_in_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            try:
+                await self._move()
+            except StoreUnavailable as error:
+                log.warning("readings cannot be moved into the folder; they are in staging.duckdb", reason=str(error))
+
+    async def _move(self) -> None:
+        self._failed = True
+        await self._staging.transact(self._moved)
+        self._failed = False
+        self._waiting = 0
+
+    def _moved(self, staging: duckdb.DuckDBPyConnection) -> None:
+        """Move everything into the folder; the transaction that empties staging ends after the files are there."""
+        with duckdb.connect() as files:
+            for kind, gateway, day in staging.execute(folder.partitions_sql(), _FOREVER).fetchall():
+                part = folder.Partition(kind, gateway, day, day * folder.DAY, (day + 1) * folder.DAY)
+                rows = na.ArrayStream(staging.sql(part.sql, params=part.parameters))
+                folder.add(files, part, rows, self.root)
+        for table in ("gaps", *(name for name, _ in layout.TABLES.values())):
+            staging.execute(f"DELETE FROM {table}")
+
+
+def _locked(root: Path) -> TextIO:
+    """Take a folder for this process. Raises StoreUnavailable."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    except OSError as error:
+        raise StoreUnavailable(f"cannot write to {root}: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StoreUnavailable(f"another ingest writes to {root}: give each a folder of its own") from error
+    return lock
