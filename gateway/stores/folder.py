@@ -97,13 +97,13 @@ def add(files: duckdb.DuckDBPyConnection, partition: Partition, rows: na.ArraySt
 
     `files` is a connection of its own, in memory. Raises duckdb.Error, OSError: the files are as they were.
     """
-    directory = partition.place(root)
-    directory.mkdir(parents=True, exist_ok=True)
     files.register("arrived", rows)
     try:
         files.execute("CREATE OR REPLACE TEMP TABLE fresh AS FROM arrived")
     finally:
         files.unregister("arrived")
+    directory = partition.place(root)
+    directory.mkdir(parents=True, exist_ok=True)
     parts = sorted(directory.glob("part-*.parquet"), key=lambda part: int(part.stem[5:]))
     if parts:
         _leave_out(files, partition.kind, parts)

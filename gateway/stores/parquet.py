@@ -15,6 +15,7 @@ StoreUnavailable as soon as a move has failed: staging does not grow without end
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,8 +91,11 @@ class ParquetStore:
                 log.warning("readings cannot be moved into the folder; they are in staging.duckdb", reason=str(error))
 
     async def _move(self) -> None:
-        self._failed = True
-        await self._staging.transact(self._moved)
+        try:
+            await self._staging.transact(self._moved)
+        except StoreUnavailable:
+            self._failed = True
+            raise
         self._failed = False
         self._waiting = 0
 
@@ -100,8 +104,9 @@ class ParquetStore:
         with duckdb.connect() as files:
             for kind, gateway, day in staging.execute(folder.partitions_sql(), _FOREVER).fetchall():
                 part = folder.Partition(kind, gateway, day, day * folder.DAY, (day + 1) * folder.DAY)
-                rows = na.ArrayStream(staging.sql(part.sql, params=part.parameters))
-                folder.add(files, part, rows, self.root)
+                # a stream that an error leaves open would keep the database from being rolled back
+                with contextlib.closing(na.ArrayStream(staging.sql(part.sql, params=part.parameters))) as rows:
+                    folder.add(files, part, rows, self.root)
         for table in ("gaps", *(name for name, _ in layout.TABLES.values())):
             staging.execute(f"DELETE FROM {table}")
 

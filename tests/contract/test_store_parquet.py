@@ -80,7 +80,7 @@ async def test_a_kill_after_the_files_are_there_doubles_nothing(tmp_path: Path) 
 
 async def test_a_folder_that_cannot_be_written_to_stops_ingest_and_not_the_disk(tmp_path: Path) -> None:
     """Without back-pressure the staging file would fill the disk of the machine while nobody looks."""
-    opened = store(tmp_path, every="50 ms")
+    opened = store(tmp_path, every="200 ms")
     await opened.open()
     (tmp_path / "parquet" / "readings").write_text("in the way")
     await opened.write([block(scan(OF, T0))])
