@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "status": "how the running daemon is, and what to do",
     "tail": "live values",
     "explain": "why a value is what it is",
+    "probe": "every tag of real devices, once",
     "simulate": "a stand-in for every device of a site",
     "query": "last values and ranges",
     "journal": "what is in the journal",

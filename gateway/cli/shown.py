@@ -51,8 +51,15 @@ def value(found: Any, unit: str = "", states: dict[str, str] | None = None) -> s
     if states and isinstance(found, int | float) and not isinstance(found, bool):
         name = states.get(str(int(found))) if found == int(found) else None
         return f"{found:.10g} ({name or 'no such state'})"
-    text = f"{found:.7g}" if isinstance(found, float) else str(found).lower() if isinstance(found, bool) else str(found)
+    text = _float(found) if isinstance(found, float) else str(found).lower() if isinstance(found, bool) else str(found)
     return f"{text} {unit}" if unit else text
+
+
+def _float(number: float) -> str:
+    """Write whole numbers whole, and others with the digits that a float32 has."""
+    if abs(number) < 1e15 and number == int(number):
+        return str(int(number))
+    return f"{number:.7g}" if abs(number) < 1e6 else f"{number:.12g}"
 
 
 def code(number: int) -> str:

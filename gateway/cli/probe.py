@@ -1,0 +1,215 @@
+"""`plantbridge probe`: read every tag of the real devices once, and say what is off."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from gateway.acceptance.check import CheckedDevice
+    from gateway.acceptance.report import About
+    from gateway.model import Device, Link
+    from gateway.site import Site
+
+_WIDTH: Final = 140  # where the output is no terminal
+
+
+def probe(
+    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    devices: Annotated[
+        list[str] | None, typer.Argument(help="Devices; all of them where none is named.", metavar="DEVICE")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Show only the tags that are off.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an acceptance report: FILE.html or FILE.md.", metavar="FILE")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who reads, for the report.", show_default="who is logged in")] = "",
+    links: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of link urls that stand in for the site's, as `simulate --map` writes it."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Connect to the devices, read every tag once, and show raw, value and a verdict on each. Reads only.
+
+    Verdicts: plausible, out of range, wrong word order? (with the one to try), illegal address, wrong type, no value,
+    not answering. A running daemon is not asked and not needed; a device that serves one session only is not free while
+    it runs. Exits 1 where anything is off.
+
+    Example: plantbridge probe site.yaml press-1 --report acceptance.html
+    """
+    import asyncio
+
+    from gateway.cli.run import _urls
+    from gateway.config import load_site
+    from gateway.local.place import answered
+
+    if report is not None and report.suffix.lower() not in (".html", ".htm", ".md"):
+        raise typer.BadParameter(f"expected FILE.html or FILE.md, got {report}", param_hint="--report")
+    loaded = load_site(site, links=_urls(links) if links else None, secrets=False)
+    for warning in loaded.warnings:
+        if warning.path.startswith("links"):
+            typer.echo(str(warning), err=True)
+    wanted = _wanted(loaded, devices or [])
+    occupied = answered(loaded.data)
+    if occupied:
+        typer.echo(
+            "The daemon of this site is running: devices that serve one session only refuse a second. If one does not"
+            " answer, stop the daemon first.",
+            err=True,
+        )
+    found = asyncio.run(_probe(wanted))
+    about = _about(loaded, site, by, occupied=occupied)
+    if report is not None:
+        _write(report, about, found)
+    if json:
+        _json(about, found)
+    else:
+        _show(found, only_off=off)
+    raise typer.Exit(1 if any(each.off for each in found) else 0)
+
+
+def _wanted(site: Site, names: Sequence[str]) -> list[tuple[Link, list[Device]]]:
+    """Find the devices by name. Raises BadParameter."""
+    import difflib
+
+    known = [device.name for link in site.links for device in link.devices]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known[:20])}"
+            raise typer.BadParameter(f"there is no device {name}; {hint}", param_hint="DEVICE")
+    chosen = [(link, [device for device in link.devices if not names or device.name in names]) for link in site.links]
+    return [(link, devices) for link, devices in chosen if devices]
+
+
+async def _probe(wanted: Sequence[tuple[Link, list[Device]]]) -> list[CheckedDevice]:
+    """Read all links at a time, with a progress bar on a terminal."""
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from gateway.acceptance.check import check
+    from gateway.names import driver_spec
+
+    total = sum(
+        len(table) for _, devices in wanted for device in devices for group in device.groups for table in group.tables
+    )
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(f"reading {total} tags", total=total)
+
+        def step(tags: int) -> None:
+            progress.advance(task, tags)
+
+        found = await asyncio.gather(
+            *(check(link, driver_spec(link.driver).open(link), devices, step) for link, devices in wanted)
+        )
+    return [device for link in found for device in link]
+
+
+def _about(site: Site, path: Path, by: str, *, occupied: bool) -> About:
+    import datetime
+    import getpass
+    import os
+    import platform
+
+    import gateway
+    from gateway.acceptance.report import About
+
+    try:
+        user = by or os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "unknown"
+    return About(
+        site.gateway,
+        path.name,
+        datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+        user,
+        platform.node(),
+        f"{gateway.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        "The gateway's daemon was running beside it." if occupied else "",
+    )
+
+
+def _shown() -> Callable[[Any, str, dict[str, str] | None], str]:
+    from gateway.cli.shown import value
+
+    return value
+
+
+def _write(path: Path, about: About, found: Sequence[CheckedDevice]) -> None:
+    """Write the report. Raises GatewayError."""
+    from gateway.acceptance.report import html, markdown
+    from gateway.errors import GatewayError
+
+    write = markdown if path.suffix.lower() == ".md" else html
+    try:
+        path.write_text(write(about, found, _shown()), encoding="utf-8")
+    except OSError as error:
+        raise GatewayError(f"the report {path} cannot be written: {error.strerror}") from error
+    typer.echo(f"report: {path}", err=True)
+
+
+def _json(about: About, found: Sequence[CheckedDevice]) -> None:
+    from dataclasses import asdict
+
+    import orjson
+
+    from gateway import quality
+
+    body = {
+        **asdict(about),
+        "devices": [
+            {
+                "device": each.device.name,
+                "link": each.link.name,
+                "error": each.error,
+                "off": each.off,
+                "tags": [
+                    {
+                        "name": tag.name, "address": tag.tag.address, "where": str(tag.tag.where), "raw": tag.raw,
+                        "data": tag.data, "value": tag.value, "unit": tag.tag.unit,
+                        "quality": quality.name(tag.quality), "verdict": tag.verdict.value, "note": tag.note,
+                    }
+                    for tag in each.tags
+                ],
+            }
+            for each in found
+        ],
+    }  # fmt: skip
+    print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+
+
+def _show(found: Sequence[CheckedDevice], *, only_off: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from gateway.acceptance.report import HEADINGS, cells, result
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    for device in found:
+        if device.error:
+            console.print(f"[bold red]{escape(device.device.name)}:[/] {escape(device.error)}", highlight=False)
+        rows = [each for each in device.tags if not (only_off and each.fine) and not device.error]
+        if not rows:
+            continue
+        table = Table(*HEADINGS, title=escape(device.device.name), title_justify="left", title_style="bold")
+        for number in (2, 3):
+            table.columns[number].justify = "right"
+        for column in table.columns:
+            column.overflow = "fold"
+        for each in rows:
+            texts = [escape(cell) for cell in cells(each, _shown())]
+            texts[0] = texts[0].partition("/")[2]
+            if not each.fine and each.note:
+                texts[-1] += f": {escape(each.note)}\n{escape(str(each.tag.where))}"
+            table.add_row(*texts, style=None if each.fine else "red")
+        console.print(table)
+    passed, sentence = result(found)
+    console.print(f"[{'green' if passed else 'bold red'}]{escape(sentence)}[/]", highlight=False)
