@@ -36,6 +36,7 @@ from gateway.contracts import Block, Store
 from gateway.deadletters import DeadLetters
 from gateway.decode import UnknownTable, decode_columns, decode_gaps, decode_table, parse_table_topic
 from gateway.errors import SinkUnavailable, StoreUnavailable
+from gateway.fleet import Fleet
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
@@ -52,6 +53,7 @@ PAUSE: Final = 0.01  # s
 OPENING: Final = 5.0  # s that the store may refuse to open at the start
 TELL: Final = 0.5  # s between what is told to the gateways
 LEDGER: Final = "account.sqlite"  # in the cloud file's data directory; with workers that share, one for each
+SAVE: Final = 1.0  # s between writes of the table of gateways
 ASK_AGAIN: Final = 5.0  # s after which unknown tables are asked for once more
 PATIENCE: Final = 180.0  # s after which a message whose table is unknown is set aside
 
@@ -64,19 +66,23 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
     dead_letters = DeadLetters(cloud.dead_letters, metrics)
     store = open_store(cloud.store, cloud.data, dead_letters.put)
     ledger = Ledger(ledger_path(cloud.data, cloud.broker))
+    fleet = Fleet(fleet_path(cloud.data, cloud.broker))
     end_http = serve(cloud.metrics.listen, metrics, health) if cloud.metrics.listen else lambda: None
     try:
         await _open(store)
         async with asyncio.TaskGroup() as group:
             beat = group.create_task(heartbeat(health))
+            keeping = group.create_task(_keep(fleet))
             worker = client_id(cloud.broker)
             account = Account(ledger, worker, cloud.broker.key, metrics, health)
-            await Ingest(cloud.broker, store, metrics, health, dead_letters, account).run(stop)
+            await Ingest(cloud.broker, store, metrics, health, dead_letters, account, fleet=fleet).run(stop)
             beat.cancel()
+            keeping.cancel()
     finally:
         notify("STOPPING=1")
         await store.close()
         ledger.close()
+        fleet.close()
         end_http()
 
 
@@ -87,7 +93,28 @@ def client_id(options: IngestOptions) -> str:
 
 def ledger_path(data: Path, options: IngestOptions) -> Path:
     """Give the file of this worker's account."""
-    return data / (f"account-{client_id(options)}.sqlite" if options.share else LEDGER)
+    return data / (f"account-{client_id(options)}.sqlite" if divided(options) else LEDGER)
+
+
+def divided(options: IngestOptions) -> bool:
+    """Whether there may be other workers that take a part of the readings."""
+    return options.share is not None or options.stream is not None
+
+
+def fleet_path(data: Path, options: IngestOptions) -> Path:
+    """Give the file of this worker's table of gateways; workers may share a directory."""
+    return data / (f"fleet-{client_id(options)}.sqlite" if divided(options) else "fleet.sqlite")
+
+
+async def _keep(fleet: Fleet) -> None:
+    """Save the table of gateways now and then, until cancelled."""
+    while True:
+        await asyncio.sleep(SAVE)
+        if fleet.changed:
+            try:
+                await asyncio.to_thread(fleet.save)
+            except sqlite3.Error as error:  # it is heard again
+                log.warning("the table of gateways cannot be written", reason=str(error))
 
 
 async def _open(store: Store) -> None:
@@ -125,6 +152,7 @@ class Ingest:
         account: Account,
         *,
         patience: float = PATIENCE,
+        fleet: Fleet | None = None,
     ) -> None:
         self._options = options
         self._store = store
@@ -133,6 +161,7 @@ class Ingest:
         self._dead_letters = dead_letters
         self._account = account
         self._patience = patience
+        self._fleet = fleet
         self._tables: dict[tuple[str, str, int], TagTable] = {}  # by topic prefix, journal and number
         self._arrived: deque[Arrived] = deque()
         self._parked: list[_Parked] = []
@@ -143,6 +172,7 @@ class Ingest:
         self._told_us: list[Arrived] = []  # what gateways and other workers tell of themselves
         self._told = 0.0  # when the gateways were told what is stored, loop time
         self._unheard: set[str] = set()  # topics that the broker does not take
+        self._deaf = False  # the broker refuses the gateways' status
         self._asked = 0.0  # when unknown tables were asked for last, loop time
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -216,9 +246,13 @@ class Ingest:
     async def _ask_for_tables(self, connection: Source) -> None:
         self._asked = asyncio.get_running_loop().time()
         name = f"{self._options.topic}/tables/+/+"
-        (answer,) = await connection.subscribe([name], timeout=self._options.connect_timeout, qos=0)
+        told = f"{self._options.topic}/status"
+        answer, of_status = await connection.subscribe([name, told], timeout=self._options.connect_timeout, qos=0)
         if answer.refused:
             raise SinkUnavailable(f"{connection.endpoint} refuses the subscription to {name}: {answer.name}")
+        if of_status.refused and not self._deaf:
+            self._deaf = True
+            log.warning("the broker does not let ingest hear which gateways are online", topic=told)
 
     def _take_in(self, message: Arrived) -> None:
         self._arrived.append(message)
@@ -275,7 +309,10 @@ class Ingest:
             return
         for topic, payload, reason in senseless:
             await asyncio.to_thread(self._dead_letters.put, topic, payload, reason)
+        wrong = {topic for topic, _, _ in senseless}
         for message in told:
+            if message.topic.rsplit("/", 2)[1] == "account" and message.topic not in wrong:
+                self._hear_of(message)
             connection.acknowledge(message)
 
     async def _decoded(self, message: Arrived, connection: Source) -> Block | None:
@@ -291,6 +328,10 @@ class Ingest:
             if message.topic.rsplit("/", 2)[1] in ("account", "stored"):
                 self._told_us.append(message)
                 return None
+            if kind == "status":
+                self._hear_of(message)
+                connection.acknowledge(message)
+                return None
             self._define(message)
         except UnknownTable as error:
             now = asyncio.get_running_loop().time()
@@ -300,6 +341,11 @@ class Ingest:
         else:
             connection.acknowledge(message)
         return None
+
+    def _hear_of(self, message: Arrived) -> None:
+        """Note what a gateway tells of itself. Raises ValueError."""
+        if self._fleet is not None:
+            self._fleet.hear(message.topic, message.payload, live=not message.retained)
 
     def _define(self, message: Arrived) -> None:
         """Note a table's definition, and bring back the messages that waited for it. Raises ValueError."""
@@ -361,6 +407,8 @@ class Ingest:
             log.warning("the store takes readings again")
         for message, _ in taken:
             connection.acknowledge(message)
+        if self._fleet is not None:
+            self._fleet.met({message.topic.rpartition("/")[0] for message, _ in taken})
         self._metrics.stored.inc(report.stored)
         self._metrics.duplicates.inc(report.duplicates)
         return True

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "probe": "every tag of real devices, once",
     "simulate": "a stand-in for every device of a site",
     "query": "last values and ranges",
+    "fleet": "every gateway, trouble first",
     "journal": "what is in the journal",
     "schema": "JSON schema for editors",
     "scan": "which Modbus units answer",
