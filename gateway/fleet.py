@@ -57,9 +57,9 @@ class Gateway:
     offset: int | None = None
     waiting: int = 0
 
-    def trouble(self, now: int) -> list[str]:
-        """Say what is wrong with it, the worst first."""
-        found = []
+    def trouble(self, now: int, undeclared: int = 0) -> list[str]:
+        """Say what is wrong with it, the worst first; `undeclared`: records that the account misses."""
+        found = [f"{undeclared} records lost"] if undeclared else []
         silence = (now - self.contact) // SECOND
         if not self.online:
             found.append("offline")

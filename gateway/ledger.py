@@ -93,6 +93,7 @@ class Standing:
     undeclared: tuple[tuple[int, int], ...]  # runs of numbers that are lost
     waiting: int  # records that the gateway still has
     heard: int  # ns: when the gateway last summed up; 0: never
+    appended: int = 0  # readings that the gateway took, as it said then
 
 
 @dataclass(slots=True)
@@ -281,8 +282,11 @@ class Ledger:
             sets = {kind: list(numbers) for kind, numbers in journal.sets.items()}
             query = "SELECT since FROM journals WHERE id = ?"
             (since,) = self._connection.execute(query, (journal.id,)).fetchone()
-            query = "SELECT coalesce(max(heard), 0), coalesce(min(waiting), 0) FROM summaries WHERE journal = ?"
-            heard, waiting = self._connection.execute(query, (journal.id,)).fetchone()
+            query = (
+                "SELECT coalesce(max(heard), 0), coalesce(min(waiting), 0), coalesce(max(readings), 0) FROM summaries"
+                " WHERE journal = ?"
+            )
+            heard, waiting, appended = self._connection.execute(query, (journal.id,)).fetchone()
         accounted = Ranges()
         for kind in ("stored", "declared"):
             for first, last in sets.get(kind, ()):
@@ -293,7 +297,7 @@ class Ledger:
         ]
         counts = {kind: sum(last - first + 1 for first, last in runs) for kind, runs in sets.items()}
         stored, declared = counts.get("stored", 0), counts.get("declared", 0)
-        return Standing(gateway, name, since, stored, declared, tuple(lost), waiting, heard)
+        return Standing(gateway, name, since, stored, declared, tuple(lost), waiting, heard, appended)
 
     def standings(self) -> list[Standing]:
         """Give how every journal stands."""

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "probe": "every tag of real devices, once",
     "simulate": "a stand-in for every device of a site",
     "query": "last values and ranges",
+    "account": "what is stored, and what is missing",
     "fleet": "every gateway, trouble first",
     "journal": "what is in the journal",
     "schema": "JSON schema for editors",

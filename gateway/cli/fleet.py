@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +18,14 @@ def fleet(
 ) -> None:
     """Show every gateway that ingest hears of: births, last contact, backlog, version, clock.
 
-    Those in trouble come first, and the exit code is 1 where there is one: offline, silent for 10 minutes, more than
-    1,000 records that wait, a clock that is more than 5 s off. Ingest may be running.
+    Those in trouble come first, and the exit code is 1 where there is one: records lost on the way, offline, silent
+    for 10 minutes, more than 1,000 records that wait, a clock that is more than 5 s off. Ingest may be running.
 
     Example: plantbridge fleet /etc/plantbridge/cloud.yaml
     """
     import time
 
+    from gateway.cli import account
     from gateway.config import load_cloud
     from gateway.errors import GatewayError
     from gateway.fleet import PATTERN, read
@@ -32,47 +34,59 @@ def fleet(
     if not any(loaded.data.glob(PATTERN)):
         raise GatewayError(f"{loaded.data} has no table of gateways: has ingest run with {cloud}?")
     now = time.time_ns()
-    rows = [(each, each.trouble(now)) for each in read(loaded.data)]
-    rows.sort(key=lambda row: (not row[1], -len(row[1]), row[0].prefix))
+    lost = {line.gateway: line.undeclared for line in account.read(loaded.data) if not line.device}
+    rows = [
+        _Row(each, lost.get(each.gateway), each.trouble(now, lost.get(each.gateway, 0))) for each in read(loaded.data)
+    ]
+    rows.sort(key=lambda row: (not row.trouble, not row.undeclared, -len(row.trouble), row.of.prefix))
     if json:
         _json(rows)
     else:
         _table(rows, now)
-    if any(trouble for _, trouble in rows):
+    if any(row.trouble for row in rows):
         raise typer.Exit(1)
 
 
-def _json(rows: list[tuple[Gateway, list[str]]]) -> None:
-    from dataclasses import asdict
+@dataclass(frozen=True, slots=True)
+class _Row:
+    of: Gateway
+    undeclared: int | None  # records; None: no account of it
+    trouble: list[str]
 
+
+def _json(rows: list[_Row]) -> None:
     import orjson
 
-    made: list[dict[str, Any]] = [{**asdict(each), "trouble": trouble} for each, trouble in rows]
+    made: list[dict[str, Any]] = [
+        {**asdict(row.of), "undeclared": row.undeclared, "trouble": row.trouble} for row in rows
+    ]
     typer.echo(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
 
 
-def _table(rows: list[tuple[Gateway, list[str]]], now: int) -> None:
+def _table(rows: list[_Row], now: int) -> None:
     import sys
 
     from rich.console import Console
     from rich.table import Table
 
-    names = ("gateway", "trouble", "last contact", "births", "online since", "version", "backlog", "clock")
+    names = ("gateway", "trouble", "last contact", "births", "online since", "version", "backlog", "complete", "clock")
     table = Table(*names, box=None, header_style="bold", pad_edge=False)
-    for each, trouble in rows:
+    for row in rows:
+        each = row.of
         table.add_row(
             each.gateway,
-            ", ".join(trouble) or "-",
+            ", ".join(row.trouble) or "-",
             f"{_span(now - each.contact)} ago" if each.contact else "?",
             str(each.births),
             _span(now - each.born) if each.online and each.born else "-",
             each.version or "?",
             str(each.waiting) if each.summed else "?",
+            "?" if row.undeclared is None else "no" if row.undeclared else "yes",
             "?" if each.offset is None else f"{each.offset / 1e9:+.1f} s",
         )
     wide = None if sys.stdout.isatty() else 1000
     Console(width=wide, highlight=False, markup=False, emoji=False).print(table)
-    troubled = sum(bool(trouble) for _, trouble in rows)
+    troubled = sum(bool(row.trouble) for row in rows)
     typer.echo(f"{len(rows)} gateways, {troubled} in trouble")
 
 

@@ -116,12 +116,12 @@ def _range(since: str | None, from_: str | None, to: str | None) -> tuple[int | 
         raise typer.BadParameter("--since and --from both say where to begin; give one of them")
     try:
         start = time.time_ns() - round(seconds(since) * 1e9) if since else None
-        return _instant(from_) if from_ else start, _instant(to) if to else None
+        return instant(from_) if from_ else start, instant(to) if to else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
-def _instant(text: str) -> int:
+def instant(text: str) -> int:
     """Read a date or a time, local where it has no offset, as ns."""
     from datetime import datetime
 
