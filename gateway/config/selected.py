@@ -18,6 +18,9 @@ from gateway.selection import Selection, matcher
 
 Path = tuple[str | int, ...]
 
+ONLY_3_1_1 = frozenset({"huawei", "aliyun", "tencent", "azure"})
+"""Formats whose platforms do not speak MQTT 5."""
+
 
 def check_publishers(
     publishers: Mapping[str, PublisherOptions], links: Sequence[Link], tree: Tree, files: Files
@@ -30,7 +33,60 @@ def check_publishers(
             _selection(options.tags, ("publish", name, "tags"), [*names], [*devices], links, tree, files)
         if options.widen > 1:
             _widening(options, ("publish", name, "widen"), links, tree, files)
+        _forced_version(name, options, tree, files)
     _same_place(publishers, tree, files)
+    _same_client(publishers, tree, files)
+
+
+def check_commands(publishers: Mapping[str, PublisherOptions], links: Sequence[Link], tree: Tree, files: Files) -> None:
+    """Warn of commands that nothing may carry out, or that nobody can give."""
+    path: Path = ("commands",)
+    if not any(tag.writable is not None for link in links for table in link.tables for tag in table.tags):
+        hint = "give a tag writable: {min: ..., max: ...}, or leave commands out"
+        files.report(locate(tree, path)[0], path, "commands are on, and no tag is writable", hint, "warning")
+    elif not any(options.commands == "on" and options.format != "opcua-json" for options in publishers.values()):
+        hint = "let a publisher of another format than opcua-json have commands: on"
+        files.report(locate(tree, path)[0], path, "commands are on, and no publisher takes any", hint, "warning")
+
+
+def _forced_version(name: str, options: PublisherOptions, tree: Tree, files: Files) -> None:
+    """Warn of what only MQTT 5 has, under a format whose platform speaks 3.1.1."""
+    if options.format not in ONLY_3_1_1:
+        return
+    for key in ("message_expiry", "content_type", "user_properties"):
+        if getattr(options, key):
+            path: Path = ("publish", name, key)
+            reason = f"{key} is MQTT 5, and {options.format} is spoken to in MQTT 3.1.1: it has no effect"
+            files.report(locate(tree, path)[0], path, reason, f"leave {key} out", "warning")
+
+
+def _same_client(publishers: Mapping[str, PublisherOptions], tree: Tree, files: Files) -> None:
+    """Warn of one client id at one broker: it ends the older session when the other one begins."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, options in publishers.items():
+        client_id = _client_id(options)
+        if not client_id:
+            continue
+        places = [(url, client_id) for url in options.url]
+        other = next((seen[each] for each in places if each in seen), None)
+        for each in places:
+            seen.setdefault(each, name)
+        if other is not None:
+            path: Path = ("publish", name)
+            reason = f"{other} and {name} have the client id {client_id} at one broker: only one can be connected"
+            files.report(locate(tree, path)[0], path, reason, "give each a client id of its own", "warning")
+
+
+def _client_id(options: PublisherOptions) -> str:
+    """Give the client id that the site file fixes; nothing where the publisher's name is in it."""
+    if options.aws is not None:
+        return options.aws.thing
+    if options.azure is not None:
+        return options.azure.device_id
+    if options.huawei is not None:
+        return options.huawei.device_id
+    product = options.aliyun or options.tencent
+    return f"{product.product} {product.name}" if product is not None else options.client_id or ""
 
 
 def _selection(

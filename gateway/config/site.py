@@ -21,7 +21,7 @@ from gateway.config.merge import include
 from gateway.config.messages import Piece, check
 from gateway.config.models import FragmentOptions, SiteOptions
 from gateway.config.references import Missing, References, written
-from gateway.config.selected import check_publishers
+from gateway.config.selected import check_commands, check_publishers
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link
@@ -82,6 +82,8 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
         check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
     if publishers and not any(problem.severity == "error" for problem in files.found()):
         check_publishers(publishers, compiled, tree, files)
+        if options is not None and _commands(options) is not None:
+            check_commands(publishers, compiled, tree, files)
     problems = files.found()
     if options is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)

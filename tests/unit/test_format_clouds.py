@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gateway import quality as q
 from gateway.commands import Result
+from gateway.config.selected import ONLY_3_1_1
 from gateway.dialects import ENVELOPE, SECOND, Dialect, Section
 from gateway.dialects.aliyun import Aliyun, sign
 from gateway.dialects.aws import Aws
@@ -599,6 +600,11 @@ def commanded(name: str) -> tuple[Session, Any]:
     }[name]()  # fmt: skip
     here.hear(*incoming)
     return here, case.platform
+
+
+@each
+def test_check_knows_which_platforms_speak_no_mqtt_5(name: str) -> None:
+    assert (name in ONLY_3_1_1) == ("5" not in CASES[name]().dialect.limits.versions)
 
 
 @each
