@@ -20,6 +20,7 @@ from gateway.ranges import Range, Ranges
 from gateway.statements import Summary, read_stored, read_summary, write_stored
 
 MOST: Final = 64  # runs in one message, beside those that are new
+AT_ONCE: Final = 500  # messages; with very many gateways each hears less often
 MOST_NEW: Final = 1000  # runs in one message; it must stay small enough to be read
 PATIENCE: Final = 120.0  # s that a hole may stay where something later has come
 LONG: Final = 900.0  # s that the newest records may stay away: a broker may have much to deliver first
@@ -30,8 +31,13 @@ log = structlog.get_logger()
 class Account:
     """The ledger of one ingest worker, and what is to be told of it. `note` and `hear` block on the disk."""
 
-    def __init__(self, ledger: Ledger, worker: str, key: str | None, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self, ledger: Ledger, worker: str, key: str | None, metrics: Metrics, health: Health, *, shared: bool = False
+    ) -> None:
+        """`shared`: other workers are to hear of all that is stored."""
         self._ledger = ledger
+        self._shared = shared
+        self._waiting: set[tuple[str, str]] = set()  # gateways and journals that wait to hear
         self._worker = worker
         self._key = key
         self._metrics = metrics
@@ -48,15 +54,17 @@ class Account:
             prefixes[block.gateway, block.journal] = prefix
             blocks.append(block)
         for (gateway, journal), runs in self._ledger.note(blocks).items():
+            if not self._shared and (gateway, journal) not in self._waiting:
+                continue
             new = self._new.setdefault((prefixes[gateway, journal], gateway, journal), Ranges())
             for run in runs:
                 new.add(*run)
 
     def news(self) -> list[tuple[str, bytes]]:
         """Give topics and payloads of what is to be told now, retained."""
-        news, self._new = self._new, {}
         messages = []
-        for (prefix, gateway, journal), new in news.items():
+        for key in list(self._new)[:AT_ONCE]:
+            (prefix, gateway, journal), new = key, self._new.pop(key)
             for run in self._ledger.newest(gateway, journal, MOST):
                 new.add(*run)
             payload = write_stored(gateway, journal, list(new)[-MOST_NEW:], self._key)
@@ -73,7 +81,12 @@ class Account:
             kind, name = topic.rsplit("/", 2)[1:]
             try:
                 if kind == "account":
-                    summaries.append(read_summary(payload, self._key))
+                    summary = read_summary(payload, self._key)
+                    summaries.append(summary)
+                    if summary.waits:
+                        self._waiting.add((summary.gateway, summary.journal))
+                        prefix = topic.rsplit("/", 2)[0]
+                        self._new.setdefault((prefix, summary.gateway, summary.journal), Ranges())
                 elif name != self._worker:
                     elsewhere.append(read_stored(payload, self._key))
             except ValueError as error:

@@ -250,6 +250,7 @@ def _summary(site: Site, name: str, journal: Journal) -> Summary:
         waiting,
         complete,
         __version__,
+        options.acknowledge == "store",
     )
 
 

@@ -51,6 +51,7 @@ MOST_READINGS: Final = 250_000  # of one write
 MANY: Final = 16  # messages in hand after which a pause of the broker means that its window is full
 PAUSE: Final = 0.01  # s
 OPENING: Final = 5.0  # s that the store may refuse to open at the start
+STRIKES: Final = 2  # sessions that ended over what ingest told: mosquitto does that over what its ACL forbids
 TELL: Final = 0.5  # s between what is told to the gateways
 LEDGER: Final = "account.sqlite"  # in the cloud file's data directory; with workers that share, one for each
 SAVE: Final = 1.0  # s between writes of the table of gateways
@@ -74,7 +75,8 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
             beat = group.create_task(heartbeat(health))
             keeping = group.create_task(_keep(fleet))
             worker = client_id(cloud.broker)
-            account = Account(ledger, worker, cloud.broker.key, metrics, health)
+            shared = bool(cloud.broker.share) or cloud.broker.stream is not None
+            account = Account(ledger, worker, cloud.broker.key, metrics, health, shared=shared)
             await Ingest(cloud.broker, store, metrics, health, dead_letters, account, fleet=fleet).run(stop)
             beat.cancel()
             keeping.cancel()
@@ -171,7 +173,9 @@ class Ingest:
         self._connected_before = False
         self._told_us: list[Arrived] = []  # what gateways and other workers tell of themselves
         self._told = 0.0  # when the gateways were told what is stored, loop time
-        self._unheard: set[str] = set()  # topics that the broker does not take
+        self._telling = False  # whether something was told that the broker has not answered yet
+        self._strikes = 0  # sessions that ended over it
+        self._unheard = False  # whether the broker has refused it
         self._deaf = False  # the broker refuses the gateways' status
         self._asked = 0.0  # when unknown tables were asked for last, loop time
 
@@ -203,6 +207,10 @@ class Ingest:
         self._arrived.clear()  # of the last session: the broker sends it again
         self._parked.clear()
         self._told_us.clear()
+        if self._telling:
+            self._telling, self._strikes = False, self._strikes + 1
+            if self._strikes == STRIKES:
+                self._mute(f"{self._options.topic}/stored/+", "sessions end over it")
         self._over.clear()
         connection = source(self._options, client_id(self._options), self._take_in)
         watchers: list[asyncio.Task[None]] = []
@@ -426,11 +434,26 @@ class Ingest:
         if now - self._told < TELL and not self._over.is_set():
             return
         self._told = now
-        for topic, payload in self._account.news():
-            answer = await connection.publish(topic, payload, timeout=self._options.connect_timeout, retain=True)
-            if answer.refused and topic not in self._unheard:
-                self._unheard.add(topic)
-                log.warning("the broker does not let ingest tell what is stored", topic=topic, reason=answer.name)
+        news = self._account.news()
+        if not news or self._strikes >= STRIKES:
+            return
+        self._telling = True
+        timeout = self._options.connect_timeout
+        answers = await asyncio.gather(
+            *(connection.publish(topic, payload, timeout=timeout, retain=True) for topic, payload in news)
+        )
+        self._telling, self._strikes = False, 0
+        refused = [(topic, answer.name) for (topic, _), answer in zip(news, answers, strict=True) if answer.refused]
+        if refused and not self._unheard:
+            self._unheard = True
+            self._mute(*refused[0])
+
+    def _mute(self, topic: str, reason: str) -> None:
+        log.error(
+            "the broker does not let ingest tell what is stored; gateways with acknowledge: store keep all they have",
+            topic=topic,
+            reason=reason,
+        )
 
     async def _write_one_by_one(self, taken: Sequence[tuple[Arrived, Block]], connection: Source, reason: str) -> bool:
         """Find the message that the store will never take, and store the others."""

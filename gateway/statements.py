@@ -1,12 +1,14 @@
 """What gateways and ingest tell each other of what is stored. Beside the topics of gateway.decode:
 
     {prefix}/stored/{worker}      from ingest, retained: {"v": 1, "gateway", "journal", "stored": [[first, last], ...]}:
-                                  the newest runs of journal sequences that are in the store. A gateway that waits for
-                                  the store (`acknowledge: store`) lets go of them; other workers learn of them.
+                                  the newest runs of journal sequences that are in the store. Told where a gateway waits
+                                  for it (`acknowledge: store`), which lets go of them, or where workers share.
     {prefix}/account/{publisher}  from a gateway, retained: {"v": 1, "gateway", "journal", "publisher", "at" (ns),
-                                  "committed", "readings", "waiting": [[first, last], ...], "complete", "version"}:
+                                  "committed", "readings", "waiting": [[first, last], ...], "complete", "version",
+                                  "waits"}:
                                   committed is the newest sequence on its disk, readings how many it ever took, waiting
-                                  what it still keeps for this publisher; complete says that the publisher tells all.
+                                  what it still keeps for this publisher; complete says that the publisher tells all,
+                                  waits that it has to hear what is stored.
 
 Both are sealed (gateway.sealed) where a key is configured. Bytes come from the network: readers raise ValueError only.
 """
@@ -36,6 +38,7 @@ class Summary:
     waiting: Sequence[Range]  # numbers that are not settled yet
     complete: bool = True  # False: the publisher tells a part of the readings, so that holes say nothing
     version: str = ""  # of the gateway's program
+    waits: bool = False  # whether it waits to hear what is stored
 
 
 def read_stored(payload: bytes, key: str | None) -> tuple[str, str, list[Range]]:
@@ -62,6 +65,7 @@ def read_summary(payload: bytes, key: str | None) -> Summary:
         waiting=tuple(_runs(body, "waiting")),
         complete=body.get("complete") is True,
         version=str(body.get("version", ""))[:40],
+        waits=body.get("waits") is True,
     )
 
 
