@@ -861,6 +861,18 @@ class ParquetOptions(Options):
     """How often readings move into the folder. Until then they are in `data`, in staging.duckdb, on the disk."""
 
 
+class PostgresOptions(Options):
+    """PostgreSQL 13 or later, or TimescaleDB."""
+
+    type: Literal["postgres"]
+    url: str = Field(examples=["postgresql://plantbridge@db.example/plant"])
+    """The database: a URL or libpq's keywords, also for TLS (sslmode=verify-full, sslrootcert=...)."""
+    password: str = Field(default="", repr=False)
+    db_schema: str = Field(default="plantbridge", alias="schema")
+    """Where the tables are; made where it is missing."""
+    timeout: Duration = 10.0
+
+
 class VictoriametricsOptions(Options):
     """VictoriaMetrics: floats at milliseconds, 64-bit integers exact as a pair of metrics, texts as labels."""
 
@@ -877,12 +889,13 @@ class VictoriametricsOptions(Options):
     timeout: Duration = 10.0
 
 
-StoreOptions = DuckdbOptions | InfluxdbOptions | ParquetOptions | VictoriametricsOptions
+StoreOptions = DuckdbOptions | InfluxdbOptions | ParquetOptions | PostgresOptions | VictoriametricsOptions
 
 STORES: Final[dict[str, type[StoreOptions]]] = {
     "duckdb": DuckdbOptions,
     "influxdb": InfluxdbOptions,
     "parquet": ParquetOptions,
+    "postgres": PostgresOptions,
     "victoriametrics": VictoriametricsOptions,
 }
 """What a cloud file may say under `store`, by its type."""

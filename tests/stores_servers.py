@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import signal
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
@@ -137,3 +140,54 @@ class VictoriaMetrics(Server):
         """Give the values of an instant query in PromQL, at a time in s."""
         said = orjson.loads(self.get("/api/v1/query", query=question, time=f"{time:.3f}"))
         return [float(result["value"][1]) for result in said["data"]["result"]]
+
+
+class Postgres(Server):
+    """Debian's PostgreSQL 15. It refuses to run as root: then it runs as `postgres`, in a directory that is its own."""
+
+    name = "postgres"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._who: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            os.chown(directory, owner.pw_uid, owner.pw_gid)
+            self._who = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+    def command(self, port: int) -> list[str]:
+        program = postgres_program("postgres")
+        data = self.directory / "data"
+        if not (data / "PG_VERSION").exists():
+            initdb = [postgres_program("initdb"), "-D", str(data), "-U", "plant", "-A", "trust", "-E", "UTF8", "-N"]
+            subprocess.run([*initdb, "--locale=C"], check=True, stdout=subprocess.DEVNULL, cwd="/", **self._who)
+        return [program, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
+
+    def start(self) -> Self:
+        for _ in range(1 if self.port else 5):
+            port = self.port or free_port()
+            command = self.command(port)
+            with (self.directory / "log").open("ab") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._who)
+            if wait_for_port(port, process, 60):
+                self.port, self.process = port, process
+                ready = [postgres_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "5"]
+                deadline = time.monotonic() + 60
+                while subprocess.run(ready, check=False).returncode and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                return self
+            process.kill()
+            process.wait()
+        pytest.fail(f"{self.name} does not start:\n{(self.directory / 'log').read_text()[-2000:]}")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:  # SIGTERM waits for the clients to go
+        super().stop(how)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://plant@127.0.0.1:{self.port}/postgres"
+
+
+def postgres_program(name: str) -> str:
+    """Give one of PostgreSQL's programs; Debian keeps the server's out of the path."""
+    return need(name, *(f"/usr/lib/postgresql/{version}/bin/{name}" for version in range(18, 12, -1)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.contracts import Store
-from gateway.options import DuckdbOptions, ParquetOptions, StoreOptions, VictoriametricsOptions
+from gateway.options import DuckdbOptions, ParquetOptions, PostgresOptions, StoreOptions, VictoriametricsOptions
 
 
 def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, bytes, str], None]) -> Store:
@@ -20,6 +20,10 @@ def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, byte
         from gateway.stores.parquet import ParquetStore
 
         return ParquetStore(options, data)
+    if isinstance(options, PostgresOptions):
+        from gateway.stores.postgres import PostgresStore
+
+        return PostgresStore(options)
     if isinstance(options, VictoriametricsOptions):
         from gateway.stores.victoriametrics import VictoriametricsStore
 

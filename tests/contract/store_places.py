@@ -5,10 +5,14 @@ A new store adds one line to PLACES: a function that gives an async context mana
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import functools
 import math
 import subprocess
 import sys
+import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,18 +20,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb as duckdb_module
+import psycopg
 
 from gateway.contracts import Store
 from gateway.model import Gap, Kind
-from gateway.options import InfluxdbOptions, ParquetOptions, VictoriametricsOptions
+from gateway.options import InfluxdbOptions, ParquetOptions, PostgresOptions, VictoriametricsOptions
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.influxdb import InfluxdbStore
 from gateway.stores.inquiry import read
 from gateway.stores.layout import TABLES
 from gateway.stores.parquet import ParquetStore
+from gateway.stores.postgres import PostgresStore
 from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
-from tests.stores_servers import InfluxDB, Server, VictoriaMetrics
+from tests.stores_servers import InfluxDB, Postgres, Server, VictoriaMetrics, postgres_program
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -292,10 +298,54 @@ def taken(root: Path) -> Iterator[None]:
         yield
 
 
+@asynccontextmanager
+async def postgres(directory: Path) -> AsyncIterator[Place]:
+    server = postgres_server()
+    schema = f"Plant {uuid.uuid4().hex}"
+    options = PostgresOptions.model_validate({"type": "postgres", "url": server.url, "schema": schema})
+
+    def rows(question: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(server.url) as connection:
+            if not connection.execute("SELECT to_regclass(%s)", [f'"{schema}".samples']).fetchone()[0]:  # type: ignore[index]
+                return []
+            connection.execute(f'SET search_path TO "{schema}"')  # type: ignore[arg-type]
+            return connection.execute(question).fetchall()  # type: ignore[arg-type]
+
+    def readings() -> list[Stored]:
+        ns = "(extract(epoch FROM time) * 1000000)::bigint * 1000 + nanos"
+        columns = f"gateway, device, tag, unit, {ns}, kind, value, exact, text, quality"
+        return [
+            Stored(*row[:5], _of_columns(Kind(row[5]), row[6], _whole(row[7]), _whole(row[7]), row[8]), row[9])
+            for row in rows(f"SELECT {columns} FROM readings")
+        ]
+
+    def gaps() -> list[tuple[str, Gap]]:
+        columns = 'gateway, device, "group", start_ns, end_ns, reason, readings::bigint, scans::bigint'
+        return [(row[0], Gap(*row[1:])) for row in rows(f"SELECT {columns} FROM gaps")]
+
+    yield Place(lambda: PostgresStore(options), readings, gaps, lambda: stopped(server))
+
+
+def _whole(number: Any) -> int | None:
+    return None if number is None else int(number)
+
+
+@functools.cache
+def postgres_server() -> Postgres:
+    """Give one server for all tests of this process, each in a schema of its own: making one takes seconds."""
+    postgres_program("initdb")
+    directory = tempfile.TemporaryDirectory(prefix="plantbridge-postgres-")
+    server = Postgres(Path(directory.name)).start()
+    atexit.register(directory.cleanup)
+    atexit.register(server.stop)
+    return server
+
+
 PLACES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]]] = {
     "duckdb": duckdb,
     "influxdb": influxdb,
     "parquet": parquet,
+    "postgres": postgres,
     "victoriametrics": victoriametrics,
 }
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import uuid
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pytest
-from store_places import victoria_options
+from store_places import postgres_server, victoria_options
 
 from gateway.contracts import Block, Store
 from gateway.model import Gap, Kind, Tag, TagTable
-from gateway.options import InfluxdbOptions, ParquetOptions
+from gateway.options import InfluxdbOptions, ParquetOptions, PostgresOptions
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.influxdb import InfluxdbStore
 from gateway.stores.inquiry import read
 from gateway.stores.parquet import ParquetStore
+from gateway.stores.postgres import PostgresStore
 from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
 from tests.native import BAD, SECOND, T0, block, scan
@@ -71,6 +74,19 @@ async def test_questions_to_the_folder_of_parquet_files_give_rows(
     assert [row for row in means if row[1] == "pressure"] == [("press-1", "pressure", 10, 104.44444444444444)]
     assert used == [("energy", 9)]
     assert missing == [("demo", "press-1", "x", 5)]
+
+
+async def test_sql_for_postgres_gives_rows() -> None:
+    server, schema = postgres_server(), f"guide-{uuid.uuid4().hex}"
+    options = {"type": "postgres", "url": server.url, "schema": schema}
+    await write(PostgresStore(PostgresOptions.model_validate(options)))
+    with psycopg.connect(server.url) as connection:
+        connection.execute(f'SET search_path TO "{schema}"')  # type: ignore[arg-type]
+        latest, means, used, missing = (connection.execute(asked).fetchall() for asked in examples("postgres"))  # type: ignore[arg-type]
+    assert [(row[1], row[2]) for row in latest] == [("energy", float(2**60 + 9)), ("mode", 1.0), ("pressure", 109.0)]
+    assert means[0][3] == 109.0
+    assert used[0][1] == 9
+    assert missing[0][4:] == ("x", 5, 1)
 
 
 async def test_influxql_of_the_guide_gives_rows(tmp_path: Path) -> None:
