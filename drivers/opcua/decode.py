@@ -29,6 +29,7 @@ _NUMBERS: Final[dict[int, tuple[str, str]]] = {
     wire.UINT64: ("<u8", "Q"), wire.FLOAT: ("<f4", "f"), wire.DOUBLE: ("<f8", "d"), wire.STATUS_CODE: ("<u4", "I"),
 }  # fmt: skip
 _LATEST: Final = (2**63 - 1) // 100 + wire.EPOCH  # the last tick that int64 nanoseconds since 1970 can hold
+_FIRST: Final = wire.EPOCH + 1  # the first tick that is a time
 _FIRST_WINDOW: Final = 64
 
 
@@ -162,17 +163,20 @@ def _run(body: bytes, at: int, layout: Shape, most: int, prefix: int) -> int:
         if not same.all():
             return known + int(same.argmin())
         known += length
-        window *= 8
+        window *= 64
     return known
 
 
 def _times(ticks: NDArray[np.int64], pico: NDArray[np.uint16] | None) -> NDArray[np.int64]:
-    nano = (ticks - wire.EPOCH) * 100
+    since = ticks - _FIRST  # one below 0 becomes a number beyond all that are allowed
+    outside = since.view(np.uint64).max() > _LATEST - _FIRST
+    since += 1
+    since *= 100
     if pico is not None:
-        nano += np.where(pico < 10_000, pico // 100, 0)
-    if ticks.min() <= wire.EPOCH or ticks.max() > _LATEST:
-        nano[(ticks <= wire.EPOCH) | (ticks > _LATEST)] = 0
-    return nano
+        since += np.where(pico < 10_000, pico // 100, 0)
+    if outside:
+        since[(ticks < _FIRST) | (ticks > _LATEST)] = 0
+    return since
 
 
 def _copy(layout: Shape, view: NDArray[Any], columns: Columns, rows: slice, handles: bool) -> None:

@@ -17,12 +17,14 @@ import json
 import math
 import time
 import zlib
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from asyncua import ua
+from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
@@ -39,9 +41,10 @@ from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Write, Written
-from gateway.errors import ConfigError, NotConnected, Problem, ProtocolError
+from gateway.errors import ConfigError, DeviceError, NotConnected, Problem, ProtocolError
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
+AHEAD: Final = 8  # requests of a scan that are under way at once
 LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this often
 
 
@@ -143,6 +146,8 @@ class OpcuaDriver:
         self._namespaces: list[str] = []
         self._limits = names.Limits()
         self._chunk = CHUNK
+        self._ahead = AHEAD
+        self._took_many = False  # the server has answered requests that were sent ahead
         self._prepared: dict[OpcuaPlan, _Prepared] = {}
         self._troubled = False
         self._answers: dict[OpcuaPlan, explain.Answered] = {}  # the last ones of polled groups, for `explain`
@@ -426,10 +431,24 @@ class OpcuaDriver:
         return [(wire.read_tail(chunk), len(chunk)) for chunk in chunks]
 
     async def _read(self, session: Session, prepared: _Prepared, timeout: float) -> Columns:
+        """Ask for all nodes, some requests ahead of the answers: a scan then wakes up once a request, not twice."""
         columns = Columns.empty(len(prepared.row))
         row = 0
-        for tail, count in prepared.tails:
-            body, at = await session.exchange(wire.READ_REQUEST, wire.READ_RESPONSE, tail, timeout)
+        ahead = deque(prepared.tails)
+        asked: deque[tuple[asyncio.Future[Buffer], int]] = deque()
+        while ahead or asked:
+            if len(asked) <= self._ahead // 2:
+                while ahead and len(asked) < self._ahead:
+                    tail, count = ahead.popleft()
+                    # the server counts its time from when it got the request, also while it works on those before
+                    asked.append((session.post(wire.READ_REQUEST, tail, timeout * (1 + len(asked))), count))
+            future, count = asked.popleft()
+            try:
+                body, at = await session.answer(future, wire.READ_RESPONSE, timeout)
+            except DeviceError:
+                if asked and not self._took_many:
+                    self._ahead = 1  # it may be the many at once that the server does not take
+                raise
             try:
                 if wire.int32(body, at) != count:
                     raise ProtocolError(f"{session.url}: {wire.int32(body, at)} values in answer to {count}")
@@ -437,6 +456,7 @@ class OpcuaDriver:
             except wire.Malformed as error:
                 raise ProtocolError(f"{session.url}: an answer that makes no sense: {error}") from error
             row += count
+        self._took_many |= self._ahead > 1 and len(prepared.tails) > 1
         for absent, status in prepared.missing:
             columns.status[absent] = status
         return columns

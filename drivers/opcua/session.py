@@ -31,7 +31,7 @@ from asyncua.client.ua_client import UASocketProtocol
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_from_binary
 
-from drivers.opcua import pki, security, wire
+from drivers.opcua import frames, pki, security, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.spec import OpcuaLink
 from gateway import quality as q
@@ -156,6 +156,7 @@ class Session:
             await client.connect_socket()
             _mind_cancellation(asked)
             client.uaclient.protocol._callbackmap = _Waiting()
+            frames.shorten(client.uaclient.protocol)
             await client.send_hello()
             await client.open_secure_channel()
             self._date_keys(client)
@@ -193,7 +194,10 @@ class Session:
 
         Raises Refused where the server answers with a fault, NotConnected, ProtocolError.
         """
-        future = self.post(type_id, tail, timeout)
+        return await self.answer(self.post(type_id, tail, timeout), answer_id, timeout)
+
+    async def answer(self, future: asyncio.Future[Buffer], answer_id: bytes, timeout: float) -> tuple[bytes, int]:
+        """Wait for what `post` asked for, and open it as `exchange` does."""
         try:
             async with asyncio.timeout(timeout):
                 await future
@@ -245,7 +249,7 @@ class Session:
         body = wire.request(type_id, self._token, protocol._request_handle, timeout, tail)
         protocol.revolve_security_token()
         number = protocol._request_id + 1
-        message = protocol._connection.message_to_binary(body, request_id=number)
+        message = frames.framed(protocol, body, number)
         protocol._request_id = number
         future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_seen)

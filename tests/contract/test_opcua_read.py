@@ -272,13 +272,13 @@ async def test_an_answer_that_makes_no_sense_is_a_protocol_error(served: Plant) 
     async with driver(served.url, [f"nsu={NAMESPACE};s=N{n}" for n in range(8)]) as (opened, plan):
         await opened.read(plan)
         session = opened._session
-        real = session.exchange
+        real = session.answer
 
         async def cut_short(*arguments: Any) -> tuple[bytes, int]:
             body, at = await real(*arguments)
             return body[: at + 4 + 20], at
 
-        session.exchange = cut_short
+        session.answer = cut_short
         with pytest.raises(ProtocolError):
             await opened.read(plan)
 
@@ -286,9 +286,27 @@ async def test_an_answer_that_makes_no_sense_is_a_protocol_error(served: Plant) 
             body, at = await real(*arguments)
             return body[:at] + struct.pack("<i", 7) + body[at + 4 :], at
 
-        session.exchange = one_less
+        session.answer = one_less
         with pytest.raises(ProtocolError):
             await opened.read(plan)
+
+
+async def test_a_server_that_fails_at_requests_sent_ahead_gets_one_after_the_other(served: Plant) -> None:
+    """Some take one request at a time; one that took many is trusted again after a mere cut."""
+    async with driver(served.url, [f"nsu={NAMESPACE};s=N{n}" for n in range(8)]) as (opened, plan):
+        opened._chunk = 2
+        with served.refusing(ua.StatusCodes.BadTcpNotEnoughResources), pytest.raises(NoAnswer):
+            await opened.read(plan)
+        assert opened._ahead == 1
+        (batch,) = await opened.read(plan)
+        assert not batch.quality.any()
+    async with driver(served.url, [f"nsu={NAMESPACE};s=N{n}" for n in range(8)]) as (opened, plan):
+        opened._chunk = 2
+        (batch,) = await opened.read(plan)
+        assert not batch.quality.any()
+        with served.refusing(ua.StatusCodes.BadTcpNotEnoughResources), pytest.raises(NoAnswer):
+            await opened.read(plan)
+        assert opened._ahead > 1
 
 
 async def test_a_server_that_comes_back_with_other_namespace_indexes_is_read_on() -> None:
