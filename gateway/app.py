@@ -12,50 +12,47 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any, Final
 
-import structlog
-
-from gateway import __version__, codec
-from gateway.contracts import Driver, Encoder, Resuming, Sink
-from gateway.control import Access, Control
-from gateway.conversation import Conversation, Desk, FileMemory
-from gateway.dialects.dialogue import Dialogue
-from gateway.dialects.ingest import Accounted
-from gateway.dialects.native import Native
-from gateway.encoders import dialogue_for, encoder_for
+from gateway import codec
+from gateway import quality as q
+from gateway.changes import Changes
+from gateway.contracts import Adaptable, Driver, Resuming
+from gateway.control import Control
+from gateway.conversation import FileMemory
+from gateway.dialects.dialogue import Forgetful, Memory
 from gateway.encoders.current import Current
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, JournalError, Problem
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.journal import Journal
 from gateway.local.plant import Plant
 from gateway.local.room import Room
+from gateway.log import Threshold
 from gateway.metrics import Metrics
-from gateway.model import Batch, Gap, Group, Link, TagTable
+from gateway.model import Gap, Group, Link
 from gateway.names import driver_spec
-from gateway.options import PublisherOptions
+from gateway.northbound import Ground, Voices, publisher, voices
 from gateway.pipeline import Pipeline, Tap
 from gateway.poller import Poller
 from gateway.publisher import Publisher
-from gateway.ranges import Range
-from gateway.selection import Selection
-from gateway.sinks import dialogue_sink, hearing_sink, sink_for
+from gateway.reload import Reload, on_hangup
 from gateway.site import Site
-from gateway.statements import Summary
-
-log = structlog.get_logger()
 
 DRAIN: Final = 5.0  # s that publishers have on shutdown to send what is on disk
+HANDOVER: Final = 2.0  # s that a publisher has to send what is on disk before a reload starts it again
 FLUSH: Final = 5.0  # s that a full disk may hold up the shutdown
 LONGEST_SLOT: Final = 60 * 10**9  # ns
 
 
-async def run(site: Site, stop: asyncio.Event) -> None:
-    """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError."""
+async def run(site: Site, stop: asyncio.Event, threshold: Threshold | None = None) -> None:
+    """Run the edge daemon until `stop` is set. Raises ConfigError before any I/O, JournalError, GatewayError.
+
+    `threshold` is that of the log, for a reload to change.
+    """
     metrics, health, tap, started = Metrics(), Health(), Tap(), time.time_ns()
-    drivers, selections = _drivers(site), _selections(site)
-    dialogues = _dialogues(site, selections)
+    drivers, made = _drivers(site), voices(site, site.publishers)
     directory = site.data / site.journal.directory
     journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
     health.journal = lambda: journal.trouble
@@ -64,20 +61,14 @@ async def run(site: Site, stop: asyncio.Event) -> None:
         try:
             resumed = _recall(journal, drivers)
             _declare_absence(journal, site.links, resumed)
-            current = Current()
-            seen = current.take if dialogues else None
-            pollers = {
-                link.name: _poller(link, driver, journal, metrics, health, seen, tap) for link, driver in drivers
-            }
-            control = None
-            if site.commands is not None:
-                control = Control(site.commands, site.data, site.links, pollers, metrics, health)
-                await control.open()
-            publishers = _publishers(site, journal, metrics, health, dialogues, current, selections, control)
-            room = Room(Plant(site, pollers, publishers, journal, metrics, health, tap, started))
+            plant = Plant(site, {}, [], journal, metrics, health, tap, started)
+            gateway = Gateway(plant, threshold)
+            await gateway.build(drivers, made)
+            reload = Reload(gateway, health)
+            room = Room(plant, functools.partial(_reloaded, reload))
             await room.open()
             try:
-                await _live(list(pollers.values()), publishers, journal, health, control, stop)
+                await _live(gateway, reload, stop)
             finally:
                 await room.close()
         finally:
@@ -85,6 +76,215 @@ async def run(site: Site, stop: asyncio.Event) -> None:
     finally:
         await journal.close()
         notify("STOPPING=1")
+
+
+class Gateway:
+    """What runs: a poller for each link, a publisher for each broker, and the journal between them.
+
+    A reload changes it in place, and only what differs (gateway.changes): the others do not notice.
+    """
+
+    def __init__(self, plant: Plant, threshold: Threshold | None) -> None:
+        self.plant = plant
+        self._threshold = threshold
+        self._current = Current()
+        self.control: Control | None = None
+        self._talking = False  # whether anybody needs `_current`
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._tasks: dict[Poller | Publisher, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def build(self, drivers: Sequence[tuple[Link, Driver]], made: Voices) -> None:
+        """Make everything, before `start`."""
+        plant, site = self.plant, self.plant.site
+        self._talk(bool(made.dialogues))
+        self._pipelines = self._lines(site.links, {})
+        plant.pollers.update((link.name, self._poller(link, driver)) for link, driver in drivers)
+        if site.commands is not None:
+            self.control = Control(site.commands, site.data, site.links, plant.pollers, plant.metrics, plant.health)
+            await self.control.open()
+        plant.publishers.extend(publisher(self._ground, site, name, made) for name in site.publishers)
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to publish and to poll."""
+        self._group = group
+        for each in self.plant.publishers:
+            self._begin(each)
+        for poller in self.plant.pollers.values():
+            self._begin(poller)
+
+    async def stop(self) -> None:
+        """End in order: no more readings, all of them on disk, and sent as far as that is quickly done."""
+        journal = self.plant.journal
+        await self._end(self.plant.pollers.values())
+        with contextlib.suppress(TimeoutError):  # `close` tries for some seconds more, and says what is lost
+            async with asyncio.timeout(FLUSH):
+                await journal.flush()
+        await self._silence(self.plant.publishers, DRAIN)
+
+    # ------------------------------------------------------------------------------------------------ a reload
+
+    @property
+    def site(self) -> Site:
+        """The configuration that runs."""
+        return self.plant.site
+
+    @site.setter
+    def site(self, site: Site) -> None:
+        self.plant.site = site
+
+    @property
+    def answering(self) -> set[str]:
+        """The devices that have answered since they were last changed, and have not been lost since."""
+        return {name for poller in self.plant.pollers.values() for name in poller.answering}
+
+    async def change(self, site: Site, changes: Changes) -> None:
+        """Run `site` instead, of which what has not changed is the same objects. Raises GatewayError, nothing done."""
+        plant, before = self.plant, {link.name: link for link in self.site.links}
+        touched = [link for link in site.links if before.get(link.name) is not link]
+        fresh = [link for link in touched if not self._adapts(link, changes)]
+        drivers = [(link, driver_spec(link.driver).open(link)) for link in fresh]
+        again = (*changes.publishers.added, *changes.publishers.changed, *changes.renewed)
+        voices(site, again, _copied)  # whether they can be made; for good once those before them have ended
+        if changes.publishers.added:
+            await plant.journal.publish_to({**self.site.publishers, **site.publishers})
+        self._talk(any(options.format not in ("columns", "json") for options in site.publishers.values()))
+        old, self._pipelines = self._pipelines, self._lines(site.links, self._pipelines)
+        await self._change_links(site, touched, drivers)
+        self._retire(site, {key: line for key, line in old.items() if self._pipelines.get(key) is not line})
+        if self.control is not None:
+            self.control.adopt(site.links, plant.pollers)
+        await self._change_publishers(site, {*again, *changes.publishers.removed}, again)
+        self._forget(changes, {*old} - {*self._pipelines})
+        if changes.level and self._threshold is not None:
+            self._threshold.set(changes.level)
+        self.site = site
+
+    def _adapts(self, link: Link, changes: Changes) -> bool:
+        """Whether a link can have other devices within its session."""
+        poller = self.plant.pollers.get(link.name)
+        return poller is not None and link.name not in changes.links.changed and isinstance(poller.driver, Adaptable)
+
+    async def _change_links(self, site: Site, touched: Sequence[Link], drivers: Sequence[tuple[Link, Driver]]) -> None:
+        pollers, fresh = self.plant.pollers, {link.name for link, _ in drivers}
+        names = {link.name for link in site.links}
+        ended = {name: poller for name, poller in pollers.items() if name in fresh or name not in names}
+        await self._end(ended.values())
+        kept = [link for link in touched if link.name not in fresh]
+        try:
+            await asyncio.gather(*(pollers[link.name].adapt(link, self._pipelines) for link in kept))
+        except ConfigError as error:  # gateway.compile has made the same plans
+            raise RuntimeError(f"the driver planned it before and does not now: {error}") from error
+        made = {link.name: self._poller(link, driver, ended.get(link.name)) for link, driver in drivers}
+        for name in ended:
+            del pollers[name]
+        pollers.update(made)
+        for poller in made.values():
+            self._begin(poller)
+
+    async def _change_publishers(self, site: Site, ending: Set[str], again: Sequence[str]) -> None:
+        plant = self.plant
+        await self._silence([each for each in plant.publishers if each.name in ending], HANDOVER)
+        self._current.keep(table for link in site.links for table in link.tables)
+        made = voices(site, again)
+        there = {each.name: each for each in plant.publishers if each.name not in ending}
+        there |= {name: publisher(self._ground, site, name, made) for name in again}
+        plant.publishers[:] = [there[name] for name in site.publishers]
+        if {*site.publishers} != {*self.site.publishers}:
+            with contextlib.suppress(JournalError):  # a full disk: those that are gone are forgotten at the next start
+                await plant.journal.publish_to(site.publishers)
+        for name in again:
+            self._begin(there[name])
+
+    def _retire(self, site: Site, lines: Mapping[tuple[str, str], Pipeline]) -> None:
+        """Let the tags that are not configured any more end with a Bad row each."""
+        names: dict[str, set[str]] = {}
+        for link in site.links:
+            for table in link.tables:
+                names.setdefault(table.device, set()).update(table.names)
+        now = time.time_ns()
+        for (device, _), line in lines.items():
+            line.retire(names.get(device, set()), now)
+
+    def _forget(self, changes: Changes, groups: Set[tuple[str, str]]) -> None:
+        """Take what is gone out of health and metrics."""
+        health, metrics = self.plant.health, self.plant.metrics
+        for kind, named in (("link", changes.links), ("device", changes.devices), ("publisher", changes.publishers)):
+            for name in named.removed:
+                health.forget(f"{kind}s", name)
+                metrics.forget(**{kind: name})
+        for device, group in groups:
+            metrics.forget(device=device, group=group)
+
+    # ------------------------------------------------------------------------------------------------ its parts
+
+    @property
+    def _ground(self) -> Ground:
+        plant = self.plant
+        return Ground(plant.journal, plant.metrics, plant.health, self._current, self.control)
+
+    def _lines(
+        self, links: Sequence[Link], there: Mapping[tuple[str, str], Pipeline]
+    ) -> dict[tuple[str, str], Pipeline]:
+        """Give the pipelines of all groups: those that are there for groups that are the same, else new ones."""
+        plant, seen = self.plant, self._current.take if self._talking else None
+        lines: dict[tuple[str, str], Pipeline] = {}
+        for group in _groups(links):
+            line = there.get((group.device, group.name))
+            if line is None or line.group is not group:
+                line = Pipeline(group, plant.journal, plant.metrics, seen, plant.tap)
+            lines[group.device, group.name] = line
+        return lines
+
+    def _poller(self, link: Link, driver: Driver, before: Poller | None = None) -> Poller:
+        """Make the poller of a link, to go on where another one of it has ended."""
+        plant = self.plant
+        poller = Poller(
+            link, driver, self._pipelines, plant.metrics, plant.health, plant.journal.wait_room,
+            keep=plant.journal.mark,
+        )  # fmt: skip
+        if before is None:
+            return poller
+        poller.resume(before.dues)
+        resumed: Set[tuple[str, str]] = frozenset()
+        if isinstance(driver, Resuming) and isinstance(before.driver, Resuming) and (mark := before.driver.mark()):
+            resumed = driver.recall(mark)
+        for key in before.subscribed - resumed:
+            if key in self._pipelines:  # what the peer reports meanwhile is not heard
+                self._pipelines[key].bad(q.BAD_NOT_CONNECTED, time.time_ns())
+        return poller
+
+    def _talk(self, talking: bool) -> None:
+        """Keep the newest readings from now on, where births need them and did not before."""
+        if talking and not self._talking:
+            for line in self._pipelines.values():
+                line.seen = self._current.take
+                line.forget()
+        self._talking = self._talking or talking
+
+    def _begin(self, part: Poller | Publisher) -> None:
+        assert self._group is not None
+        name = "poller" if isinstance(part, Poller) else "publisher"
+        self._tasks[part] = self._group.create_task(part.run(), name=name)
+
+    async def _silence(self, publishers: Sequence[Publisher], drain: float) -> None:
+        """Let publishers send what is on disk for some seconds, and end them."""
+        await asyncio.gather(*(each.drain(drain) for each in publishers))
+        await self._end(publishers)
+
+    async def _end(self, parts: Iterable[Poller | Publisher]) -> None:
+        await _cancelled([self._tasks.pop(part) for part in list(parts) if part in self._tasks])
+
+
+def _copied(path: Path) -> Memory:
+    """Give a memory for trying: what is kept there, and nothing is kept."""
+    return Forgetful(FileMemory(path).load())
+
+
+async def _reloaded(reload: Reload) -> dict[str, Any]:
+    """Answer `plantbridge reload`."""
+    result = await reload.ask("reload")
+    return {"outcome": result.outcome, "lines": list(result.lines)}
 
 
 def _nothing() -> None:
@@ -113,156 +313,6 @@ def _drivers(site: Site) -> list[tuple[Link, Driver]]:
     return drivers
 
 
-def _poller(
-    link: Link,
-    driver: Driver,
-    journal: Journal,
-    metrics: Metrics,
-    health: Health,
-    seen: Callable[[Batch], None] | None,
-    tap: Tap,
-) -> Poller:
-    pipelines = {
-        (group.device, group.name): Pipeline(group, journal, metrics, seen, tap)
-        for device in link.devices
-        for group in device.groups
-    }
-    return Poller(link, driver, pipelines, metrics, health, journal.wait_room, keep=journal.mark)
-
-
-def _tables(site: Site) -> list[TagTable]:
-    return [table for group in _groups(site.links) for table in group.tables]
-
-
-def _selections(site: Site) -> dict[str, Selection]:
-    """Make the selections of the publishers that do not tell everything."""
-    tables = _tables(site)
-    return {
-        name: Selection(options.tags, tables) for name, options in site.publishers.items() if options.tags is not None
-    }
-
-
-def _dialogues(site: Site, selections: Mapping[str, Selection]) -> dict[str, Dialogue]:
-    """Make the dialogues of the publishers whose formats are conversations. Raises ConfigError."""
-    every = _tables(site)
-    dialogues: dict[str, Dialogue] = {}
-    problems: list[Problem] = []
-    for name, options in site.publishers.items():
-        memory = FileMemory(site.data / "publishers" / f"{name}.json")
-        tables = selections[name].tables(every) if name in selections else every
-        try:
-            dialogue = dialogue_for(name, options, site.gateway, tables, memory, may_command(site, options))
-        except ValueError as error:
-            problems.append(Problem("", 0, 0, f"publish.{name}", str(error)))
-            continue
-        if dialogue is not None:
-            dialogues[name] = dialogue
-    if problems:
-        raise ConfigError(problems)
-    return dialogues
-
-
-def may_command(site: Site, options: PublisherOptions) -> bool:
-    """Whether values may be set through this publisher."""
-    return site.commands is not None and options.commands == "on"
-
-
-def _desk(site: Site, name: str, control: Control, selection: Selection | None) -> Desk:
-    """Give the place where a publisher's commands go."""
-    options = site.publishers[name]
-    own = options.format in ("columns", "json")
-    # several publishers of one broker hear the same command, where the topic is our own
-    scope = " ".join((*options.url, options.prefix(site.gateway))) if own else name
-    origin = selection.origin if selection is not None else lambda device, tag: (device, tag)
-    access = Access(name, scope, own or options.format in ("sparkplug", "aws"), origin)
-    largest = site.commands.largest if site.commands is not None else 0
-    return Desk(
-        functools.partial(control.execute, access),
-        functools.partial(control.refused, access),
-        functools.partial(control.answers, access),
-        largest,
-    )
-
-
-def _publishers(
-    site: Site,
-    journal: Journal,
-    metrics: Metrics,
-    health: Health,
-    dialogues: Mapping[str, Dialogue],
-    current: Current,
-    selections: Mapping[str, Selection],
-    control: Control | None,
-) -> list[Publisher]:
-    letters, tables = site.data / "dead-letters", _tables(site)
-    publishers: list[Publisher] = []
-    for name, options in site.publishers.items():
-        selection, talk, newest = selections.get(name), None, current.batches
-        commanding = control is not None and may_command(site, options)
-        desk = _desk(site, name, control, selection) if control is not None and commanding else None
-        sink: Sink
-        encoder: Encoder
-        if (dialogue := dialogues.get(name)) is not None:
-            sink = speaking = dialogue_sink(name, options, site.gateway, dialogue)
-            encoder = dialogue
-            if selection is not None:
-                newest = functools.partial(_selected, current, selection)
-            talk = Conversation(name, dialogue, speaking, newest, desk)
-        elif desk is not None or options.format == "columns":
-            native = Native(site.gateway, options.prefix(site.gateway), time.time_ns) if desk is not None else None
-            speech: Accounted | Native
-            if options.format == "columns":
-                summary = functools.partial(_summary, site, name, journal)
-                stored = functools.partial(_stored, publishers, len(publishers))
-                hears = stored if options.acknowledge == "store" else None
-                speech = Accounted(options.prefix(site.gateway), summary, options.key, native, hears)
-            else:
-                assert native is not None
-                speech = native
-            sink = hearing = hearing_sink(name, options, site.gateway, speech.subscriptions())
-            encoder = encoder_for(options, site.gateway, journal.id, site.places)
-            talk = Conversation(name, speech, hearing, newest, desk)
-        else:
-            sink = sink_for(name, options, site.gateway)
-            encoder = encoder_for(options, site.gateway, journal.id, site.places)
-        publishers.append(
-            Publisher(
-                name, options, site.gateway, journal, sink, encoder, metrics, health, letters,
-                conversation=talk, selection=selection, tables=tables if options.widen > 1 else (),
-                memory=FileMemory(site.data / "publishers" / f"{name}.budget.json") if options.budget else None,
-            )
-        )  # fmt: skip
-    return publishers
-
-
-def _summary(site: Site, name: str, journal: Journal) -> Summary:
-    """Say what a publisher of the native format has settled of the journal."""
-    options = site.publishers[name]
-    complete = options.tags is None and options.widen == 1
-    totals, waiting = journal.totals(), tuple(journal.pending(name))
-    return Summary(
-        site.gateway,
-        journal.id,
-        name,
-        time.time_ns(),
-        journal.committed,
-        totals.appended,
-        waiting,
-        complete,
-        __version__,
-        options.acknowledge == "store",
-    )
-
-
-def _stored(publishers: Sequence[Publisher], number: int, runs: Sequence[Range]) -> None:
-    publishers[number].stored(runs)
-
-
-def _selected(current: Current, selection: Selection) -> list[Batch]:
-    """Give the newest readings that a publisher may tell."""
-    return selection.batches(current.batches())
-
-
 def _recall(journal: Journal, drivers: Sequence[tuple[Link, Driver]]) -> set[tuple[str, str]]:
     """Give drivers the marks that the last run left; give the groups whose absence they see to themselves."""
     resumed: set[tuple[str, str]] = set()
@@ -288,29 +338,22 @@ def _declare_absence(journal: Journal, links: Sequence[Link], resumed: Set[tuple
         journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
 
 
-async def _live(
-    pollers: list[Poller],
-    publishers: list[Publisher],
-    journal: Journal,
-    health: Health,
-    control: Control | None,
-    stop: asyncio.Event,
-) -> None:
+async def _live(gateway: Gateway, reload: Reload, stop: asyncio.Event) -> None:
+    journal, health, control = gateway.plant.journal, gateway.plant.health, gateway.control
     async with asyncio.TaskGroup() as group:
-        orders = [group.create_task(control.run(), name="control")] if control is not None else []
-        beat = group.create_task(heartbeat(health), name="heartbeat")
-        watch = group.create_task(_watch(journal), name="journal")
-        north = [group.create_task(publisher.run(), name="publisher") for publisher in publishers]
-        south = [group.create_task(poller.run(), name="poller") for poller in pollers]
+        tasks = [group.create_task(control.run(), name="control")] if control is not None else []
+        tasks.append(group.create_task(heartbeat(health), name="heartbeat"))
+        tasks.append(group.create_task(_watch(journal), name="journal"))
+        gateway.start(group)
+        changing = [group.create_task(reload.run(), name="reload"), group.create_task(reload.watch(), name="watch")]
+        deaf = on_hangup(lambda: reload.ask("SIGHUP"), stop.set)
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")
-        await _end(south)
-        with contextlib.suppress(TimeoutError):  # `close` tries for some seconds more, and says what is lost
-            async with asyncio.timeout(FLUSH):
-                await journal.flush()
-        await asyncio.gather(*(publisher.drain(DRAIN) for publisher in publishers))
-        await _end([*north, *orders, beat, watch])
+        deaf()
+        await _cancelled(changing)
+        await gateway.stop()
+        await _cancelled(tasks)
         if control is not None:
             await control.close()
 
@@ -321,7 +364,7 @@ async def _watch(journal: Journal) -> None:
         await journal.wait_committed(journal.committed)  # raises JournalError
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

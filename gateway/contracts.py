@@ -116,6 +116,18 @@ class Written:
     reason: str = ""
 
 
+@runtime_checkable
+class Adaptable(Protocol):
+    """A driver whose devices can change while its session stays."""
+
+    def adopt(self, link: Link) -> None:
+        """Take the link with other devices; its own options are the same. Called between reads; no I/O, never raises.
+
+        Devices that have not changed are the same objects, and their plans stay in use.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a driver keeps of a tag's last answer. `value` is raw; None where there is none, or it was not kept."""

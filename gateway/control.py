@@ -106,14 +106,7 @@ class Control:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._options = options
-        self._writable: dict[tuple[str, str], tuple[Tag, Writer]] = {}
-        self._names: dict[str, set[str]] = {}  # by device: all tags, of which names are enough
-        for link, table in ((each, table) for each in links for table in each.tables):
-            names = self._names.setdefault(table.device, set())
-            for tag in table.tags:
-                names.add(tag.name)
-                if tag.writable is not None:
-                    self._writable[table.device, tag.name] = tag, writers[link.name]
+        self.adopt(links, writers)
         self._metrics = metrics
         self._health = health
         self._clock = clock
@@ -126,6 +119,17 @@ class Control:
         self._allowance = Allowance(options.rate)
         self._tally = Tally()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def adopt(self, links: Sequence[Link], writers: Mapping[str, Writer]) -> None:
+        """Let these tags be commanded, over these links."""
+        self._writable: dict[tuple[str, str], tuple[Tag, Writer]] = {}
+        self._names: dict[str, set[str]] = {}  # by device: all tags, of which names are enough
+        for link, table in ((each, table) for each in links for table in each.tables):
+            names = self._names.setdefault(table.device, set())
+            for tag in table.tags:
+                names.add(tag.name)
+                if tag.writable is not None:
+                    self._writable[table.device, tag.name] = tag, writers[link.name]
 
     # ------------------------------------------------------------------------------------------------ life
 

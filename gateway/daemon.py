@@ -51,8 +51,8 @@ def run(site: Site) -> None:
     from gateway.log import configure
     from gateway.loop import run_until_signal
 
-    configure(site.log)
-    run_until_signal(lambda stop: app.run(site, stop))
+    threshold = configure(site.log)
+    run_until_signal(lambda stop: app.run(site, stop, threshold))
 
 
 def main() -> NoReturn:

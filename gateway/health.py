@@ -48,6 +48,7 @@ class Health:
         self._conditions: dict[str, dict[str, Condition]] = {"links": {}, "devices": {}, "publishers": {}}
         self._commands: dict[str, str] = {"state": "off"}
         self.journal: Callable[[], str] = str  # why the journal cannot keep what is read; set by who has one
+        self._configuration = ""
         self._beat = time.monotonic()
 
     def link(self, name: str, *, up: bool, reason: str = "") -> bool:
@@ -61,6 +62,19 @@ class Health:
     def publisher(self, name: str, *, up: bool, reason: str = "") -> bool:
         """Set a publisher's state; give whether that is a change."""
         return self._set("publishers", name, up, reason)
+
+    def configuration(self, problem: str) -> None:
+        """Say why the configuration in the files is not the one that runs; empty where it is."""
+        self._configuration = problem
+
+    def forget(self, kind: str, name: str) -> None:
+        """Forget one of the links, devices or publishers: it is not configured any more."""
+        self._conditions[kind] = {each: state for each, state in self._conditions[kind].items() if each != name}
+
+    def reason(self, kind: str, name: str) -> str:
+        """Why one of the links, devices or publishers is down, where it is."""
+        found = self._conditions[kind].get(name)
+        return found.reason if found is not None and not found.up else ""
 
     def commands(self, *, isolated: bool, reason: str = "") -> None:
         """Set whether commands are carried out; without a call they are off."""
@@ -82,6 +96,8 @@ class Health:
             for name, condition in sorted(conditions.items())
             if not condition.up
         ]
+        if self._configuration:
+            problems.insert(0, self._configuration)
         commands = self._commands
         if commands["state"] == "isolated":
             problems.append(f"the gateway is isolated, nothing is written: {commands['reason']}")
@@ -92,7 +108,10 @@ class Health:
             kind: {name: condition.told() for name, condition in sorted(conditions.items())}
             for kind, conditions in self._conditions.items()
         }
-        return {"status": status, "problems": problems, "commands": commands, **states}
+        configuration = self._configuration
+        return {
+            "status": status, "problems": problems, "commands": commands, "configuration": configuration, **states
+        }  # fmt: skip
 
     def _set(self, kind: str, name: str, up: bool, reason: str) -> bool:
         conditions = self._conditions[kind]

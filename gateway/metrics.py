@@ -6,6 +6,7 @@ Label children are looked up once, where the thing they count is made, not at ea
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 
 class Metrics:
@@ -73,6 +74,12 @@ class Metrics:
         )
         self.duplicates = Counter("plantbridge_duplicate_readings", "Readings stored before", registry=registry)
         self.dead_letters = Counter("plantbridge_dead_letters", "Messages set aside", registry=registry)
+
+    def forget(self, **labels: str) -> None:
+        """Forget what was counted under these labels: a device, a link or a publisher that is gone."""
+        for collector in list(vars(self).values()):
+            if isinstance(collector, MetricWrapperBase) and {*labels} <= {*collector._labelnames}:
+                collector.remove_by_labels(labels)
 
     def text(self) -> bytes:
         """Give the Prometheus exposition text."""

@@ -6,7 +6,7 @@ missing: one Bad row per tag when a device or link goes away, a gap record when 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,7 +67,7 @@ class Pipeline:
         """Prepare. `seen` is called with each batch that goes into the journal, for births that show what is so now."""
         self.group = group
         self._journal = journal
-        self._seen = seen
+        self.seen = seen
         self._tap = Tap() if tap is None else tap
         self._columns = {id(table): _Column(table, journal) for table in group.tables}
         self._counters = [metrics.readings.labels(group.device, word) for word in ("good", "uncertain", "bad", "bad")]
@@ -98,6 +98,14 @@ class Pipeline:
         """Declare that this group has no readings between `start` and `end` (ns)."""
         record = codec.pack_gap(Gap(self.group.device, self.group.name, start, end, reason, readings, scans))
         self._journal.append(record, 0, start, end)
+
+    def retire(self, kept: Container[str], time: int) -> None:
+        """Give the tags that end here their last row, Bad (out of service); those in `kept` go on in another table."""
+        for column in self._columns.values():
+            rows = [row for row, name in enumerate(column.table.names) if name not in kept]
+            if rows:
+                last = Batch.bad(column.table, q.BAD_OUT_OF_SERVICE, time)
+                self._append(column, last if len(rows) == len(last) else last.take(np.array(rows)))
 
     def forget(self) -> None:
         """Report the next scan in full: the device was away."""
@@ -138,8 +146,8 @@ class Pipeline:
         record = codec.pack(batch, column.id)
         column.sequence = self._journal.append(record, size, int(batch.time.min()), int(batch.time.max()))
         self._appended.inc(size)
-        if self._seen is not None:
-            self._seen(batch)
+        if self.seen is not None:
+            self.seen(batch)
         if self._tap.journalled is not None:
             self._tap.journalled(batch)
         if not batch.quality.any():

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from gateway import quality as q
-from gateway.contracts import Driver, Plan, Resuming, Subscribing, Writable, Write, Written
+from gateway.contracts import Adaptable, Driver, Plan, Resuming, Subscribing, Writable, Write, Written
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -54,6 +54,9 @@ WRITE: Final = 30.0  # s; the driver has its own deadlines, this one only guards
 
 Room = Callable[[], Awaitable[None]]
 """Waits while the journal is full and holds scans."""
+
+Pipelines = Mapping[tuple[str, str], Pipeline]
+"""The pipelines of poll groups, by device and name."""
 
 Keep = Callable[[str, bytes], None]
 """Keeps a link's mark: how far its driver has given data, for the next run."""
@@ -128,7 +131,7 @@ class Poller:
         self,
         link: Link,
         driver: Driver,
-        pipelines: dict[tuple[str, str], Pipeline],
+        pipelines: Pipelines,
         metrics: Metrics,
         health: Health,
         room: Room,
@@ -143,37 +146,136 @@ class Poller:
         self._room = room
         self._clock = clock
         self._log = log.bind(link=link.name)
+        self._resumed: Mapping[tuple[str, str], int] = {}
         options = link.options
         self.connecting = PATIENCE + 2.0 * options.connect_timeout  # s; the driver has its own deadline, as for reads
         self.closing = PATIENCE  # s
         self._told: set[tuple[str, str]] = set()  # defects that were logged
         self._backoff = Backoff(options.retry_first, options.retry_longest)
-        self._peers = [_Peer(device, Backoff(options.retry_first, options.retry_longest)) for device in link.devices]
-        self._turns: list[_Turn] = []
-        for peer in self._peers:
-            for group in peer.device.groups:
-                plan = driver.plan(group.tables)
-                timeout = peer.device.options.timeout or options.timeout
-                requests = plan.requests()
-                line = sum(request.seconds for request in requests)
-                guard = 10.0 + 2.0 * line + 4.0 * timeout * max(1, len(requests))
-                turn = _Turn(
-                    peer,
-                    group,
-                    plan,
-                    pipelines[group.device, group.name],
-                    guard,
-                    metrics.scans.labels(group.device, group.name),
-                    metrics.skipped.labels(group.device, group.name),
-                    metrics.scan_seconds.labels(group.device, group.name),
-                )
-                turn.subscribed = isinstance(driver, Subscribing) and driver.subscribes(plan)
-                peer.turns.append(turn)
-                self._turns.append(turn)
-        self._subscribed = [turn for turn in self._turns if turn.subscribed]
+        self._set([self._peer(device, pipelines) for device in link.devices])
+        self._changes: deque[tuple[Link, Pipelines, asyncio.Future[None]]] = deque()
+        self._polling = False  # whether `_poll` looks at them
         self._wishes: deque[_Wish] = deque()
         self._wished = asyncio.Event()
         self._down = "not connected yet"  # why nothing can be written; empty in a session
+
+    def _peer(self, device: Device, pipelines: Pipelines) -> _Peer:
+        """Make a device with its turns. Raises ConfigError where the driver cannot plan it."""
+        options, metrics = self._link.options, self._metrics
+        peer = _Peer(device, Backoff(options.retry_first, options.retry_longest))
+        for group in device.groups:
+            plan = self._driver.plan(group.tables)
+            timeout = device.options.timeout or options.timeout
+            requests = plan.requests()
+            line = sum(request.seconds for request in requests)
+            turn = _Turn(
+                peer,
+                group,
+                plan,
+                pipelines[group.device, group.name],
+                10.0 + 2.0 * line + 4.0 * timeout * max(1, len(requests)),
+                metrics.scans.labels(group.device, group.name),
+                metrics.skipped.labels(group.device, group.name),
+                metrics.scan_seconds.labels(group.device, group.name),
+            )
+            turn.subscribed = isinstance(self._driver, Subscribing) and self._driver.subscribes(plan)
+            peer.turns.append(turn)
+        return peer
+
+    def _set(self, peers: list[_Peer]) -> None:
+        self._peers = peers
+        self._turns = [turn for peer in peers for turn in peer.turns]
+        self._subscribed = [turn for turn in self._turns if turn.subscribed]
+        self._polled = [turn for turn in self._turns if not turn.subscribed]
+
+    # ------------------------------------------------------------------------------------------ other devices
+
+    @property
+    def answering(self) -> set[str]:
+        """The devices that have answered since they were last changed, and have not been lost since."""
+        return {peer.device.name for peer in self._peers if peer.up}
+
+    @property
+    def subscribed(self) -> set[tuple[str, str]]:
+        """The groups that the peer reports itself."""
+        return {(turn.group.device, turn.group.name) for turn in self._subscribed}
+
+    @property
+    def dues(self) -> dict[tuple[str, str], int]:
+        """The next scan instant (ns) of each polled group that is not declared Bad, for who polls it after us."""
+        return {
+            (turn.group.device, turn.group.name): turn.due
+            for turn in self._polled
+            if turn.due and not turn.peer.declared
+        }
+
+    def resume(self, dues: Mapping[tuple[str, str], int]) -> None:
+        """Go on at these scan instants, before `run`: what passes until the first scan is declared as skipped."""
+        self._resumed = dues
+
+    async def adapt(self, link: Link, pipelines: Pipelines) -> None:
+        """Poll the devices of `link` instead, within the session; returns when that is so.
+
+        The driver must be Adaptable. Devices that are the same objects go on untouched; `pipelines` needs to have
+        those of the others' groups. A write that waits is carried out all the same.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes.append((link, pipelines, done))
+        if self._polling:
+            self._wished.set()
+        else:
+            self._change()
+        await done
+
+    def _change(self) -> None:
+        """Carry out what waits, between two scans."""
+        while self._changes:
+            link, pipelines, done = self._changes.popleft()
+            try:
+                self._adapt(link, pipelines)
+            except Exception as error:  # noqa: BLE001  it is the caller's
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                if not done.done():
+                    done.set_result(None)
+
+    def _adapt(self, link: Link, pipelines: Pipelines) -> None:
+        assert isinstance(self._driver, Adaptable)
+        now, before = self._clock(), {peer.device.name: peer for peer in self._peers}
+        same = {each.name for each in link.devices if each.name in before and before[each.name].device is each}
+        self._driver.adopt(link)
+        try:
+            fresh = {each.name: self._peer(each, pipelines) for each in link.devices if each.name not in same}
+        except BaseException:
+            self._driver.adopt(self._link)
+            raise
+        self._link = link
+        for name, peer in fresh.items():
+            self._replaced(before.get(name), peer, now)
+        for name, peer in before.items():
+            if name not in same and name not in fresh:
+                self._owed(peer.turns, now)
+        self._set([fresh.get(each.name) or before[each.name] for each in link.devices])
+
+    def _replaced(self, old: _Peer | None, peer: _Peer, now: int) -> None:
+        """Let a new definition of a device go on where the old one was."""
+        turns = {} if old is None or old.declared else {turn.group.name: turn for turn in old.turns}
+        peer.declared = old is not None and old.declared
+        for turn in peer.turns:
+            same, turn.due = turns.get(turn.group.name), turn.slot(now)
+            if same is not None and (same.group.interval, same.group.phase) == (turn.group.interval, turn.group.phase):
+                turn.due = same.due
+                del turns[turn.group.name]
+        self._owed(turns.values(), now)
+
+    def _owed(self, turns: Iterable[_Turn], now: int) -> None:
+        """Declare the scans that turns which end here have missed."""
+        for turn in turns:
+            if not turn.peer.declared and not turn.subscribed:
+                self._skip(turn, now)
+
+    # ------------------------------------------------------------------------------------------ the task
 
     @property
     def driver(self) -> Driver:
@@ -238,7 +340,8 @@ class Poller:
     async def run(self) -> None:
         """Poll until cancelled. Raises JournalError only."""
         for turn in self._turns:
-            turn.due = turn.slot(self._clock())
+            due = self._resumed.get((turn.group.device, turn.group.name), 0)
+            turn.due = due or turn.slot(self._clock())
         while True:
             try:
                 await _within(self.connecting, self._driver.connect(), "connect")
@@ -276,10 +379,10 @@ class Poller:
 
         Both run in tasks of their own: what a driver does to the task that calls it does not reach this one.
         """
-        polled = [turn for turn in self._turns if not turn.subscribed]
         tasks = []
-        if polled or isinstance(self._driver, Writable):
-            tasks.append(asyncio.create_task(_contained(self._poll(polled)), name=f"{self._link.name} scans"))
+        if self._polled or isinstance(self._driver, Writable):
+            self._polling = True
+            tasks.append(asyncio.create_task(_contained(self._poll()), name=f"{self._link.name} scans"))
         if self._subscribed:
             tasks.append(asyncio.create_task(_contained(self._listen()), name=f"{self._link.name} changes"))
         try:
@@ -290,6 +393,8 @@ class Poller:
                 task.cancel()
                 task.add_done_callback(_looked_at)
             await asyncio.wait(tasks, timeout=self.closing)
+            self._polling = False
+            self._change()
         errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
         for error in sorted(filter(None, errors), key=lambda error: not isinstance(error, JournalError)):
             raise error
@@ -330,24 +435,27 @@ class Poller:
             if gap.device in ("", turn.group.device) and gap.group in ("", turn.group.name):
                 turn.pipeline.gap(gap.start, gap.end, gap.reason, gap.scans, gap.readings)
 
-    async def _poll(self, turns: list[_Turn]) -> None:
+    async def _poll(self) -> None:
         """Scan when it is time, and write in between: the only place that calls the driver for either."""
         while True:
+            if self._changes:
+                self._change()
             if self._wishes:
                 await self._write_one()
             now = self._clock()
-            turn = min(turns, key=_Turn.when, default=None)
+            turn = min(self._polled, key=_Turn.when, default=None)
             wait = turn.when() - now if turn is not None else NEVER
             if turn is None or wait > 0:
                 await self._idle(min(wait / SECOND, LONGEST_SLEEP))
                 self._mind_the_clock()
                 continue
             await self._have_room()
-            await self._scan(turn)
+            if not self._changes:  # which may have waited for the room, and concern this very turn
+                await self._scan(turn)
 
     async def _idle(self, seconds: float) -> None:
         """Wait for this long, or until something is to be written."""
-        if self._wishes:
+        if self._wishes or self._changes:
             return
         self._wished.clear()
         timer = asyncio.get_running_loop().call_later(seconds, self._wished.set)
@@ -363,6 +471,8 @@ class Poller:
                 async with asyncio.timeout(ROOM):
                     return await self._room()
             except TimeoutError:
+                if self._changes:
+                    return None
                 if self._wishes:
                     await self._write_one()
 

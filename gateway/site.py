@@ -30,3 +30,13 @@ class Site:
     warnings: tuple[Problem, ...]
     places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Levels of each device's location, by device; "" has the site's own."""
+    path: Path = Path()
+    """The site file as it was named, absolute; `files` has where it leads to."""
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """URLs that stand in for those of the files, by link."""
+    probation: float = 30.0
+    """Seconds in which a device that a reload changed must answer, or the old configuration returns; 0: none."""
+    watch: bool = False
+    """Whether a change of the files is loaded without being asked to."""
+    sources: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
+    """The YAML files as they were read, compressed by zlib: never the secrets, nor what is shipped with the gateway."""

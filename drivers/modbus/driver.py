@@ -68,19 +68,22 @@ class ModbusDriver:
     """A Driver, Writable and Explaining."""
 
     def __init__(self, link: Link, clock: Callable[[], int] = time.time_ns) -> None:
-        self._link = link
         self._options: ModbusLink = link.options
-        self._devices: dict[str, ModbusDevice] = {device.name: device.options for device in link.devices}
+        self._set(link)
         self._clock = clock
         self._line: Line | None = None
-        self._intervals = {
-            (group.device, group.name): group.interval / 1e9 for device in link.devices for group in device.groups
-        }
         self._reopens = self._options.endpoint.transport in ("tcp", "tls")
         self._scans: WeakKeyDictionary[ModbusPlan, Scan] = WeakKeyDictionary()
         self._firsts: dict[int, tuple[Pace, Request]] = {}  # one request per unit, to find out what a gateway reaches
         self._idle: asyncio.TimerHandle | None = None
         self._left = False  # closed because it was idle
+
+    def _set(self, link: Link) -> None:
+        self._link = link
+        self._devices: dict[str, ModbusDevice] = {device.name: device.options for device in link.devices}
+        self._intervals = {
+            (group.device, group.name): group.interval / 1e9 for device in link.devices for group in device.groups
+        }
 
     # ------------------------------------------------------------------------------------------ the contract
 
@@ -94,6 +97,13 @@ class ModbusDriver:
         if plan.blocks:
             self._firsts.setdefault(plan.pace.unit, (plan.pace, plan.blocks[0].request))
         return plan
+
+    def adopt(self, link: Link) -> None:
+        """Take other devices on the same line."""
+        before = {device.name: device for device in self._link.devices}
+        same = {device.options.unit_id for device in link.devices if before.get(device.name) is device}
+        self._firsts = {unit: first for unit, first in self._firsts.items() if unit in same}
+        self._set(link)
 
     async def connect(self) -> None:
         """Open the line. Raises NotConnected."""

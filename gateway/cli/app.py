@@ -19,6 +19,8 @@ from gateway.language import say
 
 COMMANDS: Final = {
     "run": "the edge daemon",
+    "reload": "load the site file again",
+    "config": "what ran before, and the way back",
     "ingest": "the cloud side",
     "demo": "the whole path on this machine",
     "init": "a first site file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class Files:
     references: References = field(default_factory=References)
     problems: list[Problem] = field(default_factory=list)
     read: dict[Path, Any] = field(default_factory=dict)
+    sources: dict[Path, bytes] = field(default_factory=dict)  # the bytes of what was read, compressed
     names: list[str] = field(default_factory=list)  # of the files read, as messages show them
     instead: Mapping[Path, str] = field(default_factory=dict)  # texts that are not in their files yet, by resolved path
 
@@ -42,6 +44,7 @@ class Files:
         key = path.resolve()
         if key not in self.read:
             data = self.instead[key].encode() if key in self.instead else path.read_bytes()
+            self.sources[key] = zlib.compress(data, 1)
             name = shown(path)
             self.names.append(name)
             text = document.text_of(data, name, self.problems)

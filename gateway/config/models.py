@@ -14,6 +14,7 @@ from gateway.contracts import DriverSpec
 from gateway.options import (
     CommandOptions,
     DuckdbOptions,
+    Duration,
     IngestOptions,
     JournalOptions,
     Listen,
@@ -41,6 +42,11 @@ class SiteOptions(Options):
     """Connections to devices, by name."""
     publish: dict[str, PublisherOptions] = Field(default_factory=dict)
     """Brokers to publish to, by name. Each has a cursor of its own in the journal."""
+    watch: bool = False
+    """Load a change of these files without being asked to, a second or two after the last write."""
+    probation: Duration = 30.0
+    """A device that a reload has changed and that does not answer within this time gets its old definition back; 0 s:
+    the new one stays."""
     commands: OnOff | CommandOptions = "off"
     """Let tags that are `writable` be set from outside: on, or keys and values of how; off where not given."""
     journal: JournalOptions = JournalOptions()

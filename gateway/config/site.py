@@ -22,6 +22,7 @@ from gateway.config.messages import Piece, check
 from gateway.config.models import FragmentOptions, SiteOptions
 from gateway.config.references import Missing, References, written
 from gateway.config.selected import check_commands, check_publishers
+from gateway.config.shipped import shipped
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
 from gateway.model import Link
@@ -99,6 +100,11 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
         files=(*files.read, *files.references.files),
         warnings=tuple(problems),
         places=places,
+        path=path.absolute(),
+        urls=dict(urls),
+        probation=options.probation,
+        watch=options.watch,
+        sources={name: data for name, data in files.sources.items() if not name.is_relative_to(shipped().resolve())},
     )
 
 

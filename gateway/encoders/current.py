@@ -61,6 +61,14 @@ class Current:
         """Take readings as they arrive."""
         self.of(batch.table).take(batch)
 
+    def keep(self, tables: Iterable[TagTable]) -> None:
+        """Forget all tables but these: the others are not configured any more."""
+        kept = {table.fingerprint for table in tables}
+        self._newest = {fingerprint: newest for fingerprint, newest in self._newest.items() if fingerprint in kept}
+        self._devices = {}
+        for newest in self._newest.values():
+            self._devices.setdefault(newest.table.device, []).append(newest)
+
     @property
     def devices(self) -> list[str]:
         """The names of all devices, in the order they were first seen."""

@@ -221,11 +221,16 @@ class JournalFile:
             return {}
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
-        for name in forgotten:
-            run("DELETE FROM publishers WHERE name = ?", (name,))
-        for name in fresh:
-            run("INSERT INTO publishers VALUES (?, ?, 0)", (name, orjson.dumps(before).decode()))
-        run("COMMIT")
+        try:
+            for name in forgotten:
+                run("DELETE FROM publishers WHERE name = ?", (name,))
+            for name in fresh:
+                run("INSERT INTO publishers VALUES (?, ?, 0)", (name, orjson.dumps(before).decode()))
+            run("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                run("ROLLBACK")
+            raise
         for name in forgotten:
             del self.publishers[name]
         self.publishers |= {name: (Ranges((a, b) for a, b in before), 0) for name in fresh}

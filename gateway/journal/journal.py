@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,7 @@ class Journal:
         self._touched: dict[str, float] = {}  # publishers with news, and since when
         self._damaged: set[int] = set()
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []  # with the sequence that is waited for
+        self._roster: tuple[list[str], asyncio.Future[None]] | None = None  # publishers from now on
         self._closing = False
         self._stuck = False  # the disk takes nothing
         self._ceiling = options.max_size
@@ -221,6 +222,19 @@ class Journal:
             if self._failure is not None:
                 raise self._failure
             self._flushes.append((self._next - 1, done))
+            self._shared.notify()
+        await done
+
+    async def publish_to(self, names: Iterable[str]) -> None:
+        """Know exactly these publishers from now on, as `open` does: a new one begins with all that is kept.
+
+        Raises JournalError where the disk does not take it; then all is as before.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        with self._shared:
+            if self._failure is not None:
+                raise self._failure
+            self._roster = list(names), done
             self._shared.notify()
         await done
 
@@ -339,7 +353,7 @@ class Journal:
     def totals(self) -> Totals:
         """Give the account as of the last commit; `delivered` as of now."""
         state = self._state
-        delivered = {name: readings for name, (_, readings) in self._acknowledged.items()}
+        delivered = {name: readings for name, (_, readings) in dict(self._acknowledged).items()}
         return Totals(state.appended, state.dropped, delivered, state.records, state.bytes)
 
     # ------------------------------------------------------------------------------------------------ on the loop
@@ -436,6 +450,7 @@ class Journal:
         failed_since = 0.0
         try:
             while self._wait(failed_since):
+                self._call_roll()
                 work = self._take(_PIECE if failed_since else 2 * self.options.commit_size)
                 try:
                     outcome = self._commit(work)
@@ -460,6 +475,26 @@ class Journal:
             self._on_loop(self._fail, JournalError(f"the journal in {self._directory} failed: {error!r}"))
             raise
 
+    def _call_roll(self) -> None:
+        """Begin and forget publishers."""
+        with self._shared:
+            roster, self._roster = self._roster, None
+        if roster is None:
+            return
+        names, done = roster
+        try:
+            forgotten = self._file.publish_to(names)
+        except sqlite3.Error as error:
+            self._on_loop(_answer, done, JournalError(f"the publishers cannot be changed in the journal: {error}"))
+            if not is_disk_full(error, self._directory):
+                raise
+            return
+        with self._shared:
+            for name in forgotten:
+                self._touched.pop(name, None)
+        _tell_forgotten(forgotten)
+        self._on_loop(_answer, done)
+
     def _look_at_age(self) -> None:
         if self.options.max_age is not None:
             self._oldest, self._aged = self._file.oldest(), time.monotonic()
@@ -475,7 +510,7 @@ class Journal:
                 self._shared.wait_for(lambda: False, min(1.0, max(0.05, self.options.commit_interval)))
                 return True
             while True:
-                if self._flushes or self._damaged or self._trimming:
+                if self._flushes or self._damaged or self._trimming or self._roster:
                     return True
                 if self._closing:
                     return bool(self._pending or self._touched or self._new_definitions or self._marks)
@@ -607,9 +642,22 @@ def _open(directory: Path, options: JournalOptions, publishers: list[str]) -> tu
     except BaseException:
         lock.release()
         raise
+    _tell_forgotten(forgotten)
+    return lock, file
+
+
+def _tell_forgotten(forgotten: Mapping[str, int]) -> None:
     for name, unsent in forgotten.items():
         if unsent:
             log.warning(
                 "A publisher is no longer configured; what it had not sent is dropped.", publisher=name, records=unsent
             )
-    return lock, file
+
+
+def _answer(done: asyncio.Future[None], error: JournalError | None = None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

@@ -85,6 +85,7 @@ def status(plant: Plant, before: Counts, seconds: float) -> dict[str, Any]:
         "journalled": rate("plantbridge_journal_appended_readings_total"),
         "commands": report["commands"],
         "isolated": _isolated(plant),
+        "configuration": report["configuration"],  # why the files are not what runs
         "links": [_link(plant, link, report, total, rate) for link in plant.site.links],
         "journal": {
             "trouble": plant.journal.trouble,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
@@ -28,8 +29,10 @@ OVER: Final = 60.0  # s; the longest time over which rates are measured
 class Room:
     """The socket of one daemon, while it runs."""
 
-    def __init__(self, plant: Plant) -> None:
+    def __init__(self, plant: Plant, reload: Callable[[], Awaitable[dict[str, Any]]] | None = None) -> None:
+        """Prepare. `reload` has the site's files loaded, and says what became of it."""
         self._plant = plant
+        self._reload = reload
         self._watches = Watches(plant)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,7 +84,7 @@ class Room:
             if ask == "tail":
                 watch = self._watch(question)
             else:
-                answer = await {"status": self._status, "explain": self._explain}[ask](question)
+                answer = await self._answers()[ask](question)
         except LookupError as error:
             said = error.args[0] if isinstance(error.args[0], str) and " " in error.args[0] else "an unknown question"
             await _say(writer, {"error": said})
@@ -97,6 +100,14 @@ class Room:
             await self._tail(watch, journalled=bool(question.get("journalled")), reader=reader, writer=writer)
         else:
             await _say(writer, {"answer": answer})
+
+    def _answers(self) -> dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]]:
+        return {"status": self._status, "explain": self._explain, "reload": self._load}
+
+    async def _load(self, _question: dict[str, Any]) -> dict[str, Any]:
+        if self._reload is None:
+            raise LookupError("this daemon cannot load its files again")
+        return await self._reload()
 
     async def _status(self, question: dict[str, Any]) -> dict[str, Any]:
         seconds = min(max(float(question.get("over", 1.0)), 0.0), OVER)
