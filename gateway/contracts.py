@@ -265,7 +265,7 @@ class Encoder(Protocol):
     def encode(self, records: Sequence[Record]) -> list[Message]:
         """Give the messages for consecutive records, each within the publisher's size limit.
 
-        `covers` of the last message is the last record's sequence; earlier ones say how far they complete.
+        The records are acknowledged when all of them are settled.
         """
         ...
 

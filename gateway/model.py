@@ -285,15 +285,14 @@ class Link:
 class Message:
     """What a sink sends: one payload, and the journal it speaks for.
 
-    `first` and `last` are the journal sequences whose readings are inside. `covers` is how far the cursor may move
-    once this message and all before it are acknowledged. `properties` become MQTT 5 user properties.
+    `first` and `last` are the journal sequences whose readings are inside, 0 where it carries no record. `properties`
+    become MQTT 5 user properties.
     """
 
     topic: str
     payload: bytes
     first: int
     last: int
-    covers: int
     readings: int
     retain: bool = False
     properties: Mapping[str, str] = field(default_factory=dict)

@@ -230,7 +230,7 @@ ENVELOPE: Final = 512
 
 def note(topic: str, payload: bytes, retain: bool = False) -> Message:
     """Give a message that carries no journal record."""
-    return Message(topic, payload, 0, 0, 0, 0, retain)
+    return Message(topic, payload, 0, 0, 0, retain)
 
 
 def members(section: Section, after: bytes = b"") -> bytes:

@@ -18,7 +18,7 @@ bytes and calls. The order of calls in one session:
   change it.
 - Messages leave in the order in which the calls gave them, whichever call it was: Sparkplug counts them. So between a
   call and the handing over of its last message no other call is made.
-- A message that carries no record has covers 0. `limits.qos` is the quality of service of everything we publish. With
+- `limits.qos` is the quality of service of everything we publish. With
   QoS 0 there is no PUBACK: the cursor may move once something later on the same connection was acknowledged.
 - `begin` gets the newest reading of each tag and the journal's last sequence at that moment, so that births show what
   is so and not what was so before an outage. Records up to that sequence are sent as history, later ones as live.

@@ -76,37 +76,31 @@ class Columns:
         """Give the messages: definitions, gaps, then readings by type of value."""
         if not records:
             return []
-        before = records[0].sequence - 1
         gaps = [(record.sequence, record.content) for record in records if isinstance(record.content, Gap)]
         batches = [
             (record.sequence, record.content, 0, len(record.content))
             for record in records
             if isinstance(record.content, Batch)
         ]
-        messages = [*self._tables(batches, before), *self._gaps(gaps, before)]
+        messages = [*self._tables(batches), *self._gaps(gaps)]
         sorts: dict[_Sort, list[_Part]] = {}
         for part in batches:
             batch = part[1]
             sorts.setdefault((_type(batch), batch.backfill, _whole(batch)), []).append(part)
         for sort, parts in sorts.items():
             for few in self._portions(sort, parts):
-                messages += self._columns(sort, few, before)
-        last = messages[-1]
-        covers = records[-1].sequence
-        messages[-1] = Message(
-            last.topic, last.payload, last.first, last.last, covers, last.readings, last.retain, {}, last.oldest
-        )
+                messages += self._columns(sort, few)
         return messages
 
-    def _tables(self, batches: list[_Part], before: int) -> Iterator[Message]:
+    def _tables(self, batches: list[_Part]) -> Iterator[Message]:
         for sequence, batch, *_ in batches:
             number = self._numbers[batch.table.fingerprint]
             if number not in self._told:
                 self._told.add(number)
                 topic = f"{self._prefix}/tables/{self._journal}/{number}"
-                yield Message(topic, batch.table.definition, sequence, sequence, before, 0, retain=True)
+                yield Message(topic, batch.table.definition, sequence, sequence, 0, retain=True)
 
-    def _gaps(self, gaps: list[tuple[int, Gap]], before: int) -> list[Message]:
+    def _gaps(self, gaps: list[tuple[int, Gap]]) -> list[Message]:
         if not gaps:
             return []
         entries = [
@@ -127,8 +121,8 @@ class Columns:
         payload = orjson.dumps(body)
         if len(payload) > self.max_message and len(gaps) > 1:
             half = len(gaps) // 2
-            return [*self._gaps(gaps[:half], before), *self._gaps(gaps[half:], before)]
-        return [Message(f"{self._prefix}/gaps", payload, gaps[0][0], gaps[-1][0], before, 0)]
+            return [*self._gaps(gaps[:half]), *self._gaps(gaps[half:])]
+        return [Message(f"{self._prefix}/gaps", payload, gaps[0][0], gaps[-1][0], 0)]
 
     def _portions(self, sort: _Sort, parts: list[_Part]) -> Iterator[list[_Part]]:
         """Put as many records together as are likely to fit into a message."""
@@ -143,17 +137,17 @@ class Columns:
             size += coming
         yield gathered
 
-    def _columns(self, sort: _Sort, parts: list[_Part], before: int) -> list[Message]:
+    def _columns(self, sort: _Sort, parts: list[_Part]) -> list[Message]:
         payload = self._zstd.compress(self._stream(sort, parts))
         self._ratios[sort] = max(0.01, 1.05 * len(payload) / sum(_size(batch) for _, batch, *_ in parts))
         rows = sum(len(batch) for _, batch, *_ in parts)
         if len(payload) > self.max_message and rows > 1:
             one, other = _halves(parts)
             sort = (*sort[:2], sort[2] and len(parts) > 1)
-            return [*self._columns(sort, one, before), *self._columns(sort, other, before)]
+            return [*self._columns(sort, one), *self._columns(sort, other)]
         oldest = min(int(batch.time.min()) for _, batch, *_ in parts)
         topic = f"{self._prefix}/columns"
-        return [Message(topic, payload, parts[0][0], parts[-1][0], before, rows, oldest=oldest)]
+        return [Message(topic, payload, parts[0][0], parts[-1][0], rows, oldest=oldest)]
 
     def _entry(self, part: _Part) -> list[int]:
         sequence, batch, first, rows = part

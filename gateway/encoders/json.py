@@ -118,10 +118,6 @@ class Json:
                 messages += self._scan(scan)
         for scans in windows.values():
             messages += self._arrays(scans)
-        before = records[0].sequence - 1 if records else 0
-        messages = [replace(message, covers=before) for message in messages]
-        if messages:
-            messages[-1] = replace(messages[-1], covers=records[-1].sequence)
         return messages
 
     def _names(self, device: str, group: str) -> dict[str, str]:
@@ -143,7 +139,7 @@ class Json:
             },
         }
         names = {**self._names(gap.device, gap.group or "all"), "device": gap.device or "all", "tag": "all"}
-        return Message(topic_of(self._template, names), orjson.dumps(body), sequence, sequence, 0, 0)
+        return Message(topic_of(self._template, names), orjson.dumps(body), sequence, sequence, 0)
 
     # ------------------------------------------------------------------------------------------------ scans
 
@@ -170,7 +166,7 @@ class Json:
                 yield from self._message(first, last, few)
             return
         oldest = min(int(batch.time.min()) for batch in parts)
-        yield Message(topic, payload, first, last, 0, rows, self._keeps(topic, newest), oldest=oldest)
+        yield Message(topic, payload, first, last, rows, self._keeps(topic, newest), oldest=oldest)
 
     def _body(self, table: TagTable) -> tuple[str, Members]:
         key = (table.device, table.group)
@@ -241,7 +237,7 @@ class Json:
             if (state := writer.state(tag, batch.value[row])) is not None and not code >= q.BAD:
                 values["state"] = state
             payload = rendered(members, values)
-            yield Message(topic, payload, sequence, sequence, 0, 1, self._keeps(topic, time), oldest=time)
+            yield Message(topic, payload, sequence, sequence, 1, self._keeps(topic, time), oldest=time)
 
     def _place(self, table: TagTable, tag: Tag) -> tuple[str, Members]:
         """Give a tag's topic and body."""

@@ -75,8 +75,6 @@ def test_records_become_messages_that_speak_for_all_of_them(
     assert {sequence for message in messages for sequence in range(message.first, message.last + 1)} == set(
         range(first, last + 1)
     )
-    # only the last speaks for the chunk
-    assert [message.covers for message in messages] == [first - 1] * (len(messages) - 1) + [last]
     # what can be cut is cut: definitions, and single rows, cannot
     for message in messages:
         assert len(message.payload) <= max_message or message.retain or message.readings <= 1

@@ -85,7 +85,7 @@ async def listening(broker: Mosquitto, topic: str, take: Callable[[Arrived], Non
 
 
 def as_message(message: Arrived) -> Message:
-    return Message(message.topic, message.payload, 0, 0, 0, 0, retain=message.retained)
+    return Message(message.topic, message.payload, 0, 0, 0, retain=message.retained)
 
 
 async def test_a_site_file_makes_an_edge_node_that_goes_on_counting(mosquitto: Mosquitto, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_a_site_file_makes_an_opc_ua_publisher(mosquitto: Mosquitto, tmp_p
         await until(lambda: b'"Status":0' in said[-1].payload)
     for message in said:  # to one who is subscribed already, retained messages come without the flag
         retained = "/data/" not in message.topic
-        reader.take([Message(message.topic, message.payload, 0, 0, 0, 0, retain=retained)])
+        reader.take([Message(message.topic, message.payload, 0, 0, 0, retain=retained)])
     assert reader.values["oven", "default", "temperature"]
 
 

@@ -110,7 +110,7 @@ async def peer(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 def message(payload: bytes, topic: str = "plant/ok") -> Message:
-    return Message(topic, payload, 1, 1, 1, 1)
+    return Message(topic, payload, 1, 1, 1)
 
 
 async def test_what_was_accepted_has_arrived(peer: Peer) -> None:

@@ -17,8 +17,8 @@ from tests.servers import Mosquitto, mosquitto
 
 __all__ = ["mosquitto"]
 
-READINGS = Message("plantbridge/demo/columns", b"...", 1, 1, 1, 1)
-TABLE = Message("plantbridge/demo/tables/j/1", b"{}", 0, 0, 0, 0, retain=True)
+READINGS = Message("plantbridge/demo/columns", b"...", 1, 1, 1)
+TABLE = Message("plantbridge/demo/tables/j/1", b"{}", 0, 0, 0, retain=True)
 
 
 @contextlib.asynccontextmanager

@@ -164,7 +164,7 @@ class Scada:
         if self.host is None or (word == "NDEATH" and not self.host.online):
             return  # the death of a session that this host did not see
         assert not message.retained
-        self.host.take([Message(message.topic, message.payload, 0, 0, 0, 0)])
+        self.host.take([Message(message.topic, message.payload, 0, 0, 0)])
         self.seen |= {(name, stamp, value) for name, stamp, value, _ in self.host.log}
         self.history |= {(name, stamp, value) for name, stamp, value, historical in self.host.log if historical}
         self.host.log.clear()
@@ -351,7 +351,7 @@ async def cloud(broker: Mosquitto, directory: Path, case: Any, **more: Any) -> A
         if "/down/" in message.topic or "/result/" in message.topic or message.payload == b"":
             return
         try:
-            sent = Message(message.topic, message.payload, 0, 0, 0, 0)
+            sent = Message(message.topic, message.payload, 0, 0, 0)
             replies = platform.publish(sent, time.time_ns(), message.qos)
         except Exception as error:  # noqa: BLE001
             wrong.append(f"{message.topic}: {error!r}")

@@ -149,7 +149,7 @@ class Front:
             if alias and topic:
                 aliases[alias] = topic
             topic = topic or aliases.get(alias, "")
-        message = Message(topic, rest, 0, 0, 0, 0, retain)
+        message = Message(topic, rest, 0, 0, 0, retain)
         for reply in self._platform.publish(message, time.time_ns(), qos):
             self.say(reply)
 

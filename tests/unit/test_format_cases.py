@@ -60,7 +60,7 @@ def contents() -> list[Batch | Gap]:
 def converse(dialogue: Dialogue, answers: Callable[[Sequence[Message]], list[tuple[str, bytes]]]) -> list[Message]:
     """Hold one session from will to end."""
     will = dialogue.will()
-    said = [Message(f"(will) {will.topic}", will.payload, 0, 0, 0, 0)] if will else []
+    said = [Message(f"(will) {will.topic}", will.payload, 0, 0, 0)] if will else []
     said += dialogue.begin([], upto=1)
     for sequence, content in enumerate(contents(), 1):
         records = [Record(sequence, content)]
@@ -78,7 +78,7 @@ def written(messages: Sequence[Message]) -> str:
         binary = message.topic.removeprefix("(will) ").startswith("spBv1.0")
         payload = message.payload.hex(" ", 4) if binary else message.payload.decode()
         retained = "  retained" if message.retain else ""
-        lines.append(f"{message.topic}  covers {message.covers}{retained}\n    {payload}\n")
+        lines.append(f"{message.topic}{retained}\n    {payload}\n")
     return "".join(lines)
 
 

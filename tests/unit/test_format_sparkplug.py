@@ -363,7 +363,7 @@ def test_a_reading_that_is_not_good_says_so_and_a_bad_one_has_no_value() -> None
     plant.kept()
 
 
-def test_records_of_one_device_share_a_message_and_covers_says_what_is_complete() -> None:
+def test_records_of_one_device_share_a_message_that_tells_their_sequences() -> None:
     """A cursor that moved past a record with a part still under way would lose that part in a crash."""
     plant = Plant()
     plant.begin()
@@ -371,7 +371,7 @@ def test_records_of_one_device_share_a_message_and_covers_says_what_is_complete(
         plant.read(PRESS, 1, 1, 1), plant.read(METER, 7), plant.read(LAMPS, True), plant.read(NAMES, "x")
     )
     assert [message.topic.rsplit("/")[-1] for message in messages] == ["press-1", "meter-1"]
-    assert [(message.first, message.last, message.covers) for message in messages] == [(1, 3, 1), (2, 4, 4)]
+    assert [(message.first, message.last) for message in messages] == [(1, 3), (2, 4)]
     assert [message.readings for message in messages] == [4, 2]
     assert messages[0].oldest == START
     plant.kept()
@@ -408,7 +408,6 @@ def test_messages_stay_within_the_limit_and_lose_nothing(count: int, limit: int)
     messages = plant.send(*[plant.read(table, *range(count)) for _ in range(3)])
     assert max(len(message.payload) for message in messages) <= limit
     assert sum(message.readings for message in messages) == 3 * count
-    assert messages[-1].covers == 3
     plant.kept()
 
 
@@ -423,7 +422,6 @@ def test_a_gap_is_told_as_a_metric_of_the_node() -> None:
     assert message.topic == "spBv1.0/Plant1/NDATA/gw1"
     shown = plant.host.node_metrics["PlantBridge/Gap"]
     assert orjson.loads(shown.value)["reason"] == "the disk was full"
-    assert message.covers == 1
     plant.kept()
 
 
@@ -493,7 +491,6 @@ def test_history_of_a_metric_that_is_not_born_any_more_is_not_sent_and_said_once
     plant.begin()
     messages = plant.send(plant.read(old, 1, 2, 3), plant.read(away, 1), plant.read(old, 1, 2, 3))
     assert [message.readings for message in messages] == [2]  # speed is of another type now
-    assert messages[0].covers == 3
     assert plant.host.devices["press-1"]["pressure"].history == [(START // 1_000_000, 1)] * 2
     assert len(plant.node.tick().troubles) == 2
     plant.kept()
@@ -510,9 +507,8 @@ def test_a_lost_device_dies_and_its_next_reading_gives_birth_to_it() -> None:
     plant = Plant()
     plant.begin()
     plant.send(plant.read(PRESS, 1, 1, 1), plant.read(LAMPS, True))
-    messages = plant.send(*plant.lose(PRESS, LAMPS))
+    plant.send(*plant.lose(PRESS, LAMPS))
     assert plant.host.dead == {"press-1"}
-    assert messages[-1].covers == 4
     assert plant.send(*plant.lose(PRESS, LAMPS)) == []
     plant.send(plant.read(METER, 5))
     plant.send(plant.read(PRESS, 2, 1, 1))
@@ -545,10 +541,9 @@ def test_a_lost_device_lives_for_its_backlog_and_dies_again() -> None:
     good, bad = plant.read(METER, 7), plant.lose(METER, NAMES)
     backlog = plant.records(good, *bad)
     plant.begin(bad, upto=plant.sequence)
-    messages = plant.heard(plant.node.encode(backlog))
+    plant.heard(plant.node.encode(backlog))
     assert plant.host.words[2:] == ["DBIRTH", "DDATA"]
     assert plant.host.devices["meter-1"]["energy"].history == [(START // 1_000_000, 7), (START // 1_000_000, None)]
-    assert messages[-1].covers == 3
     plant.now += 4 * SECOND
     assert plant.node.tick().send == ()
     plant.now += SECOND

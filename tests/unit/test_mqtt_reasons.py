@@ -31,7 +31,7 @@ def sink_to(url: str, **more: Any) -> MqttSink:
 
 
 def message(payload: bytes = b"x", topic: str = "plant/a", **more: Any) -> Message:
-    return Message(topic, payload, 1, 1, 1, more.pop("readings", 1), **more)
+    return Message(topic, payload, 1, 1, more.pop("readings", 1), **more)
 
 
 # ------------------------------------------------------------------------------------------------ properties

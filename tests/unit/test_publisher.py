@@ -89,9 +89,9 @@ class Lines:
     def _one(self, record: Record) -> Message:
         content = record.content
         if isinstance(content, Gap):
-            return Message("gap", content.reason.encode(), record.sequence, record.sequence, 0, 0)
+            return Message("gap", content.reason.encode(), record.sequence, record.sequence, 0)
         body = orjson.dumps([record.sequence, content.backfill])
-        return Message("row", body, record.sequence, record.sequence, 0, len(content), oldest=int(content.time.min()))
+        return Message("row", body, record.sequence, record.sequence, len(content), oldest=int(content.time.min()))
 
 
 class Bench:

@@ -42,9 +42,9 @@ class Bulky(Lines):
         content = record.content
         if isinstance(content, Gap):
             body = orjson.dumps([content.device, content.group, content.reason, content.readings])
-            return Message("gap", body, record.sequence, record.sequence, 0, 0)
+            return Message("gap", body, record.sequence, record.sequence, 0)
         body = orjson.dumps([record.sequence, "x" * 10_000, content.backfill])
-        return Message("row", body, record.sequence, record.sequence, 0, len(content), oldest=int(content.time.min()))
+        return Message("row", body, record.sequence, record.sequence, len(content), oldest=int(content.time.min()))
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +249,7 @@ async def test_a_record_that_is_too_large_for_the_platform_is_set_aside_unsent(t
 
         def _one(self, record: Record) -> Message:
             made = super()._one(record)
-            return Message("row", b"x" * 1001, 2, 2, 0, 1) if record.sequence == 2 else made
+            return Message("row", b"x" * 1001, 2, 2, 1) if record.sequence == 2 else made
 
     async with bench(tmp_path, encoder=Platform()) as b:
         with capture_logs() as logs:
