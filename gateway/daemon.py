@@ -65,7 +65,12 @@ def main() -> NoReturn:
             site: Site = pickle.load(file)
         run(site)
     except GatewayError as error:
-        print(error.spoken(), file=sys.stderr)
+        text = error.spoken()
+        if sys.stderr.isatty():  # a person started it: only then is the catalogue worth its memory
+            from gateway.language import say
+
+            text = say(text)
+        print(text, file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(0)
 

@@ -7,15 +7,18 @@ a traceback.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from keyword import iskeyword
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from gateway.errors import ConfigError, GatewayError
-from gateway.language import say
+from gateway.language import LANGUAGES, VARIABLE, language, say
 
 COMMANDS: Final = {
     "run": "the edge daemon",
@@ -49,10 +52,39 @@ COMMANDS: Final = {
 }
 
 
+class Commands(TyperGroup):
+    """The commands; what is wrong with their arguments is said in the language in use."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        """Read the options before the command's name."""
+        try:
+            return super().make_context(*arguments, **more)
+        except Exception as error:
+            _say(error)
+            raise
+
+    def invoke(self, context: Any) -> Any:
+        """Read the command's own arguments, and run it."""
+        try:
+            return super().invoke(context)
+        except Exception as error:
+            _say(error)
+            raise
+
+
+def _say(error: Exception) -> None:
+    """Put an error about arguments into the language in use."""
+    told = getattr(error, "format_message", None)
+    if told is not None:
+        text = say(told())
+        error.format_message = lambda: text  # type: ignore[attr-defined]
+
+
 def make_app() -> typer.Typer:
     """Build the command line."""
     app = typer.Typer(
         name="plantbridge",
+        cls=Commands,
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
@@ -91,14 +123,62 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
+    lang: Annotated[
+        str | None,
+        typer.Option(metavar="en|zh", help="Language of messages; also behind a command. Else as the locale says."),
+    ] = None,
 ) -> None:
     """PlantBridge 厂云桥: machines to the cloud, losing nothing on the way."""
+
+
+def chosen_language(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Take --lang out of a command line, wherever it stands, and give its value, or nothing. Raises GatewayError."""
+    rest: list[str] = []
+    chosen = ""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--lang" or word.startswith("--lang="):
+            chosen = word.partition("=")[2] or next(words, "")
+            if chosen not in LANGUAGES:
+                raise WrongLanguage(f"--lang is one of {', '.join(LANGUAGES)}, not {chosen or 'nothing'}")
+        else:
+            rest.append(word)
+    return chosen, rest
+
+
+class WrongLanguage(GatewayError):
+    """The command line asks for a language that there is not."""
+
+    exit_code = 2
+
+
+def translate(command: Any) -> None:
+    """Put the help of a command, of its options and of the commands below it into the language in use."""
+    from typer import rich_utils
+
+    for name in ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE", "ERRORS_PANEL_TITLE"):
+        setattr(rich_utils, name, say(getattr(rich_utils, name)))
+    if command.help:
+        command.help = say(command.help)
+    for each in command.params:
+        if getattr(each, "help", None):
+            each.help = say(each.help)
+    for below in getattr(command, "commands", {}).values():
+        translate(below)
 
 
 def main() -> None:
     """Run the command line; turn errors into a sentence and an exit code."""
     try:
-        make_app()()
+        chosen, sys.argv[1:] = chosen_language(sys.argv[1:])
+        if chosen:
+            os.environ[VARIABLE] = chosen
+        command: Any = typer.main.get_command(make_app())
+        if language() != "en":
+            translate(command)
+        command(prog_name="plantbridge")
     except ConfigError as error:
         from gateway.cli.check import shown
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.language import say
+
 app = typer.Typer(no_args_is_help=True, help="The audit log of commands.")
 
 _Place = Annotated[Path, typer.Argument(help="The site file, or one file of the log.", metavar="SITE.yaml|FILE")]
@@ -26,10 +28,10 @@ def verify(place: _Place) -> None:
     proof = verify(_path(place))
     if proof.broken is not None:
         typer.echo(f"{proof.broken}", err=True)
-        typer.echo(f"{proof.lines} lines before it are whole.", err=True)
+        typer.echo(say(f"{proof.lines} lines before it are whole."), err=True)
         raise typer.Exit(1)
     begin = "" if proof.first <= 1 else f" from line {proof.first} on; the older ones were removed to make room"
-    print(f"{proof.lines} lines are whole{begin}. The last: {proof.last.sequence}:{proof.last.hash}")
+    print(say(f"{proof.lines} lines are whole{begin}. The last: {proof.last.sequence}:{proof.last.hash}"))
 
 
 @app.command("show")

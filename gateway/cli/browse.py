@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.contracts import Found
 
@@ -128,7 +130,7 @@ def _print(found: Sequence[Found]) -> None:
         )  # fmt: skip
         branches[each.path].label = label
     Console(width=None if sys.stdout.isatty() else 200).print(root)
-    print(f"{len(found)} variables")
+    print(say(f"{len(found)} variables"))
 
 
 def tag_names(found: Sequence[Found]) -> list[str]:

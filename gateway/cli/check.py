@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from gateway.config.kinds import Checked
@@ -27,7 +27,7 @@ _WIDEST: Final = 160
 def check(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Site files, device templates or cloud files.", metavar="FILE.yaml..."),
+        typer.Argument(help="Site files, device templates or cloud files.", metavar="FILE.yaml"),
     ],
     secrets: Annotated[
         bool, typer.Option(help="Whether ${env:...} and ${file:...} must be there; without, they are warnings.")
@@ -106,7 +106,7 @@ def conclusion(file: Path, checked: Checked) -> str:
 def shown(problem: Problem) -> str:
     """Write a problem with its line of the file and a caret under the place."""
     said = replace(problem, reason=say(problem.reason), hint=say(problem.hint))
-    text = str(said) if problem.severity == "error" else f"{said} [{say(problem.severity)}]"
+    text = str(said) if problem.severity == "error" else f"{said} [{word(problem.severity)}]"
     if not problem.line:
         return text
     try:

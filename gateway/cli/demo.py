@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.cli.demo_account import Account
     from gateway.cli.demo_processes import Demo
@@ -58,7 +60,7 @@ def demo(
         running.stop()
         account = take(site, running.database)
     except DemoFailed as error:
-        print(f"plantbridge demo: {error}\nThe logs are in {running.logs}", file=sys.stderr)
+        print(say(f"plantbridge demo: {error}\nThe logs are in {running.logs}"), file=sys.stderr)
         raise typer.Exit(1) from None
     finally:
         running.kill()
@@ -145,10 +147,10 @@ def _print_account(running: Demo, account: Account) -> None:
     console = Console()
     console.print(table)
     for example in account.examples:
-        console.print(f"wrong: {example}", markup=False)
+        console.print(say(f"wrong: {example}"), markup=False)
     command = _command()
-    console.print(f"Look into it: {command} query {running.cloud}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"              {command} journal {running.site}", markup=False, highlight=False, soft_wrap=True)
+    console.print(say(f"Look into it: {command} query {running.cloud}"), markup=False, highlight=False, soft_wrap=True)
+    console.print(say(f"              {command} journal {running.site}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _command() -> str:

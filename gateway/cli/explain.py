@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.local.sentences import Account
     from gateway.site import Site
@@ -69,10 +71,10 @@ def _without(site: Site, path: Path, name: str, reason: str, *, json: bool) -> N
             if json:
                 _print_json({"running": False, "well": False, "said": [said], "next": commands, "definition": about})
                 return
-            print(said)
-            print(f"It is defined at {about['where']}, and read every {about['interval'] / 1e9:g} s in one of")
+            print(say(said))
+            print(say(f"It is defined at {about['where']}, and read every {about['interval'] / 1e9:g} s in one of"))
             for text in requests[:5]:
-                print(f"  {text}")
+                print(f"  {say(text)}")
             print("Next:", *commands, sep="\n  ")
             return
     raise GatewayError(missing(name, [table for link in site.links for table in link.tables]))
@@ -85,7 +87,7 @@ def _show(found: dict[str, Any], told: Account) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     for sentence in told.said:
-        console.print(escape(sentence))
+        console.print(escape(say(sentence)))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.language import say
+
 
 def export(
     file: Annotated[Path, typer.Argument(help="A site file or a device template.", metavar="FILE.yaml")],
@@ -30,20 +32,20 @@ def export(
     try:
         names, count = _export(file, output, device or [], force=force)
     except ListError as error:
-        print(f"plantbridge: {error}", file=sys.stderr)
+        print(say(f"plantbridge: {error}"), file=sys.stderr)
         raise typer.Exit(2) from None
     except OSError as error:
-        print(f"plantbridge: {output} cannot be written: {error.strerror}", file=sys.stderr)
+        print(say(f"plantbridge: {output} cannot be written: {error.strerror}"), file=sys.stderr)
         raise typer.Exit(1) from None
     if output is not None:
-        print(f"wrote {output}: {count} tags of {', '.join(names)}", file=sys.stderr)
+        print(say(f"wrote {output}: {count} tags of {', '.join(names)}"), file=sys.stderr)
         from gateway.config.kinds import check_file
 
         if check_file(file, secrets=False).kind == "site":
             back = f"--into {file}" + (f" --device {names[0]}" if len(names) == 1 else "")
         else:
             back = "-o NEW.yaml"  # a template, or a file that a site includes
-        print(f"Back again: plantbridge import {output} {back}", file=sys.stderr)
+        print(say(f"Back again: plantbridge import {output} {back}"), file=sys.stderr)
 
 
 def _export(file: Path, output: Path | None, devices: list[str], *, force: bool) -> tuple[list[str], int]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.lists.entries import RegisterList
     from gateway.lists.sites import Composed
@@ -102,7 +104,7 @@ def import_(
     if into is not None and output is not None:
         raise typer.BadParameter("--into says already where to write", param_hint="--output")
     if output is not None and output.exists() and not (force or dry_run):
-        print(f"plantbridge: {output} is there already; --force replaces it, --into adds to it", file=sys.stderr)
+        print(say(f"plantbridge: {output} is there already; --force replaces it, --into adds to it"), file=sys.stderr)
         raise typer.Exit(2)
     name = device or re.sub(r"[\s/+#.]+", "-", file.stem).strip("-") or "device"
     try:
@@ -126,7 +128,7 @@ def import_(
         composed = _composed(listed, file, into, output, {"device": device, "url": url, "link": link, "unit": unit})
     except ListError as error:
         _report(locals().get("listed"))
-        print(f"plantbridge: {error}", file=sys.stderr)
+        print(say(f"plantbridge: {error}"), file=sys.stderr)
         raise typer.Exit(2) from None
     _report(listed)
     if not dry_run:
@@ -164,11 +166,11 @@ def _report(listed: RegisterList | None) -> None:
     if listed is None:
         return
     for note in listed.notes:
-        print(note, file=sys.stderr)
+        print(say(note), file=sys.stderr)
     for finding in sorted(
         listed.findings, key=lambda each: [int(part) for part in re.findall(r"(?<=:)\d+", each.place)]
     ):
-        print(finding, file=sys.stderr)
+        print(say(str(finding)), file=sys.stderr)
 
 
 def _write(composed: Composed, into: Path | None, output: Path | None) -> None:
@@ -194,16 +196,16 @@ def _conclude(composed: Composed, listed: RegisterList, target: Path | None, *, 
     print(f"{verb} {where}: {counts}{left}", file=sys.stderr)
     if composed.kept:
         names = ", ".join(composed.kept[:8]) + (", …" if len(composed.kept) > 8 else "")
-        print(f"not in the list, and kept: {names}", file=sys.stderr)
+        print(say(f"not in the list, and kept: {names}"), file=sys.stderr)
     if target is None or dry_run:
         return
     if composed.kind == "template":
-        print(f"Now: plantbridge init site.yaml --template {target} --url tcp://ADDRESS", file=sys.stderr)
+        print(say(f"Now: plantbridge init site.yaml --template {target} --url tcp://ADDRESS"), file=sys.stderr)
     elif composed.same or composed.changed:
-        print(f"Now: plantbridge plan {target}", file=sys.stderr)
+        print(say(f"Now: plantbridge plan {target}"), file=sys.stderr)
     else:
-        print(f"Now, without the device: plantbridge simulate {target} --map links.json", file=sys.stderr)
-        print(f"With it:                 plantbridge run {target}", file=sys.stderr)
+        print(say(f"Now, without the device: plantbridge simulate {target} --map links.json"), file=sys.stderr)
+        print(say(f"With it:                 plantbridge run {target}"), file=sys.stderr)
 
 
 def _counted(composed: Composed) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.lists.start import Start, Template
 
@@ -43,19 +45,22 @@ def init(
         return
     there = [str(each) for each in (file, cloud) if each is not None and each.exists()]
     if there and not force:
-        verb = "are" if len(there) > 1 else "is"
         print(
-            f"plantbridge: {' and '.join(there)} {verb} there already; --force replaces what is there", file=sys.stderr
+            say(
+                f"plantbridge: {' and '.join(there)} {'are' if len(there) > 1 else 'is'} there already;"
+                " --force replaces what is there"
+            ),
+            file=sys.stderr,
         )
         raise typer.Exit(2)
     try:
         start = _start(file, template, url, driver, device, unit, link, gateway, broker)
         _write(start, file, cloud)
     except ListError as error:
-        print(f"plantbridge: {error}", file=sys.stderr)
+        print(say(f"plantbridge: {error}"), file=sys.stderr)
         raise typer.Exit(2) from None
     except OSError as error:
-        print(f"plantbridge: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)
+        print(say(f"plantbridge: {error.filename} cannot be written: {error.strerror}"), file=sys.stderr)
         raise typer.Exit(1) from None
     _conclude(start, file, cloud)
 
@@ -121,13 +126,13 @@ def _write(start: Start, file: Path, cloud: Path | None) -> None:
 def _conclude(start: Start, file: Path, cloud: Path | None) -> None:
     """Say what is there now, and the next command."""
     what = f"{start.device} ({start.template or start.driver}) at {start.url}"
-    print(f"wrote {file}: {what}")
+    print(say(f"wrote {file}: {what}"))
     if cloud is not None:
-        print(f"wrote {cloud}: what gateways publish to {start.broker} goes into a DuckDB file")
-    print(f"Try it without the device: plantbridge simulate {file} --map links.json")
-    print(f"With the device:           plantbridge run {file}")
+        print(say(f"wrote {cloud}: what gateways publish to {start.broker} goes into a DuckDB file"))
+    print(say(f"Try it without the device: plantbridge simulate {file} --map links.json"))
+    print(say(f"With the device:           plantbridge run {file}"))
     if cloud is not None:
-        print(f"The cloud side:            plantbridge ingest {cloud}")
+        print(say(f"The cloud side:            plantbridge ingest {cloud}"))
 
 
 def _list_templates() -> None:

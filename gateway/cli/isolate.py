@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.language import say
+
 
 class Wanted(StrEnum):
     """What to do with the switch."""
@@ -48,7 +50,13 @@ def isolate(
     except OSError as error:
         raise GatewayError(f"{switch.path} cannot be changed: {error.strerror}; who runs the gateway?") from error
     said = switch.read()
-    print(f"{loaded.gateway} is isolated, nothing is written: {said}" if said else f"{loaded.gateway} is not isolated.")
+    print(
+        say(
+            f"{loaded.gateway} is isolated, nothing is written: {said}"
+            if said
+            else f"{loaded.gateway} is not isolated."
+        )
+    )
     if changed and loaded.commands is not None:
         from gateway.audit import stamp
 

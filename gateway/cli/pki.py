@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.language import say
+
 app = typer.Typer(
     help="OPC UA certificates: our own, and which servers are trusted.", no_args_is_help=True, rich_markup_mode="rich"
 )
@@ -37,7 +39,7 @@ def show(folder: Folder = Path("pki")) -> None:
             outdated = until is not None and until < now
             attention |= outdated
             dated = f", to be renewed by {until:%Y-%m-%d}" if until else ""
-            typer.echo(f"  {path.name}: revocation list of {issuer}{dated}{'  OUT OF DATE' if outdated else ''}")
+            typer.echo(say(f"  {path.name}: revocation list of {issuer}{dated}{'  OUT OF DATE' if outdated else ''}"))
     raise typer.Exit(1 if attention else 0)
 
 
@@ -57,7 +59,7 @@ def create(
 
     made = make(folder) if new else own(folder)
     typer.echo(f"{made.certificate}: {describe(load(made.certificate))}")
-    typer.echo(f"ApplicationUri {made.application_uri}. Make the server trust this certificate.")
+    typer.echo(say(f"ApplicationUri {made.application_uri}. Make the server trust this certificate."))
 
 
 @app.command()
@@ -75,7 +77,7 @@ def trust(
     from drivers.opcua.pki import trust as move
 
     try:
-        typer.echo(f"trusted: {describe(move(fingerprint, folder))}")
+        typer.echo(say(f"trusted: {describe(move(fingerprint, folder))}"))
     except NotTrusted as error:
-        typer.echo(str(error), err=True)
+        typer.echo(say(str(error)), err=True)
         raise typer.Exit(1) from error

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -57,14 +59,14 @@ def plan(
         print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
     else:
         from rich.console import Console
+        from rich.markup import escape
 
         console = Console(width=None if sys.stdout.isatty() else _WIDTH)
         for each in plans:
             console.print(_table(each, requests=not summary))
             if each.load > 1:
-                console.print(
-                    f"[bold red]The link {each.link.name} is overbooked:[/] its scans need {each.load:.0%} of the time."
-                )
+                said = say(f"The link {each.link.name} is overbooked: its scans need {each.load:.0%} of the time.")
+                console.print(f"[bold red]{escape(said)}[/]")
             console.print()
         for answer in answers:
             console.print(_answer(answer))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.stores.questions import Row
 
@@ -187,7 +189,7 @@ def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> No
     )
     _print(names, lines, form, output)
     if more:
-        typer.echo(f"These are the newest {most} rows; --limit or --format csv gives more.", err=True)
+        typer.echo(say(f"These are the newest {most} rows; --limit or --format csv gives more."), err=True)
 
 
 def _print(names: list[str], rows: Iterable[tuple[str, ...]], form: Form, output: Path | None) -> None:

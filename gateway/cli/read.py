@@ -9,6 +9,7 @@ import typer
 
 from gateway import quality
 from gateway.cli.scan import WIDTH, Place, Site, lasting, link_options
+from gateway.language import say
 
 if TYPE_CHECKING:
     from drivers.modbus.driver import ModbusDriver
@@ -98,7 +99,7 @@ async def _value(driver: ModbusDriver, options: ModbusLink, pace: Pace, line: st
     try:
         batches = await driver.read(plan)
     except NoAnswer as error:
-        typer.echo(f"{line}: {error}", err=True)
+        typer.echo(f"{line}: {say(str(error))}", err=True)
         return False
     good = True
     for batch in batches:
@@ -107,7 +108,7 @@ async def _value(driver: ModbusDriver, options: ModbusLink, pace: Pace, line: st
             if code < quality.BAD:
                 typer.echo(f"{tag.name} = {shown(tag.type, value)}")
             else:
-                typer.echo(f"{tag.name}: {quality.name(code)}{_WHY.get(code, '')}", err=True)
+                typer.echo(f"{tag.name}: {quality.name(code)}{say(_WHY.get(code, ''))}", err=True)
     return good
 
 
@@ -120,7 +121,7 @@ async def _window(driver: ModbusDriver, pace: Pace, area: Any, address: int, cou
 
     data = await read_window(driver, pace, area, address, count)
     if isinstance(data, str):
-        typer.echo(f"{area}:{address}: {data}", err=True)
+        typer.echo(f"{area}:{address}: {say(data)}", err=True)
         return False
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(f"[bold]{area}:{address}[/] {data.hex(' ', 2)}")
@@ -134,5 +135,7 @@ async def _window(driver: ModbusDriver, pace: Pace, area: Any, address: int, cou
     for type_, cells in rows.items():
         table.add_row(type_, *(cells.get(order, "") for order in ("ABCD", "CDAB", "BADC", "DCBA")))
     console.print(table)
-    console.print("* plausible. The first register is the first of each value; write the order as the column says.")
+    console.print(
+        say("* plausible. The first register is the first of each value; write the order as the column says.")
+    )
     return True

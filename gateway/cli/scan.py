@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from drivers.modbus.probe import Silence, Unit
     from drivers.modbus.spec import ModbusLink
@@ -158,11 +160,11 @@ def _print(found: Sequence[Unit], silent: Sequence[Silence], wanted: int) -> Non
         console.print(table)
     asked = len(found) + len(silent)
     stopped = "" if asked == wanted else f" (stopped after {asked} of {wanted}: time is up)"
-    console.print(f"{len(found)} of {asked} unit ids answer{stopped}.")
+    console.print(say(f"{len(found)} of {asked} unit ids answer{stopped}."))
     notes = [f"unit {each.unit}: {each.note}" for each in silent if each.note]
     for note in notes[:NOTES]:
-        console.print(note, style="dim")
+        console.print(say(note), style="dim")
     if len(notes) > NOTES:
-        console.print(f"... and {len(notes) - NOTES} more that did not answer but were not silent", style="dim")
+        console.print(say(f"... and {len(notes) - NOTES} more that did not answer but were not silent"), style="dim")
     if len(found) > 20 and len(found) == asked:
-        console.print("Every unit id answers: the device ignores it. Use any, best 1 or 255.")
+        console.print(say("Every unit id answers: the device ignores it. Use any, best 1 or 255."))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -110,7 +112,7 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
     try:
         run_until_signal(body)
     except PortTaken as error:
-        print(f"plantbridge: {error} (--free-ports finds others)", file=sys.stderr)
+        print(say(f"plantbridge: {error} (--free-ports finds others)"), file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -154,11 +156,13 @@ def show(shown: Table, path: Path, map_file: Path | None, *, elsewhere: bool) ->
     console.print(shown)
     if elsewhere and map_file is None:
         console.print(
-            "Not at the addresses of the site file: `run` would look for the real devices. Begin again with "
-            "--map links.json to try it with these.",
+            say(
+                "Not at the addresses of the site file: `run` would look for the real devices. Begin again with "
+                "--map links.json to try it with these."
+            ),
             markup=False,
             highlight=False,
         )
         return
     links = f" --links {map_file}" if map_file is not None else ""
-    console.print(f"Now: plantbridge run {path}{links}", markup=False, highlight=False)
+    console.print(say(f"Now: plantbridge run {path}{links}"), markup=False, highlight=False)

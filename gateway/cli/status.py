@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -84,10 +86,10 @@ def _without(site: Site, path: Path, reason: str, *, json: bool) -> None:
         problem = {"what": reason, "do": start}
         _print_json({"running": False, "gateway": site.gateway, "journal": journal, "problems": [problem]})
         return
-    print(f"{site.gateway}: {reason}.")
+    print(f"{site.gateway}: {say(reason)}.")
     for line in said:
-        print(line)
-    print(f"To start it: {start}")
+        print(say(line))
+    print(say(f"To start it: {start}"))
 
 
 def _show(answer: dict[str, Any], found: list[Trouble]) -> None:
@@ -97,10 +99,10 @@ def _show(answer: dict[str, Any], found: list[Trouble]) -> None:
     for part in (_head(answer), _devices(answer), _publishers(answer)):
         console.print(part)
     if not found:
-        console.print("[green]Nothing is wrong.[/]")
+        console.print(f"[green]{say('Nothing is wrong.')}[/]")
     for number, each in enumerate(found, 1):
-        console.print(f"[bold red]{number}.[/] {_escaped(each.what)}", highlight=False)
-        console.print(f"   [cyan]to do:[/] {_escaped(each.do)}", highlight=False)
+        console.print(f"[bold red]{number}.[/] {_escaped(say(each.what))}", highlight=False)
+        console.print(f"   [cyan]{say('to do:')}[/] {_escaped(say(each.do))}", highlight=False)
 
 
 def _escaped(text: str) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -67,7 +69,7 @@ def tail(
         else:
             _lines(rows)
     if until is None:
-        print("The daemon has ended, or is no longer there.", file=sys.stderr)
+        print(say("The daemon has ended, or is no longer there."), file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -118,7 +120,7 @@ def _lines(rows: Iterator[list[Row] | int]) -> None:
 
     for some in rows:
         if isinstance(some, int):
-            print(f"({some} readings dropped: this reader is too slow)", flush=True)
+            print(say(f"({some} readings dropped: this reader is too slow)"), flush=True)
             continue
         for row in some:
             print(moment(row.time), row.name, _value(row), code(row.quality), *(["(history)"] if row.backfill else []))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.commands import Result
     from gateway.contracts import Driver
@@ -108,5 +110,5 @@ def _say(device: str, tag: Tag, result: Result) -> bool:
     line = f"{device}/{tag.name}: was {before}, is {after}"
     if result.quality != quality.GOOD:
         line += f"  {quality.name(result.quality)}: {result.reason}"
-    typer.echo(line, err=result.quality != quality.GOOD)
+    typer.echo(say(line), err=result.quality != quality.GOOD)
     return result.quality == quality.GOOD

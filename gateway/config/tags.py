@@ -332,9 +332,11 @@ class Rules:
         low, high = options.minimum, options.maximum
         if low is None or high is None:
             missing = " and ".join(key for key, value in (("min", low), ("max", high)) if value is None)
-            verb = "are" if " " in missing else "is"
             whose = "a" if options.deadband is not None else "the device's or group's"
-            reason = f"{whose} deadband of {percent[0].strip()} is of max - min, but {missing} {verb} not given"
+            reason = (
+                f"{whose} deadband of {percent[0].strip()} is of max - min, but {missing}"
+                f" {'are' if ' ' in missing else 'is'} not given"
+            )
             self.wrong("deadband", reason, f"add {missing}, or give the deadband as a number")
             return 0.0
         return float(percent[1]) / 100 * (high - low)

@@ -2,9 +2,11 @@
 finished English text becomes Chinese just before it is shown to a person.
 
 `LANGUAGE.json` beside this module maps templates to translations. A template is the f-string as it stands in the code,
-with `{}` for each value and `{s}` for the s of a plural; a translation takes the values in order, or by number: {1}
-before {0}; `{0w}` is a value that is itself a word of ours (a tag, a device) and is looked up under "words". What a
-value holds is translated too, so that a reason inside a sentence is in the same language.
+with `{}` for each value and `{s}` for what only a plural changes (s, are); a translation takes the values in order, or
+by number: {1} before {0}; `{0w}` is a value that is itself a word of ours (a tag, a device), looked up under "words".
+What a value holds is translated too, so that a reason inside a sentence is in the same language. Under "others" stand
+texts that are put together or come from the system, which docs/messages.py does not find in the code. A translation
+that is its template says that there is nothing to translate.
 
 A text that no template fits stays as it is. Logs are never translated: programs read them. The daemon loads this only
 to say on a terminal why it ended.
@@ -26,7 +28,7 @@ LANGUAGES: Final = ("en", "zh")
 _TOKEN: Final = re.compile(r"(\{\{|\}\}|\{s?\})")
 _PLACE: Final = re.compile(r"\{\{|\}\}|\{(\d*)(w?)\}")
 _DEEPEST: Final = 6  # texts within texts
-_JOINTS: Final = ("\n", ": ", "; ", ", ")
+_JOINTS: Final = (("\n", "\n"), (": ", "："), ("; ", "；"), (", ", "，"))  # and how they are written in Chinese
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Catalogue:
     """The messages of one language."""
 
     def __init__(self, messages: Mapping[str, str], words: Mapping[str, str]) -> None:
-        every = {**words, **messages}
+        every = {each: text for each, text in messages.items() if text != each}
         self._exact = {literal(each): text for each, text in every.items() if not holes(each)}
         self._words = words
         made = (_message(each, text) for each, text in every.items() if holes(each) or "{s}" in each)
@@ -52,6 +54,10 @@ class Catalogue:
     def say(self, text: str) -> str:
         """Give the text in this language; as it is where nothing fits."""
         return self._say(text, _DEEPEST)
+
+    def word(self, text: str) -> str:
+        """Give a word of ours; as it is where it is none."""
+        return self._words.get(text, text)
 
     def template(self, text: str) -> str:
         """Give the template that a text was made from; nothing where that is not known."""
@@ -77,9 +83,11 @@ class Catalogue:
 
     def _parts(self, text: str, deep: int) -> str:
         """Translate what a text that is no message was put together from."""
-        for joint in _JOINTS:
+        for joint, ours in _JOINTS:
             if joint in text:
-                return joint.join(self._say(part, deep - 1) for part in text.split(joint))
+                parts = text.split(joint)
+                said = [self._say(part, deep - 1) for part in parts]
+                return text if said == parts else ours.join(said)
         opened = text.find(" (")
         if text.endswith(")") and opened > 0:
             return f"{self._say(text[:opened], deep - 1)} ({self._say(text[opened + 2 : -1], deep - 1)})"
@@ -109,7 +117,7 @@ def _message(template: str, translation: str) -> Message:
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    how = {"{{": r"\{", "}}": r"\}", "{}": "(.*?)", "{s}": "s?"}
+    how = {"{{": r"\{", "}}": r"\}", "{}": "(.*?)", "{s}": "(?:s|is|are|was|were)?"}
     return re.compile("".join(how.get(part) or re.escape(part) for part in _TOKEN.split(template)), re.DOTALL)
 
 
@@ -149,10 +157,16 @@ def catalogue(wanted: str) -> Catalogue:
     import orjson
 
     body = orjson.loads((files("gateway.language") / f"{wanted}.json").read_bytes())
-    return Catalogue(body["messages"], body["words"])
+    return Catalogue({**body["others"], **body["messages"]}, body["words"])
 
 
 def say(text: str) -> str:
     """Give a text in the language in use."""
     wanted = language()
     return text if wanted == "en" else catalogue(wanted).say(text)
+
+
+def word(text: str) -> str:
+    """Give a word of ours, such as the name of a severity, in the language in use."""
+    wanted = language()
+    return text if wanted == "en" else catalogue(wanted).word(text)
