@@ -14,9 +14,10 @@ WHEELS ?= dist/wheels
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PYTHONDONTWRITEBYTECODE := 1
+export PLANTBRIDGE_LANG := en
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev servers demo test unit e2e lint fmt schema bench soak lock upgrade wheel wheels clean
+.PHONY: help setup setup-dev servers demo test unit e2e lint fmt schema messages bench soak lock upgrade wheel wheels clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || \
@@ -78,6 +79,9 @@ fmt: $(VENV)/setup-dev.stamp  ## format and sort imports
 schema: $(VENV)/setup.stamp  ## write config/schema and docs/guide/reference.md from the models
 	$(BIN)/plantbridge schema --into config/schema
 	$(BIN)/python docs/reference.py
+
+messages: $(VENV)/setup.stamp  ## which messages have no Chinese yet, and which translations translate nothing
+	$(BIN)/python docs/messages.py
 
 bench: $(VENV)/setup-dev.stamp  ## measure: a table of figures for this machine (takes minutes)
 	$(BIN)/python -m bench

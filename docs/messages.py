@@ -37,6 +37,8 @@ _WORDS: Final = re.compile(r"[A-Za-z]{2,}")
 _SQL: Final = re.compile(
     r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|ALTER|DROP|WITH|ATTACH|COPY|FROM|WHERE|JOIN|ORDER|BEGIN|EXPLAIN)\b"
 )
+_FORMATTED: Final = re.compile(r"\{\{(?:note|client_id|elsewhere)\}\}")
+"""What str.format fills, later than an f-string does."""
 _LOGGERS: Final = ("log", "_log", "logger", "structlog")
 _LOGS: Final = ("debug", "info", "warning", "error", "exception", "critical")
 _NO_MESSAGE: Final = (
@@ -48,7 +50,8 @@ _NO_MESSAGE: Final = (
 def template(node: ast.AST) -> str | None:
     """Give the template of a literal or f-string; None where it is neither."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value.replace("{", "{{").replace("}", "}}")
+        text = node.value.replace("{", "{{").replace("}", "}}")
+        return _FORMATTED.sub("{}", text)
     if not isinstance(node, ast.JoinedStr):
         return None
     text = ""
@@ -130,6 +133,21 @@ def helps_of(command: object) -> Iterator[str]:
         yield from helps_of(below)
 
 
+def required() -> Iterator[str]:
+    """Give what is said of each key that must be given: the first sentence of its description."""
+    from gateway.config import schema
+    from gateway.config.messages import described
+    from gateway.options import Options
+
+    schema.json_schema("site")  # which imports the models of every driver
+    every = [Options]
+    for model in every:
+        every += model.__subclasses__()
+        for name, field in model.model_fields.items():
+            if field.is_required() and (text := described(model, field.alias or name)):
+                yield text.replace("{", "{{").replace("}", "}}")
+
+
 def collected() -> dict[str, str]:
     """Give every template, and where it stands first."""
     found: dict[str, str] = {}
@@ -143,6 +161,8 @@ def collected() -> dict[str, str]:
                 found.setdefault(text, f"{name}:{line}")
     for text in helps():
         found.setdefault(text, "--help")
+    for text in required():
+        found.setdefault(text, "the description of a key that must be given")
     return found
 
 

@@ -193,7 +193,7 @@ def _report(path: Path, faults: list[Fault], model: type[BaseModel], piece: Piec
         hint = _known(str(path[-1]), keys_of(_model_at(model, path[:-1])), piece if len(path) == 1 else None)
         files.report(key_mark, full, f"unknown key {path[-1]}", hint)
     elif fault.type == "missing":
-        about = _description(_model_at(model, path[:-1]), str(path[-1]))
+        about = described(_model_at(model, path[:-1]), str(path[-1]))
         files.report(key_mark, full[:-1], f"the key {path[-1]} is missing", about)
     elif fault.type.startswith("key_"):
         files.report(key_mark, full, f"the key must be {_expected(fault)}, got {path[-1]}")
@@ -362,7 +362,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models_in(part)
 
 
-def _description(model: type[BaseModel] | None, key: str) -> str:
+def described(model: type[BaseModel] | None, key: str) -> str:
     """Give the first sentence about a key."""
     for name, field in (model.model_fields if model else {}).items():
         if key == (field.alias or name) and field.description:
