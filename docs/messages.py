@@ -1,7 +1,7 @@
 """The messages of the code, and which of them have no translation: `python docs/messages.py`.
 
 A message is a sentence in the code of a room that people read from (ROOMS), or the help of a command. It is found by
-its look: a literal or f-string with two words in it, that is not a docstring, a log entry, SQL or a pattern. Values
+its look: a literal or f-string with two words in it, that is not a docstring, a log entry, SQL or HTML. Values
 become `{}`, and the s of a plural `{s}`: the template, which gateway/language/zh.json translates.
 
     python docs/messages.py            list what lacks a translation, and what translates nothing any more
@@ -37,6 +37,7 @@ _WORDS: Final = re.compile(r"[A-Za-z]{2,}")
 _SQL: Final = re.compile(
     r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|ALTER|DROP|WITH|ATTACH|COPY|FROM|WHERE|JOIN|ORDER|BEGIN|EXPLAIN)\b"
 )
+_MARKUP: Final = re.compile(r"</?[a-z]+[0-9]?( [a-z]+=|>)|^\s*:root")
 _FORMATTED: Final = re.compile(r"\{\{(?:note|client_id|elsewhere)\}\}")
 """What str.format fills, later than an f-string does."""
 _LOGGERS: Final = ("log", "_log", "logger", "structlog")
@@ -72,7 +73,9 @@ def _is_plural(value: ast.expr) -> bool:
 
 def is_message(text: str) -> bool:
     """Say whether a text looks like something said to a person."""
-    return bool(_SENTENCE.search(text) and _WORDS.search(re.sub(r"\{s?\}", "", text))) and not _SQL.match(text)
+    if _SQL.match(text) or _MARKUP.search(text):
+        return False
+    return bool(_SENTENCE.search(text) and _WORDS.search(re.sub(r"\{s?\}", "", text)))
 
 
 def messages_of(path: Path) -> Iterator[tuple[str, int]]:

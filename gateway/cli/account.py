@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.ledger import Ledger
 
@@ -190,5 +192,5 @@ def _table(lines: list[Line]) -> None:
             when = f"after {local(each.after)}" if each.after else "at the beginning"
             when += f", before {local(each.before)}" if each.before else ""
             typer.echo(
-                f"{line.gateway}: records {each.first} to {each.last} of journal {each.journal} are lost, {when}"
+                say(f"{line.gateway}: records {each.first} to {each.last} of journal {each.journal} are lost, {when}")
             )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.fleet import Gateway
 
@@ -87,7 +89,7 @@ def _table(rows: list[_Row], now: int) -> None:
     wide = None if sys.stdout.isatty() else 1000
     Console(width=wide, highlight=False, markup=False, emoji=False).print(table)
     troubled = sum(bool(row.trouble) for row in rows)
-    typer.echo(f"{len(rows)} gateways, {troubled} in trouble")
+    typer.echo(say(f"{len(rows)} gateways, {troubled} in trouble"))
 
 
 def _span(ns: int) -> str:

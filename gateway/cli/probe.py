@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.acceptance.check import CheckedDevice
     from gateway.acceptance.report import About
@@ -53,13 +55,15 @@ def probe(
     loaded = load_site(site, links=_urls(links) if links else None, secrets=False)
     for warning in loaded.warnings:
         if warning.path.startswith("links"):
-            typer.echo(str(warning), err=True)
+            typer.echo(say(str(warning)), err=True)
     wanted = _wanted(loaded, devices or [])
     occupied = answered(loaded.data)
     if occupied:
         typer.echo(
-            "The daemon of this site is running: devices that serve one session only refuse a second. If one does not"
-            " answer, stop the daemon first.",
+            say(
+                "The daemon of this site is running: devices that serve one session only refuse a second."
+                " If one does not answer, stop the daemon first."
+            ),
             err=True,
         )
     found = asyncio.run(_probe(wanted))
@@ -152,7 +156,7 @@ def _write(path: Path, about: About, found: Sequence[CheckedDevice]) -> None:
         path.write_text(write(about, found, _shown()), encoding="utf-8")
     except OSError as error:
         raise GatewayError(f"the report {path} cannot be written: {error.strerror}") from error
-    typer.echo(f"report: {path}", err=True)
+    typer.echo(say(f"report: {path}"), err=True)
 
 
 def _json(about: About, found: Sequence[CheckedDevice]) -> None:
@@ -195,7 +199,7 @@ def _show(found: Sequence[CheckedDevice], *, only_off: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     for device in found:
         if device.error:
-            console.print(f"[bold red]{escape(device.device.name)}:[/] {escape(device.error)}", highlight=False)
+            console.print(say(f"[bold red]{escape(device.device.name)}:[/] {escape(device.error)}"), highlight=False)
         rows = [each for each in device.tags if not (only_off and each.fine) and not device.error]
         if not rows:
             continue

@@ -64,7 +64,7 @@ def refuse_other(tree: Tree, path: Path, wanted: str) -> None:
         return
     here = "this command takes a site file" if wanted == "site" else "this command takes a cloud file"
     kinds = {
-        "cloud": ("this is a cloud file", "it is for plantbridge ingest and query"),
+        "cloud": ("this is a cloud file", "it is for plantbridge ingest, query and account"),
         "template": ("this is a device template", "a device of a site file begins from it with template: NAME"),
         "fragment": ("this is a file that others include", "name it under include: in a site file"),
         "site": ("this is a site file", "it is for plantbridge run, plan and simulate"),
