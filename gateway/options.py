@@ -43,7 +43,9 @@ def seconds(text: object) -> float:
     """Read a duration such as "500 ms" as seconds. Raises ValueError."""
     match = _DURATION.match(text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError(f"expected a duration with a unit such as 500 ms, 1 s, 10 min or 1 d, got {text!r}")
+        minutes = re.fullmatch(r"\s*(\d+)\s*(m|mins?|minutes?)\s*", text) if isinstance(text, str) else None
+        hint = f"; for minutes write {minutes[1]} min" if minutes else ""
+        raise ValueError(f"expected a duration with a unit such as 500 ms, 1 s, 10 min or 1 d, got {text!r}{hint}")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -838,6 +840,8 @@ class DuckdbOptions(Options):
     type: Literal["duckdb"] = "duckdb"
     path: str = "plantbridge.duckdb"
     """The database file; relative to the `data` directory."""
+    retention: Duration | None = None
+    """How long readings and gaps are kept: whole UTC days that are older are deleted, once an hour. null: for ever."""
 
 
 class InfluxdbOptions(Options):

@@ -46,6 +46,12 @@ def query(
     sql: Annotated[
         str | None, typer.Option(help="A SELECT of your own, over readings, latest, series, gaps, ...")
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add readings and gaps to this folder of Parquet files, by gateway and day.", metavar="FOLDER"
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many rows, the newest.", min=1)] = None,
 ) -> None:
     """Show last values and ranges from the embedded store, also while ingest is writing.
@@ -60,6 +66,8 @@ def query(
 
     plantbridge query cloud.yaml boiler/level --from 2026-11-20 --to 2026-11-21 --format parquet --output level.parquet
 
+    plantbridge query cloud.yaml --to 2026-11-01 --export archive
+
     plantbridge query cloud.yaml --sql 'SELECT device, count(*) FROM readings GROUP BY device'
     """
     from gateway.stores import questions
@@ -71,7 +79,15 @@ def query(
         raise typer.BadParameter("--last has no time; leave it out, or --since, --from and --to")
     if sql and (tags or last or since or from_ or to):
         raise typer.BadParameter("--sql asks for everything itself; leave out tags and times")
+    if export is not None and (tags or last or sql or output or limit):
+        raise typer.BadParameter(
+            "--export takes all tags of a time; beside it only --since, --from, --to and --gateway"
+        )
     database = _database(source)
+    if export is not None:
+        added = questions.export(database, export, *_range(since, from_, to), gateway)
+        typer.echo(f"{added} rows added to {export}; what was there already was left as it is.")
+        return
     if sql is None:
         ids = questions.find(database, tags or [], gateway)
         start, end = _range(since, from_, to)
@@ -81,7 +97,8 @@ def query(
             most = limit or (TABLE_ROWS + 1 if form is Form.TABLE else None)
             sql = questions.between(ids, start, end, most)
         if form is not Form.PARQUET:
-            _show(questions.rows(database, sql), form, output, limit or TABLE_ROWS)
+            if not _show(questions.rows(database, sql), form, output, limit or TABLE_ROWS):
+                typer.echo(questions.emptiness(database, ids), err=True)
             return
         sql = questions.columns(sql)
     if limit is not None:
@@ -162,8 +179,8 @@ def shown(row: Row) -> tuple[str, str]:
     return repr(row.value).removesuffix(".0"), text
 
 
-def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> None:
-    """Print named readings as a table or as CSV."""
+def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> bool:
+    """Print named readings as a table or as CSV. False where there are none: a table is then not begun."""
     if form is Form.CSV:
         names = ["time", "gateway", "device", "tag", "value", "text", "unit", "quality", "status"]
         cells = (
@@ -171,8 +188,10 @@ def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> No
             for row in rows
         )
         _print(names, cells, form, output)
-        return
+        return True  # a program reads the header
     every = list(rows)
+    if not every and output is None:
+        return False
     more, every = len(every) > most, every[-most:]
     several = len({row.gateway for row in every}) > 1
     names = ["time", *(["gateway"] if several else []), "tag", "value", "unit", "quality"]
@@ -190,6 +209,7 @@ def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> No
     _print(names, lines, form, output)
     if more:
         typer.echo(say(f"These are the newest {most} rows; --limit or --format csv gives more."), err=True)
+    return True
 
 
 def _print(names: list[str], rows: Iterable[tuple[str, ...]], form: Form, output: Path | None) -> None:

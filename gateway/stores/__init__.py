@@ -15,7 +15,7 @@ def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, byte
     if isinstance(options, DuckdbOptions):
         from gateway.stores.duckdb import DuckdbStore
 
-        return DuckdbStore(data / options.path)
+        return DuckdbStore(data / options.path, retention=options.retention)
     if isinstance(options, ParquetOptions):
         from gateway.stores.parquet import ParquetStore
 

@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic, time_ns
 from typing import Any, Final, TypeVar
 
 import duckdb
 import nanoarrow as na
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from gateway import quality as q
@@ -36,6 +40,8 @@ from gateway.stores.catalog import Catalog, Wanted
 from gateway.stores.inquiry import Desk
 from gateway.stores.once import NEVER, Marks
 
+log = structlog.get_logger()
+
 SETTINGS: Final[Mapping[str, Any]] = {
     # nothing is fetched from the net, and a query sees the file, not the variables of this program
     "autoinstall_known_extensions": False,
@@ -43,6 +49,8 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "python_enable_replacements": False,
 }
 
+DAY: Final = 86_400_000_000_000  # ns
+_SWEEP: Final = 3600.0  # s between two looks for days to delete
 _LEDGER_LONGEST: Final = 100_000  # rows after which the ledger is written anew, merged
 
 _ARROW: Final = {
@@ -71,10 +79,20 @@ Rows = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[Any], NDArray[np.uin
 
 
 class DuckdbStore:
-    """One DuckDB file as a Store. `desk=False` answers no queries of others; `settings` are DuckDB's own."""
+    """One DuckDB file as a Store. `desk=False` answers no queries of others; `settings` are DuckDB's own; whole UTC
+    days older than `retention` (s) are deleted once an hour, and `about` says from which day on readings are kept."""
 
-    def __init__(self, path: Path, *, desk: bool = True, settings: Mapping[str, Any] = SETTINGS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        desk: bool = True,
+        settings: Mapping[str, Any] = SETTINGS,
+        retention: float | None = None,
+    ) -> None:
         self.path = path
+        self._retention = retention
+        self._swept = -math.inf  # when old days were deleted last, monotonic
         self._settings = dict(settings)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="duckdb")
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -138,6 +156,10 @@ class DuckdbStore:
         report, new = self._transact(lambda connection: self._store(connection, blocks))
         for series, time in new:
             self._marks.raise_to(series, time)
+        if self._retention is not None and monotonic() - self._swept > _SWEEP:
+            before = (time_ns() - round(self._retention * 1e9)) // DAY * DAY
+            self._transact(lambda connection: _forget_before(connection, before))
+            self._swept = monotonic()
         return report
 
     def _transact(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
@@ -194,6 +216,19 @@ class DuckdbStore:
         for kind, rows in parts.items():
             series, time, value, quality = (np.concatenate(column) for column in zip(*rows, strict=True))
             yield kind, (series, time, value, quality)
+
+
+def _forget_before(connection: duckdb.DuckDBPyConnection, before: int) -> None:
+    """Delete what is older than a day's begin (ns), and say so in `about`."""
+    deleted = 0
+    for table, column in (*((name, "time") for name, _ in layout.TABLES.values()), ("gaps", "end")):
+        count = connection.execute(f'DELETE FROM {table} WHERE "{column}" < make_timestamp_ns($1)', [before]).fetchone()
+        deleted += int(count[0]) if count else 0
+    if deleted:
+        day = datetime.fromtimestamp(before // 10**9, UTC).date()
+        connection.execute("DELETE FROM about WHERE key = 'kept from'")
+        connection.execute("INSERT INTO about VALUES ('kept from', $1)", [str(day)])
+        log.info("deleted what is older than store.retention", kept_from=str(day), rows=deleted)
 
 
 class Ledger:

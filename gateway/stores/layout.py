@@ -7,7 +7,7 @@
     ints      .. value BIGINT    uints .. value UBIGINT    bools .. value BOOLEAN    texts .. value VARCHAR
     gaps      declared holes: gateway, journal, sequence, device, "group", start, end, reason, readings, scans
     ledger    journal sequences that are stored, as runs: gateway, journal, first, last
-    about     key, value: layout version
+    about     key, value: layout version; with a retention, the day from which readings are kept
 
     readings  view over all five with names: gateway, device, "group", tag, unit, time, value, text, quality, status
     latest    view: the newest row of each series, in the form of `readings`

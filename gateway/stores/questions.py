@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import duckdb
 import nanoarrow as na
 
 from gateway.errors import GatewayError
-from gateway.stores import layout
+from gateway.stores import folder, layout
 from gateway.stores.inquiry import read
 
 _COLUMNS: Final = 'gateway, device, "group", tag, unit, {time}, value, text, quality, status, kind'
@@ -119,6 +120,43 @@ def write_file(stream: na.ArrayStream, path: Path, form: str) -> None:
         except (duckdb.Error, OSError) as error:
             partial.unlink(missing_ok=True)
             raise GatewayError(f"cannot write {path}: {error}") from error
+
+
+def export(database: Path, directory: Path, start: int | None, end: int | None, gateway: str) -> int:
+    """Add the readings and gaps with start <= time < end (ns) to a folder of Parquet files (gateway.stores.folder).
+
+    Gives how many were not there yet. Raises GatewayError.
+    """
+    within = {"begin": -(2**63) + 2 if start is None else start, "end": 2**63 - 2 if end is None else end}
+    added = 0
+    with read(database, folder.partitions_sql(), within) as answer:
+        found = [tuple(row.values()) for row in answer.read_all().iter_py()]
+    with duckdb.connect() as files:
+        for kind, owner, day in found:
+            if gateway not in ("", owner):
+                continue
+            begin, until = day * folder.DAY, (day + 1) * folder.DAY
+            part = folder.Partition(kind, owner, day, max(begin, within["begin"]), min(until, within["end"]))
+            with read(database, part.sql, part.parameters) as rows:
+                try:
+                    added += folder.add(files, part, rows, directory)
+                except (duckdb.Error, OSError) as error:
+                    raise GatewayError(f"cannot write to {directory}: {error}") from error
+    return added
+
+
+def emptiness(database: Path, ids: Sequence[int] | None) -> str:
+    """Say why an answer about these series is empty."""
+    ((stored,),) = (row.values() for row in _rows(database, "SELECT count(*) FROM series"))
+    if not stored:
+        return f"nothing is stored in {database} yet: is ingest running, and has a gateway published to its broker?"
+    newest_of_all = max((row.time for row in rows(database, newest(ids))), default=None)
+    if newest_of_all is None:
+        (kept, *_) = [*_rows(database, "SELECT value FROM about WHERE key = 'kept from'"), {"value": ""}]
+        older = f"; what was older than {kept['value']} was deleted (store.retention)" if kept["value"] else ""
+        return f"no readings of these tags are stored{older}"
+    when = datetime.fromtimestamp(newest_of_all // 10**9, UTC).astimezone().isoformat(sep=" ")
+    return f"no readings in this time; the newest is of {when}"
 
 
 def texts(stream: na.ArrayStream) -> tuple[list[str], Iterator[tuple[str | None, ...]]]:

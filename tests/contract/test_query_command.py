@@ -213,3 +213,41 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     (tmp_path / "rubbish.duckdb").write_bytes(b"rubbish" * 1000)
     with pytest.raises(GatewayError, match="rubbish"):
         ask(tmp_path / "rubbish.duckdb")
+
+
+def test_an_export_is_a_folder_by_gateway_and_day_and_may_be_repeated(database: Path, tmp_path: Path) -> None:
+    """What is exported before it is deleted must be whole, and not there twice when the export is run again."""
+    folder = tmp_path / "archive"
+    half = ask(database, "--to", "2023-11-15T06:13:21", "--export", folder)
+    assert half.stdout.startswith("6 rows added"), half.output
+    assert ask(database, "--export", folder).stdout.startswith("12 rows added")
+    assert ask(database, "--export", folder).stdout.startswith("0 rows added")
+    (file,) = folder.glob("**/*.parquet")
+    assert file.relative_to(folder).as_posix() == "readings/gateway=demo/day=2023-11-14/part-0.parquet"
+    found = pyarrow.parquet.read_table(file, partitioning=None)
+    assert found.num_rows == 18
+    assert max(number for number in found["unsigned"].to_pylist() if number is not None) == 2**64 - 1
+    assert ask(database, "--export", folder, "--last").exit_code == 2
+
+
+async def test_an_empty_store_says_so_and_why(tmp_path: Path) -> None:
+    """A bare header looks like a broken command."""
+    store = DuckdbStore(tmp_path / "plant.duckdb")
+    await store.open()
+    await store.close()
+    result = await asyncio.to_thread(ask, store.path)
+    assert result.exit_code == 0
+    assert "nothing is stored in" in result.stderr
+    assert "is ingest running" in result.stderr
+    assert not result.stdout
+
+
+def test_a_time_without_readings_says_when_the_newest_is(database: Path) -> None:
+    result = ask(database, "press-1/*", "--since", "1 h")
+    assert "no readings in this time; the newest is of 2023-11-15 06:13:22+08:00" in result.stderr
+
+
+def test_minutes_are_suggested_where_somebody_wrote_m(database: Path) -> None:
+    result = ask(database, "--since", "1 m")
+    assert result.exit_code == 2
+    assert "for minutes write 1 min" in " ".join(result.stderr.replace("│", " ").split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import os
 import signal
 import socket
@@ -381,3 +382,20 @@ async def test_a_full_disk_refuses_for_a_while_and_costs_nothing(disk: Path) -> 
     assert not any(error.permanent for error in refusals)
     assert all("No space left" in str(error) for error in refusals)
     assert select(store.path, "SELECT count(*), count(DISTINCT (series, time)) FROM floats") == [(400_000, 400_000)]
+
+
+async def test_days_older_than_the_retention_are_deleted_whole_and_it_is_said(tmp_path: Path) -> None:
+    """A file that grows for ever fills the disk; one that forgets in silence looks like lost data."""
+    day, of = module.DAY, table(unit="bar")
+    today = time.time_ns() // day * day
+    store = DuckdbStore(tmp_path / "plant.duckdb", retention=2 * 86400.0)
+    await store.open()
+    times = [T0, today - 3 * day, today - 2 * day - 1, today - day, today]
+    gaps = [Gap("", "", T0, T0 + 1, "old"), Gap("", "", T0, today, "long")]
+    await store.write([block(*(scan(of, when) for when in times), *gaps)])
+    await store.close()
+    kept = [row[0] for row in select(store.path, "SELECT DISTINCT epoch_ns(time) FROM floats ORDER BY 1")]
+    assert kept == [when for when in times if when >= today - 2 * day]
+    assert select(store.path, "SELECT reason FROM gaps") == [("long",)]
+    ((said,),) = select(store.path, "SELECT value FROM about WHERE key = 'kept from'")
+    assert said == str(datetime.datetime.fromtimestamp((today - 2 * day) // 10**9, datetime.UTC).date())
