@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,20 @@ def reported(plan: OpcuaPlan, watcher: Watcher | None, table: int, row: int) -> 
     if not known.heard[handle]:
         return Answer(asked, note="the server has reported nothing yet")
     ago = time.monotonic() - float(known.heard[handle])
-    moment = int(known.time[handle] or known.server[handle]) or time.time_ns() - round(ago * 1e9)
-    code, number = int(known.status[handle]), float(known.number[handle])
-    said = f"status {q.name(code)}, source time {_stamp(int(known.time[handle]))}"
-    note = f"the server reported it {ago:.1f} s ago"
-    if code >= q.BAD or not np.isfinite(number):
-        bits = int(known.bits[handle])
-        found = bits if bits and code < q.BAD else None
-        return Answer(asked, said, found, code, moment, note)
-    return Answer(asked, f"{number:.10g}, {said}", number, code, moment, note)
+    columns = Columns.empty(1)
+    columns.type[0], columns.status[0] = known.type[handle], known.status[handle]
+    columns.number[0], columns.bits[0] = known.number[handle], known.bits[handle]
+    columns.source[0], columns.server[0] = known.time[handle], known.server[handle]
+    arrival = time.time_ns() - round(ago * 1e9)
+    kind = int(known.type[handle])
+    if kind not in values.SCALARS or part.picked[row]:
+        status = int(known.status[handle])
+        said = f"{_type_name(kind) if kind else 'no value'}, status {q.name(status)}"
+        moment = int(known.time[handle] or known.server[handle]) or arrival
+        return Answer(asked, said, None, status, moment, f"reported {ago:.1f} s ago; values of this type are not kept")
+    one = rows.batch(part, columns, np.array([0]), np.array([row], np.uint32), arrival, "source")
+    answer = _answer(asked, columns, 0, one.value[0], int(one.quality[0]), arrival)
+    return replace(answer, note="; ".join(filter(None, (answer.note, f"reported {ago:.1f} s ago"))))
 
 
 def _answer(asked: str, columns: Columns, place: int, value: Any, quality: int, arrival: int) -> Answer:

@@ -88,6 +88,7 @@ class Known:
     number: NDArray[np.float64]
     bits: NDArray[np.int64]
     status: NDArray[np.uint32]
+    type: NDArray[np.uint8] = field(init=False)  # built-in type, as in Columns
     time: NDArray[np.int64] = field(init=False)  # the latest source time, ns
     server: NDArray[np.int64] = field(init=False)  # the latest server time, ns
     suspect: NDArray[np.bool_] = field(init=False)
@@ -96,6 +97,7 @@ class Known:
     first: NDArray[np.int64] = field(init=False)  # source time of the first value behind that hole
 
     def __post_init__(self) -> None:
+        self.type = np.zeros(len(self.heard), dtype=np.uint8)
         self.time = np.zeros(len(self.heard), dtype=np.int64)
         self.server = np.zeros(len(self.heard), dtype=np.int64)
         self.suspect = np.zeros(len(self.heard), dtype=bool)
@@ -106,7 +108,7 @@ class Known:
     def go_on_from(self, before: Known) -> None:
         """Know what was given before, by a session of the same items."""
         self.time[:], self.number[:], self.bits[:] = before.time, before.number, before.bits
-        self.status[:], self.since[:] = before.status, before.since
+        self.status[:], self.since[:], self.type[:] = before.status, before.since, before.type
 
     @property
     def delivered(self) -> NDArray[np.int64]:
@@ -226,6 +228,7 @@ class Items:
             known.first[handles[ends]] = columns.source[ends]
         if not backfill:
             known.owed[handles] = False
+        known.type[handles] = columns.type
         known.number[handles] = columns.number
         known.bits[handles] = columns.bits
         known.status[handles] = columns.status

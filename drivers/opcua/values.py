@@ -41,6 +41,7 @@ HELD: Final[dict[Kind, tuple[int, ...]]] = {
     Kind.UINT: (wire.BOOLEAN, wire.BYTE, wire.UINT16, wire.UINT32, wire.UINT64, wire.STATUS_CODE),
     Kind.BOOL: (wire.BOOLEAN,),
 }
+SCALARS: Final = frozenset((*HELD[Kind.FLOAT], *HELD[Kind.INT], *HELD[Kind.UINT]))  # whose values are in the columns
 _ELEMENT_DTYPES: Final[dict[int, str]] = {
     wire.BOOLEAN: "u1", wire.SBYTE: "i1", wire.BYTE: "u1", wire.INT16: "<i2", wire.UINT16: "<u2", wire.INT32: "<i4",
     wire.UINT32: "<u4", wire.INT64: "<i8", wire.UINT64: "<u8", wire.FLOAT: "<f4", wire.DOUBLE: "<f8",

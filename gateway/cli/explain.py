@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.cli import asked
+from gateway.cli.asked import Place
 from gateway.language import say
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _WIDTH: Final = 120  # where the output is no terminal
 
 
 def explain(
-    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    site: Place,
     tag: Annotated[str, typer.Argument(help="The tag.", metavar="DEVICE/TAG")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -30,14 +32,15 @@ def explain(
 
     Example: plantbridge explain site.yaml press-1/oil-pressure
     """
-    from gateway.config import load_site
     from gateway.local.client import NotRunning, ask
     from gateway.local.sentences import account
 
-    loaded = load_site(site, secrets=False)
+    data, loaded = asked.found(site)
     try:
-        found = ask(loaded.data, {"ask": "explain", "tag": tag})
+        found = ask(data, {"ask": "explain", "tag": tag})
     except NotRunning as error:
+        if loaded is None:
+            raise
         _without(loaded, site, tag, str(error), json=json)
         raise typer.Exit(1) from None
     told = account(found, str(site))
@@ -120,7 +123,7 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         took = f"took {lasting(scan['took'])}, {outcome}; one every {every}" if scan["began"] else f"one every {every}"
         rows.append(("last scan", f"{ago(scan['began'], now)}, {took}"))
     if answer is not None:
-        came = f"{answer['data'] or 'nothing kept'}, of {moment(answer['time'])}"
+        came = f"{answer['data']}, of {moment(answer['time'])}" if answer["data"] and answer["time"] else "none kept"
         rows.append(("last answer", f"{came}{'; ' + answer['note'] if answer['note'] else ''}"))
         rows.append(("raw value", f"{value(answer['value'])}, {code(answer['quality'])}"))
     rows += [("normalise", step) for step in steps(about)]

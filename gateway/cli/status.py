@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.cli import asked
+from gateway.cli.asked import Place
 from gateway.language import say
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ _WIDTH: Final = 120  # where the output is no terminal
 
 
 def status(
-    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    site: Place,
     over: Annotated[str, typer.Option(help="Over how long rates are measured.", metavar="DURATION")] = "1 s",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -32,7 +34,6 @@ def status(
 
     Example: plantbridge status site.yaml
     """
-    from gateway.config import load_site
     from gateway.local.client import NotRunning, ask
     from gateway.local.problems import troubles
     from gateway.options import seconds
@@ -41,10 +42,12 @@ def status(
         wait = seconds(over)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--over") from error
-    loaded = load_site(site, secrets=False)
+    data, loaded = asked.found(site)
     try:
-        answer = ask(loaded.data, {"ask": "status", "over": wait}, timeout=30 + wait)
+        answer = ask(data, {"ask": "status", "over": wait}, timeout=30 + wait)
     except NotRunning as error:
+        if loaded is None:
+            raise
         _without(loaded, site, str(error), json=json)
         raise typer.Exit(1) from None
     found = troubles(answer, str(site))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.asked import Place, found
 from gateway.language import say
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Row:
 
 
 def tail(
-    site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
+    site: Place,
     tags: Annotated[
         list[str] | None, typer.Argument(help="DEVICE/TAG, also with * and ?; a DEVICE alone means all of its tags.")
     ] = None,
@@ -50,7 +50,6 @@ def tail(
     import contextlib
     import time
 
-    from gateway.config import load_site
     from gateway.local.client import stream
     from gateway.options import seconds
 
@@ -58,7 +57,7 @@ def tail(
         until = None if lasting is None else time.monotonic() + seconds(lasting)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--for") from error
-    data = load_site(site, secrets=False).data
+    data, _ = found(site)
     question = {"ask": "tail", "tags": tags or [], "journalled": journalled}
     rows = decoded(stream(data, question, until))
     with contextlib.suppress(KeyboardInterrupt):

@@ -16,10 +16,11 @@ LATE: Final = 3  # intervals without a scan
 HUNG: Final = 5.0  # s that a scan may be late besides
 
 _MEANING: Final = {
-    q.BAD_CONFIGURATION_ERROR: "The device answers, and refuses this address: {note}.",
+    q.BAD_CONFIGURATION_ERROR: "The device answers others: {note}.",
     q.BAD_DECODING_ERROR: "Bytes came, and they hold no value of this type.",
     q.BAD_TYPE_MISMATCH: "The server sends another type than the tag's: {note}.",
     q.BAD_NODE_ID_UNKNOWN: "The server has no such node.",
+    q.BAD_NO_MATCH: "The server has no node at this browse path.",
     q.BAD_NODE_ID_INVALID: "The server does not understand the node id.",
     q.BAD_NOT_READABLE: "The server does not let this user read the node.",
     q.BAD_TIMEOUT: "The device answered others, but not this request.",

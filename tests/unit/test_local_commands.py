@@ -115,3 +115,12 @@ async def test_without_a_daemon_explain_tells_the_definition_and_the_requests(tm
     assert "press/pressure does not update: no daemon answers" in result.output
     assert "site.yaml:15:11" in result.output
     assert "FC3 holding 0..11" in result.output
+
+
+async def test_a_site_file_that_was_broken_since_does_not_hide_the_daemon(local: Local) -> None:
+    """It goes on with what it was started with; its data directory reaches it."""
+    local.path.write_text("links: [")
+    assert "name its data directory instead" in (await invoke("status", local.path)).output
+    result = await invoke("status", local.site.data, "--over", "0 s", "--json")
+    assert json.loads(result.stdout)["gateway"] == "demo"
+    assert "is read and Good" in (await invoke("explain", local.site.data, "press/parts")).output

@@ -64,7 +64,7 @@ def test_a_tag_that_is_well_is_said_to_be_so_with_its_value() -> None:
         ({"scan__began": NOW - 60 * 10**9}, "was 60 s ago, and one is due every 1 s", "plantbridge plan site.yaml"),
         (
             {"answer__value": None, "answer__quality": 0x80890000, "answer__note": "exception 02"},
-            "The device answers, and refuses this address: exception 02. It is asked for in FC3 holding 0..1.",
+            "The device answers others: exception 02. It is asked for in FC3 holding 0..1.",
             "plantbridge probe site.yaml press",
         ),
         (
