@@ -139,11 +139,17 @@ class Conversation:
             await heard.wait()
 
     async def farewell(self) -> None:
-        """Say the last words of a session that still lives. Never raises."""
+        """Say the last words of a session that still lives, late for the rate if need be. Never raises."""
         if self._sink.connected:
             with suppress(SinkUnavailable, TimeoutError):
+                words = self._dialogue.end()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FAREWELL):
+                        for message in words:
+                            await self.passes(on_the_wire(message.topic, len(message.payload)))
                 async with asyncio.timeout(_FAREWELL):
-                    await self._say(self._dialogue.end())
+                    for message in words:  # DISCONNECT takes the will away: hosts must not be left without a death
+                        await self._sink.send(message)
 
     async def _listen(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from bench.sparkplug_objects import Payload
 from gateway import codec
 from gateway import quality as q
 from gateway.commands import Result
+from gateway.contracts import Delivery
 from gateway.conversation import Conversation, Desk, FileMemory
 from gateway.dialects import SECOND, Command, Will
 from gateway.dialects.dialogue import Dialogue, Forgetful
@@ -333,6 +334,41 @@ async def test_a_broker_that_refuses_the_command_topic_still_gets_the_data(tmp_p
         async with plant(broker, tmp_path) as (gateway, _):
             gateway.feed(PRESS, 1.0)
             await until(gateway.all_acknowledged)
+
+
+class Ear:
+    """A sink that takes everything."""
+
+    refusal, overflowed, connected = "", 0, True
+
+    def __init__(self) -> None:
+        self.denied: list[str] = []
+        self.arrivals: asyncio.Queue[tuple[Arrived, int]] = asyncio.Queue()
+        self.said: list[str] = []
+
+    async def subscribe(self, subscriptions: Any) -> None: ...
+
+    def acknowledge(self, message: Arrived) -> None: ...
+
+    async def send(self, message: Message) -> Delivery:
+        self.said.append(message.topic)
+        return Delivery.ACCEPTED
+
+
+async def test_a_death_in_order_is_told_though_the_rate_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DISCONNECT takes the will away: without these words a host would take the node for alive."""
+    monkeypatch.setattr("gateway.conversation._FAREWELL", 0.05)
+    node, ear = EdgeNode(SparkplugOptions(group="P"), "gw1", (PRESS,), Forgetful()), Ear()
+    talk = Conversation("scada", node, ear, list)
+    node.will()
+    node.begin()
+
+    async def wait(_: int) -> None:
+        await asyncio.Event().wait()
+
+    talk.passes = wait
+    await talk.farewell()
+    assert ear.said == ["spBv1.0/P/NDEATH/gw1"]
 
 
 # ------------------------------------------------------------------------------------------------ clouds
