@@ -18,9 +18,9 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -29,7 +29,7 @@ from gateway.changes import Changes, compare, watched
 from gateway.errors import GatewayError, JournalError
 from gateway.health import Health
 from gateway.site import Site
-from gateway.versions import APPLIED, PROBATION, ROLLED_BACK, Version, Versions
+from gateway.versions import APPLIED, PROBATION, REPLACED, ROLLED_BACK, Version, Versions
 
 log = structlog.get_logger()
 
@@ -83,6 +83,7 @@ class Reload:
         self._waiting: list[asyncio.Future[Result]] = []
         self._proven = running.site  # what to go back to
         self._version: Version | None = None  # that is on probation
+        self._known: _Looks = {}  # how the files looked when they were loaded last
         self._answered: set[str] = set()  # the devices that answered when it was left
 
     def ask(self, by: str) -> asyncio.Future[Result]:
@@ -100,22 +101,34 @@ class Reload:
             await self._asked.wait()
             self._asked.clear()
             waiting, self._waiting = self._waiting, []
-            try:
-                result = await self._load(self._by)
-            except JournalError:
-                raise
-            except Exception as error:
-                log.exception("A reload met a defect; what runs may be part old, part new: restart the gateway.")
-                self._health.configuration(f"a reload met a defect ({error!r}): restart the gateway")
-                result = Result(RESTART, (f"a defect in the gateway: {error!r}; please report it with the log",))
+            result = await self._contained(self._load(self._by))
             for done in waiting:
                 if not done.done():
                     done.set_result(result)
+            if self._on_probation and not self._asked.is_set():  # what ran before a refused one is so still
+                await self._contained(self._prove(Result(APPLIED)))
+
+    async def _contained(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Let a defect cost the reload, not the daemon. Raises JournalError."""
+        try:
+            return await work
+        except JournalError:
+            raise
+        except Exception as error:
+            log.exception("A reload met a defect; what runs may be part old, part new: restart the gateway.")
+            self._health.configuration(f"a reload met a defect ({error!r}): restart the gateway")
+            self._proven = self._running.site
+            return Result(RESTART, (f"a defect in the gateway: {error!r}; please report it with the log",))
+
+    @property
+    def _on_probation(self) -> bool:
+        return self._proven is not self._running.site
 
     # ------------------------------------------------------------------------------------------------ one reload
 
     async def _load(self, by: str) -> Result:
         old = self._running.site
+        self._known = await asyncio.to_thread(_looks, old)
         try:
             fresh = await compiled(old)
             changes, new = await asyncio.to_thread(compare, old, fresh)
@@ -133,8 +146,10 @@ class Reload:
         elif self._proven is old:
             self._answered = answering
         lines = tuple(changes.told())
+        self._health.configuration("")
         if changes:
             log.info("A new configuration is applied.", changes=lines, by=by)
+        await self._settle(REPLACED)
         self._version = await self._record(new, by, PROBATION)
         return await self._prove(Result(APPLIED, lines))
 
@@ -151,7 +166,6 @@ class Reload:
                 return await self._return(silent)
             await asyncio.sleep(LOOK)
         self._proven = site
-        self._health.configuration("")
         await self._settle(APPLIED)
         return result
 
@@ -215,19 +229,14 @@ class Reload:
 
     async def watch(self) -> None:
         """Ask when the files have changed and then stood still for a look, until cancelled. Off while `watch` is."""
-        known: _Looks | None
-        seen: _Looks | None
-        known = seen = await asyncio.to_thread(_looks, self._running.site)
+        self._known = seen = await asyncio.to_thread(_looks, self._running.site)
         while True:
             await asyncio.sleep(WATCH)
             if not self._running.site.watch:
-                known = seen = None
                 continue
             last, seen = seen, await asyncio.to_thread(_looks, self._running.site)
-            if known is None:
-                known = seen
-            elif seen == last and seen != known:
-                known = seen
+            if seen == last and seen != self._known:
+                self._known = seen
                 self.ask("watch")
 
 

@@ -8,7 +8,7 @@
   what is shipped with the gateway neither. Somebody may have typed a password into the YAML: so only the gateway's user
   may read here.
 - A version appears as a whole (a rename). The last KEPT stay. Equal files make no new version.
-- Outcomes: "applied", "on probation", "rolled back". The newest that is not rolled back is the one that runs.
+- Outcomes: "applied", "on probation", "rolled back", "replaced while on probation". The newest of the first two runs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ DIRECTORY: Final = "versions"  # below the data directory
 APPLIED: Final = "applied"
 PROBATION: Final = "on probation"
 ROLLED_BACK: Final = "rolled back"
+REPLACED: Final = "replaced while on probation"
+RAN: Final = (APPLIED, PROBATION)
+"""Outcomes of what runs, where nothing newer does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ class Versions:
         return sorted(found, key=lambda version: version.number)
 
     def running(self) -> Version | None:
-        """Give the newest that was not rolled back."""
-        return next((version for version in reversed(self.all()) if version.outcome != ROLLED_BACK), None)
+        """Give the one that runs, or ran last."""
+        return next((version for version in reversed(self.all()) if version.outcome in RAN), None)
 
     def texts(self, version: Version) -> dict[Path, bytes]:
         """Give a version's files. Raises OSError."""
@@ -72,7 +75,7 @@ class Versions:
         """Keep files (compressed) as the newest version, unless they are the running one's. Raises OSError."""
         texts = {path: zlib.decompress(data) for path, data in sources.items()}
         history = self.all()
-        last = next((version for version in reversed(history) if version.outcome != ROLLED_BACK), None)
+        last = next((version for version in reversed(history) if version.outcome in RAN), None)
         if last is not None and last.outcome == APPLIED and self._same(last, texts):
             return last
         number = max((version.number for version in history), default=0) + 1

@@ -29,7 +29,7 @@ def history(site: _Site, data: _Data = None) -> None:
     for version in versions.all():
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(version.time / 1e9))
         reason = f" ({version.reason})" if version.reason else ""
-        mark = "  <- the newest that was not taken back" if running and version.number == running.number else ""
+        mark = "  <- runs, or ran last" if running and version.number == running.number else ""
         print(f"{version.number:>5}  {at}  {version.by:<8} {version.outcome}{reason}{mark}")
 
 

@@ -19,6 +19,7 @@ from gateway.journal import Journal
 from gateway.local.client import ask
 from gateway.model import Batch, Gap
 from gateway.mqtt import Arrived
+from gateway.versions import APPLIED, PROBATION, REPLACED, ROLLED_BACK, Versions
 from simulators.modbus import ModbusServer
 from tests.contract.test_formats_app import listening, until
 from tests.modbus_links import link_of
@@ -304,3 +305,33 @@ async def test_births_tell_the_tags_as_they_are_now(tmp_path: Path, mosquitto: M
         assert outcome == "applied"
         assert "publisher host: starts again, it names tags that changed" in lines
         await until(lambda: births[-1] == {"pressure", "level"})
+
+
+async def test_a_reload_during_a_probation_is_held_against_what_ran_before_both(tmp_path: Path) -> None:
+    """Who mends a typing error at once need not wait for its probation; who makes another one has not got rid of it."""
+    async with bench(tmp_path, probation="60 s") as plant:
+        plant.write(unit=9)
+        first = asyncio.create_task(plant.reload())
+        await until(lambda: Versions(tmp_path / "data").all()[-1].outcome == PROBATION)
+        plant.write(unit=9, press="{pressure: holding:70000}")
+        assert (await plant.reload())[0] == "refused"
+        assert "ended by another reload" in (await first)[1][-1]
+        plant.write(unit=8, press=PRESS, probation="1 s")
+        outcome, lines = await plant.reload()
+        assert outcome == "rolled back", lines
+        await plant.until_up("press")
+        found = await plant.end()
+    assert_nothing_missed(found, "oven", "pump")
+    assert [each.outcome for each in Versions(tmp_path / "data").all()] == [APPLIED, REPLACED, ROLLED_BACK]
+
+
+async def test_a_probation_goes_on_after_a_reload_that_was_refused(tmp_path: Path) -> None:
+    async with bench(tmp_path, probation="3 s") as plant:
+        plant.write(unit=9)
+        first = asyncio.create_task(plant.reload())
+        await until(lambda: Versions(tmp_path / "data").all()[-1].outcome == PROBATION)
+        plant.path.write_text("gateway: [")
+        assert (await plant.reload())[0] == "refused"
+        await first
+        await until(lambda: Versions(tmp_path / "data").all()[-1].outcome == ROLLED_BACK)
+        await plant.until_up("press")
