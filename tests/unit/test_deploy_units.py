@@ -146,7 +146,7 @@ def test_compose_pins_its_images_and_drops_what_it_does_not_need() -> None:
             assert service["cap_drop"] == ["ALL"], name
             assert service["read_only"] is True, name
         else:
-            assert re.search(r":\d+(\.\d+)+$", image), f"{name}: {image}"
+            assert re.search(r":v?\d+(\.\d+)+$", image), f"{name}: {image}"
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["restart"] == "unless-stopped", name
 
