@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.language import say
+
 if TYPE_CHECKING:
     from gateway.versions import Version, Versions
 
@@ -77,17 +79,17 @@ def rollback(
     now = _present(site, then)
     lines = _diff(now, then, "the files", f"version {number}")
     if not lines:
-        print(f"The files are those of version {number} already.")
+        print(say(f"The files are those of version {number} already."))
     else:
         print("".join(lines), end="")
         if not yes:
-            typer.confirm(f"Write the files of version {number} back?", abort=True)
+            typer.confirm(say(f"Write the files of version {number} back?"), abort=True)
         _restore(site, then, now)
-        print(f"The files are those of version {number}.")
+        print(say(f"The files are those of version {number}."))
     try:
         code = load_again(site)
     except NotRunning:
-        print("The daemon does not run; it will begin with these files.")
+        print(say("The daemon does not run; it will begin with these files."))
         code = 0
     raise typer.Exit(code)
 
