@@ -128,7 +128,8 @@ async def test_requests_are_no_larger_than_the_server_allows(served: Plant) -> N
         async with driver(served.url, [f"nsu={NAMESPACE};s=N{n}" for n in range(1000)]) as (opened, plan):
             served.reads.clear()
             found = rows(await opened.read(plan))
-            assert served.reads == [300, 300, 300, 100]
+            # a slow machine may be asked in between whether the server is alive
+            assert [size for size in served.reads if size != 1] == [300, 300, 300, 100]
             assert all(value == int(name[1:]) for name, (value, _, _) in found.items())
     finally:
         await limit.write_value(ua.Variant(0, V.UInt32))
