@@ -21,7 +21,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
-from bench.edge import TAGS, _modbus, _modbus_device
+from bench.edge import TAGS, _device, _modbus
 from tests.servers import Mosquitto, free_port
 
 COMMANDS = 300
@@ -100,7 +100,10 @@ def _of_the_machine(path: Path) -> float:
 
 
 def _measure(directory: Path, load: bool) -> tuple[list[float], list[float]]:
-    with Mosquitto(directory / "broker", lines=["set_tcp_nodelay true"]) as broker, _modbus_device() as port:
+    with (
+        Mosquitto(directory / "broker", lines=["set_tcp_nodelay true"]) as broker,
+        _device("bench.modbus_server") as port,
+    ):
         machine, metrics = free_port(), free_port()
         device = directory / "device.yaml"
         site = directory / "site.yaml"
