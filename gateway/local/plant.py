@@ -207,8 +207,10 @@ def missing(name: str, tables: list[TagTable]) -> str:
 
     names = [f"{table.device}/{tag}" for table in tables for tag in table.names]
     devices = sorted({table.device for table in tables})
-    near = difflib.get_close_matches(name, names, 3, 0.6)
-    if near:
+    near = difflib.get_close_matches(name, names if "/" in name else devices, 3, 0.6)
+    if near and "/" not in name and name not in devices:
+        return f"there is no device {name}; did you mean {' or '.join(near)}?"
+    if near and "/" in name:
         return f"there is no tag {name}; did you mean {' or '.join(near)}?"
     if "/" not in name:
         return f"{name} is no tag: expected DEVICE/TAG, with a device of {', '.join(devices[:20])}"

@@ -80,6 +80,10 @@ async def test_a_silent_device_is_told_with_its_reason(local: Local) -> None:
 async def test_a_tag_that_is_not_there_is_answered_with_the_one_that_is(local: Local) -> None:
     with pytest.raises(GatewayError, match="did you mean press/pressure"):
         await local.ask(ask="explain", tag="press/presure")
+    with pytest.raises(GatewayError, match="there is no device pres; did you mean press"):
+        await local.ask(ask="explain", tag="pres")
+    with pytest.raises(GatewayError, match="press is no tag: expected DEVICE/TAG"):
+        await local.ask(ask="explain", tag="press")
     with pytest.raises(GatewayError, match="no tag matches oven"):
         await asyncio.to_thread(lambda: next(stream(local.site.data, {"ask": "tail", "tags": ["oven/*"]})))
 
