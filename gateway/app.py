@@ -308,6 +308,12 @@ def _drivers(site: Site) -> list[tuple[Link, Driver]]:
                     driver.plan(group.tables)
                 except ConfigError as error:
                     problems.extend(error.problems)
+                except Exception as error:  # a third party's driver may raise anything
+                    place = (link.where.file, link.where.line, link.where.column)
+                    path = f"links.{link.name}.devices.{group.device}.groups.{group.name}"
+                    reason = f"a defect in the driver {link.driver}: it cannot plan this group: {error!r}"
+                    log.exception("A defect in the driver: it cannot plan a group.")
+                    problems.append(Problem(*place, path, reason, "leave the group out; the log has the details"))
     if problems:
         raise ConfigError(problems)
     return drivers

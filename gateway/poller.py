@@ -18,9 +18,10 @@ Drivers try once and say what happened; this module decides what follows, the sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -157,6 +158,8 @@ class Poller:
         self._polling = False  # whether `_poll` looks at them
         self._wishes: deque[_Wish] = deque()
         self._wished = asyncio.Event()
+        self._ended = 0  # sessions that are over; a call left behind in one must not go on in the next
+        self._stuck: asyncio.Future[None] | None = None
         self._down = "not connected yet"  # why nothing can be written; empty in a session
 
     def _peer(self, device: Device, pipelines: Pipelines) -> _Peer:
@@ -379,6 +382,7 @@ class Poller:
 
         Both run in tasks of their own: what a driver does to the task that calls it does not reach this one.
         """
+        stuck = self._stuck = asyncio.get_running_loop().create_future()
         tasks = []
         if self._polled or isinstance(self._driver, Writable):
             self._polling = True
@@ -386,8 +390,9 @@ class Poller:
         if self._subscribed:
             tasks.append(asyncio.create_task(_contained(self._listen()), name=f"{self._link.name} changes"))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*tasks, stuck], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._ended += 1
             ended = [task for task in tasks if task.done()]
             for task in tasks:
                 task.cancel()
@@ -398,6 +403,8 @@ class Poller:
         errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
         for error in sorted(filter(None, errors), key=lambda error: not isinstance(error, JournalError)):
             raise error
+        if not ended:
+            raise NotConnected("the driver did not come back in time, and does not let itself be ended")
         raise NotConnected(f"the driver gave up by itself: {ended[0].get_name()}")
 
     async def _listen(self) -> None:
@@ -489,8 +496,9 @@ class Poller:
             wish.answer.set_exception(error)
             return
         try:
-            async with asyncio.timeout(WRITE):
-                (written,) = await self._driver.write([wish.write])
+            with self._watched(WRITE):
+                async with asyncio.timeout(WRITE):
+                    (written,) = await self._driver.write([wish.write])
         except NoAnswer as error:
             written = _unknown(error.status, error)
         except NotConnected as error:
@@ -553,13 +561,26 @@ class Poller:
         while True:
             tries -= 1
             try:
-                async with asyncio.timeout(turn.deadline):
-                    return await self._driver.read(turn.plan)
+                with self._watched(turn.deadline):
+                    async with asyncio.timeout(turn.deadline):
+                        return await self._driver.read(turn.plan)
             except NoAnswer:
                 if not tries:
                     raise
             except TimeoutError as error:
                 raise NotConnected("the driver did not come back in time", turn.group.device) from error
+
+    @contextlib.contextmanager
+    def _watched(self, seconds: float) -> Iterator[None]:
+        """End the session where a call does not come back even when it is cancelled; end the call when it does."""
+        session, stuck = self._ended, self._stuck
+        timer = asyncio.get_running_loop().call_later(seconds + LET_GO, _settle, stuck)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if session != self._ended:
+                raise asyncio.CancelledError
 
     def _skip(self, turn: _Turn, now: int) -> None:
         """Declare the scan instants of a turn whose slots have passed."""
@@ -636,6 +657,11 @@ class Poller:
         self._health.device(name, up=False, reason=str(error))
         if isinstance(error, NoAnswer):
             self._log.warning("The device does not answer; its tags are Bad.", device=name, reason=str(error))
+
+
+def _settle(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
 
 
 def _ending() -> bool:

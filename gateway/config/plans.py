@@ -88,6 +88,12 @@ def _plan_link(link: Link) -> tuple[LinkPlan, list[Problem]]:
         except ConfigError as error:
             where = f"links.{link.name}.devices.{group.device}"
             problems += [replace(each, path=f"{where}: {each.path}" if each.path else where) for each in error.problems]
+        except Exception as error:  # noqa: BLE001  a third party's driver may raise anything
+            path = f"links.{link.name}.devices.{group.device}.groups.{group.name}"
+            reason = f"a defect in the driver {link.driver}: it cannot plan this group: {error!r}"
+            problems.append(
+                Problem(*place[:3], path, reason, "leave the group out, and report it to its maker")
+            )
     if isinstance(driver, Advising):
         problems += [_odd(link, *each) for each in driver.advice()]
     plan = LinkPlan(link, tuple(groups))

@@ -137,3 +137,33 @@ async def test_a_stop_does_not_wait_for_a_disk_that_takes_nothing(site: Site, mo
     task = asyncio.create_task(app.run(site, stop))
     await some_records(site)
     await ended(task, stop)
+
+
+async def test_a_driver_that_cannot_plan_a_group_is_a_problem_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a traceback: somebody has to find the group."""
+    from drivers.modbus.driver import ModbusDriver
+    from gateway.app import run
+    from gateway.config import load_site
+    from gateway.config.plans import plan_links
+    from gateway.errors import ConfigError
+
+    def plan(*_arguments: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(ModbusDriver, "plan", plan)
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "gateway: g\ndata: data\nlinks:\n  l:\n    driver: modbus\n    url: tcp://127.0.0.1:1\n    devices:\n"
+        "      d:\n        tags: {t: holding:0}\npublish:\n  p: {url: 'mqtt://127.0.0.1:1'}\n"
+    )
+    site = load_site(file)
+    with pytest.raises(ConfigError) as raised:
+        await run(site, asyncio.Event())
+    _, found = plan_links(site.links)
+    for problem in (*raised.value.problems, *found):
+        assert problem.path == "links.l.devices.d.groups.default"
+        assert "KeyError" in problem.reason
+        assert problem.line
+    assert not (tmp_path / "data").exists()

@@ -78,6 +78,7 @@ class FakeDriver:
     async def read(self, plan: FakePlan) -> list[Batch]:
         device = plan.tables[0].device
         self.asked.append(device)
+        await self.misbehave("read")
         if self.broken:
             raise ZeroDivisionError("a driver's defect")
         if self.cut:
@@ -313,6 +314,29 @@ async def test_a_driver_that_hangs_in_connect_or_close_costs_its_link_a_restart(
         for task in asyncio.all_tasks():
             if task.get_name().startswith("driver "):
                 task.cancel()  # the stubborn ones that were left behind
+
+
+async def test_a_driver_that_swallows_its_cancellation_in_read_costs_its_link_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And when the call that was left behind comes back after all, it does not scan beside the new session."""
+    monkeypatch.setattr("gateway.poller.LET_GO", 0.02)
+    made = plant("press")
+    made.poller.closing = 0.05
+    for turn in made.poller._turns:
+        turn.deadline = 0.05
+    made.driver.hangs, made.driver.stubborn, made.driver.where = True, True, "read"
+    async with running(made):
+        await until(lambda: made.driver.connects >= 3)
+        assert made.journal.bad("press") == 1
+        assert "did not come back in time" in str(made.health.report())
+        left = [task for task in asyncio.all_tasks() if task.get_name().endswith(" scans")]
+        assert len(left) > 1
+        made.driver.hangs, made.driver.where = False, ""
+        await until(lambda: made.journal.good("press") >= 3)
+        for task in left:
+            task.cancel()
+        await until(lambda: sum(not task.done() for task in left) <= 1)
 
 
 async def test_scans_that_come_too_late_are_skipped_counted_and_declared() -> None:
