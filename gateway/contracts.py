@@ -172,7 +172,10 @@ class Negotiating(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Differs:
-    """One thing that the site file and the peer do not agree on. `file` is empty where the file does not say."""
+    """One thing that the site file and the peer do not agree on. `file` is empty where the file does not say.
+
+    `keys` are those of the tag that would say it: what `plan --online --write` writes where the file does not say.
+    """
 
     device: str
     group: str
@@ -180,6 +183,7 @@ class Differs:
     what: str  # "unit", "range", "type", "states", "node"
     file: str
     server: str
+    keys: tuple[tuple[str, Any], ...] = ()
 
 
 @runtime_checkable

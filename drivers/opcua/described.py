@@ -2,8 +2,8 @@
 
 States are those of the variable (EnumValues, else EnumStrings: Part 8, 5.3.3), else those of its DataType: its
 EnumDefinition, else its EnumValues, else its EnumStrings (Part 3, 5.8.3). Only an Int32 is an enumeration: the names of
-an OptionSet are those of bits. Nothing of it is used at run time (ADR 010): it enters through the file, by browsing;
-`differences` says where the file and the server do not agree.
+an OptionSet are those of bits. Nothing of it is used at run time (ADR 010): it enters through the file, by browsing
+or by `plan --online --write`; `differences` says where the file and the server do not agree.
 """
 
 from __future__ import annotations
@@ -234,11 +234,11 @@ def differences(plan: OpcuaPlan, described: Sequence[Description]) -> list[Diffe
     return found
 
 
-def _differs(tag: Tag, said: Description) -> list[tuple[str, str, str]]:
-    """Give what differs, what the file says, what the server says."""
+def _differs(tag: Tag, said: Description) -> list[tuple[Any, ...]]:
+    """Give what differs, what the file says, what the server says, and the keys that would say it."""
     if said.status >= q.BAD:
         return [("node", tag.address, status_name(said.status))]
-    found = []
+    found: list[tuple[Any, ...]] = []
     kind = said.built_in & 0x3F
     whole = tag.source.element < 0 and not tag.source.field
     if tag.kind is not Kind.TEXT and kind and not tag.source.field:
@@ -249,14 +249,14 @@ def _differs(tag: Tag, said: Description) -> list[tuple[str, str, str]]:
         return found
     plain = tag.scale == 1 and tag.offset == 0  # else the server's unit is that of the raw value
     if said.unit and plain and tag.unit.strip() != said.unit.strip():
-        found.append(("unit", tag.unit, said.unit))
+        found.append(("unit", tag.unit, said.unit, (("unit", said.unit),)))
     if said.range is not None and not said.states:
         low, high = sorted(float(Fraction(end) * tag.scale + tag.offset) for end in said.range)
         if not (math.isclose(tag.minimum, low, rel_tol=1e-6) and math.isclose(tag.maximum, high, rel_tol=1e-6)):
             given = "" if math.isinf(tag.minimum) and math.isinf(tag.maximum) else f"{tag.minimum:g} to {tag.maximum:g}"
-            found.append(("range", given, f"{low:g} to {high:g}"))
+            found.append(("range", given, f"{low:g} to {high:g}", (("min", low), ("max", high))))
     if said.states and tag.kind is not Kind.TEXT and dict(tag.states) != dict(said.states):
-        found.append(("states", _named(tag.states), _named(said.states)))
+        found.append(("states", _named(tag.states), _named(said.states), (("states", dict(said.states)),)))
     return found
 
 

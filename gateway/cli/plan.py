@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gateway.config.plans import GroupPlan, LinkPlan
+    from gateway.contracts import Differs
     from gateway.model import Link
 
 _WIDTH: Final = 120  # where the output is no terminal
@@ -29,11 +30,17 @@ def plan(
         bool,
         typer.Option("--online", help="Connect; tell what servers make of subscriptions, and where they differ."),
     ] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="With --online: write units, ranges and states into the file where it says none."),
+    ] = False,
 ) -> None:
     """Show the requests of every poll group, how long a scan takes, and how busy each link will be.
 
     With --online also what the server revised of each subscription, and which of its types, units, ranges and names of
     states are not those of the file.
+
+    With --write what the file does not say of these is written into it; its comments stay, and what it says stays too.
 
     Nothing is connected to but with --online; times are estimates. A link with a load above 100 % cannot keep its
     intervals. Exits 1 where one is, or cannot be reached with --online.
@@ -44,12 +51,15 @@ def plan(
     from gateway.config.plans import plan_links
     from gateway.errors import ConfigError
 
+    if write and not online:
+        raise typer.BadParameter("what is to be written comes from the servers: add --online", param_hint="--write")
     links = load_site(site, secrets=online).links
     plans, problems = plan_links(links)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
         raise ConfigError(errors)
     answers = [_online(link) for link in links] if online else []
+    said = [each for answer in answers for each in answer.pop("said")]
     if json:
         import orjson
 
@@ -72,6 +82,8 @@ def plan(
             console.print(_answer(answer))
             if answer["differ"]:
                 console.print(_differ(answer))
+    if write:
+        _write(site, links, said)
     if any(each.load > 1 for each in plans) or any(answer["error"] for answer in answers):
         raise typer.Exit(1)
 
@@ -81,7 +93,7 @@ def _online(link: Link) -> dict[str, Any]:
     import asyncio
     import dataclasses
 
-    from gateway.contracts import Agreed, Comparing, Differs, Negotiating, Subscribing
+    from gateway.contracts import Agreed, Comparing, Negotiating, Subscribing
     from gateway.errors import DeviceError
     from gateway.names import driver_spec
 
@@ -100,14 +112,37 @@ def _online(link: Link) -> dict[str, Any]:
             await driver.close()
         return agreed, differ
 
-    answer: dict[str, Any] = {"link": link.name, "error": "", "agreed": [], "differ": []}
+    answer: dict[str, Any] = {"link": link.name, "error": "", "agreed": [], "differ": [], "said": []}
     try:
         agreed, differ = asyncio.run(ask())
     except DeviceError as error:
         return {**answer, "error": str(error)}
     answer["agreed"] = [dataclasses.asdict(each) for each in agreed]
-    answer["differ"] = [dataclasses.asdict(each) for each in differ]
+    answer["differ"] = [
+        {name: value for name, value in dataclasses.asdict(each).items() if name != "keys"} for each in differ
+    ]
+    answer["said"] = differ
     return answer
+
+
+def _write(site: Path, links: Sequence[Link], said: Sequence[Differs]) -> None:
+    """Write what servers say and the file does not into the file. Raises ConfigError, ListError."""
+    from gateway.lists.fill import filled
+
+    made = filled(site, links, said)
+    for file, text in made.texts.items():
+        new = file.with_name(f".{file.name}.new")
+        new.write_text(text, encoding="utf-8", newline="")
+        new.chmod(file.stat().st_mode)
+        new.replace(file)
+        print(f"{file}: written", file=sys.stderr)
+    print(f"{_count(len(made.tags), 'tag')} filled in from the servers", file=sys.stderr)
+    if made.left:
+        left = ", ".join(made.left[:10]) + (", ..." if len(made.left) > 10 else "")
+        print(
+            f"{_count(len(made.left), 'tag')} not written (of a template, of a slice, or said in part): {left}",
+            file=sys.stderr,
+        )
 
 
 def _answer(answer: dict[str, Any]) -> Table | str:

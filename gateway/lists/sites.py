@@ -68,7 +68,8 @@ def round_trip() -> Any:
     return yaml
 
 
-def _loaded(text: str, file: Path, yaml: Any) -> Any:
+def read_yaml(text: str, file: Path, yaml: Any) -> Any:
+    """Read YAML with its comments. Raises ListError."""
     from ruamel.yaml.error import YAMLError
 
     try:
@@ -90,11 +91,11 @@ def _block(keys: Mapping[str, Any] | None = None) -> Any:
     return CommentedMap(keys or {})
 
 
-def _value(keys: Mapping[str, Any]) -> Any:
+def tag_value(keys: Mapping[str, Any]) -> Any:
     """Give a tag as YAML has it: its address alone, all keys in one line, or one line each."""
     if set(keys) == {"address"}:
         return _text(keys["address"])
-    value = _nested(keys)
+    value = nested(keys)
     if sum(len(str(key)) + len(str(each)) + 4 for key, each in keys.items()) > _LONGEST:
         value.fa.set_block_style()
     return value
@@ -112,17 +113,18 @@ def _text(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else DoubleQuotedScalarString(value)
 
 
-def _nested(value: Any) -> Any:
+def nested(value: Any) -> Any:
+    """Give plain data as it is written within a line."""
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, Mapping):
-        made = _block({_nested(key): _nested(each) for key, each in value.items()})
+        made = _block({nested(key): nested(each) for key, each in value.items()})
         made.fa.set_flow_style()
         return made
     if isinstance(value, list):
         from ruamel.yaml.comments import CommentedSeq
 
-        items = CommentedSeq([_nested(each) for each in value])
+        items = CommentedSeq([nested(each) for each in value])
         items.fa.set_flow_style()
         return items
     return value
@@ -145,7 +147,7 @@ def compose_site(
         if name not in links:
             links[name] = _block({**keys, **({"url": url} if url else {}), "devices": _block()})
         links[name]["devices"][_text(device.name)] = _device(device, unit)
-    data["publish"] = _block({"cloud": _nested({"url": broker})})
+    data["publish"] = _block({"cloud": nested({"url": broker})})
     text = dumped(data, round_trip())
     return Composed(file, text, "site", file, [tag.name for tag in listed.tags])
 
@@ -174,7 +176,7 @@ def _device(device: ListedDevice, unit: int | None) -> Any:
     if usual:
         made["interval"] = usual
     for tag in sorted(device.tags, key=lambda tag: bool(group_of(tag, usual))):  # those right under the device first
-        _tags_of(made, group_of(tag, usual), tag.interval)[_text(tag.name)] = _value(tag.keys)
+        _tags_of(made, group_of(tag, usual), tag.interval)[_text(tag.name)] = tag_value(tag.keys)
     return made
 
 
@@ -239,7 +241,7 @@ def compose_into(
             raise ListError(f"{each.name} and the devices before it are in different files: import them one at a time")
         if file not in sources:
             text = file.read_bytes().decode("utf-8-sig")
-            sources[file] = _loaded(text, file, yaml)
+            sources[file] = read_yaml(text, file, yaml)
             composed = Composed(file, text, "site", site)
         assert composed is not None
         if there is not None:
@@ -316,7 +318,7 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
         wanted = group_of(tag, usual) if tag.group else ""
         if old is None:
             _unshared(data, own, device.name)
-            _tags_of(own, wanted, tag.interval)[_text(tag.name)] = _value(tag.keys)
+            _tags_of(own, wanted, tag.interval)[_text(tag.name)] = tag_value(tag.keys)
             composed.added.append(tag.name)
             continue
         group = wanted if "group" in listed.covers else old.group
@@ -337,22 +339,22 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
 
 def _replace(own: Any, tag: ListedTag, old: _Old, new: Mapping[str, Any], group: str) -> None:
     if not old.own:
-        _tags_of(own, group, tag.interval)[_text(tag.name)] = _value(new)
+        _tags_of(own, group, tag.interval)[_text(tag.name)] = tag_value(new)
         return
     homes = {name: tags for name, tags in tag_trees(own) if tag.name in tags}
     home = homes.get(old.group, next(iter(homes.values())))
     if group != old.group:
         del home[tag.name]
-        _tags_of(own, group, tag.interval)[_text(tag.name)] = _value(new)
+        _tags_of(own, group, tag.interval)[_text(tag.name)] = tag_value(new)
     elif isinstance(home[tag.name], Mapping) and set(new) != {"address"}:
         there = home[tag.name]
         for key in [key for key in there if key not in new]:
             del there[key]
         for key, value in new.items():
             if key not in there or _plain(there[key]) != value:
-                there[key] = _nested(value)
+                there[key] = nested(value)
     else:
-        home[tag.name] = _value(new)
+        home[tag.name] = tag_value(new)
 
 
 def _unshared(data: Any, own: Any, name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from asyncua import Node, ua
 from asyncua.common.structures104 import new_enum
 from opcua_server import NAMESPACE, Plant, driver, link, plant
@@ -150,3 +151,34 @@ async def test_a_driver_compares(served: Plant) -> None:
     async with driver(served.url, ["i=2258 text"]) as (opened, plan):
         assert isinstance(opened, Comparing)
         assert await opened.compare([plan]) == []
+
+
+async def test_what_the_file_does_not_say_is_written_into_it(served: Plant, tmp_path: Path) -> None:
+    """Units, ranges and names of states without typing; what a person wrote, and the comments, stay."""
+    import typer
+
+    from gateway.cli.plan import plan
+
+    tags = (
+        "          # the boiler\n          t: s=T  # feed\n          own: {address: s=T, unit: bar}\n"
+        "          state: {address: s=ByStrings}\n"
+    )
+    await differ(served, tags, tmp_path)
+    app = typer.Typer()
+    app.command()(plan)
+    file = tmp_path / "site.yaml"
+    asked = [str(file), "--online", "--write"]
+    done = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert done.exit_code == 0, done.output
+    text = file.read_text()
+    assert "# the boiler" in text
+    assert "# feed" in text
+    site = yaml.safe_load(text)
+    assert site["links"]["l"]["devices"]["d"]["tags"] == {
+        "t": {"address": "s=T", "unit": "°C", "min": 0.0, "max": 250.0},
+        "own": {"address": "s=T", "unit": "bar", "min": 0.0, "max": 250.0},
+        "state": {"address": "s=ByStrings", "states": {0: "stopped", 1: "running"}},
+    }
+    again = await asyncio.to_thread(CliRunner().invoke, app, asked)
+    assert again.exit_code == 0, again.output
+    assert file.read_text() == text
