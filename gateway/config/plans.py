@@ -91,9 +91,7 @@ def _plan_link(link: Link) -> tuple[LinkPlan, list[Problem]]:
         except Exception as error:  # noqa: BLE001  a third party's driver may raise anything
             path = f"links.{link.name}.devices.{group.device}.groups.{group.name}"
             reason = f"a defect in the driver {link.driver}: it cannot plan this group: {error!r}"
-            problems.append(
-                Problem(*place[:3], path, reason, "leave the group out, and report it to its maker")
-            )
+            problems.append(Problem(*place[:3], path, reason, "leave the group out, and report it to its maker"))
     if isinstance(driver, Advising):
         problems += [_odd(link, *each) for each in driver.advice()]
     plan = LinkPlan(link, tuple(groups))
