@@ -312,8 +312,7 @@ def _drivers(site: Site) -> list[tuple[Link, Driver]]:
                     place = (link.where.file, link.where.line, link.where.column)
                     path = f"links.{link.name}.devices.{group.device}.groups.{group.name}"
                     reason = f"a defect in the driver {link.driver}: it cannot plan this group: {error!r}"
-                    log.exception("A defect in the driver: it cannot plan a group.")
-                    problems.append(Problem(*place, path, reason, "leave the group out; the log has the details"))
+                    problems.append(Problem(*place, path, reason, "leave the group out, and report it to its maker"))
     if problems:
         raise ConfigError(problems)
     return drivers
