@@ -308,7 +308,7 @@ def _drivers(site: Site) -> list[tuple[Link, Driver]]:
                     driver.plan(group.tables)
                 except ConfigError as error:
                     problems.extend(error.problems)
-                except Exception as error:  # a third party's driver may raise anything
+                except Exception as error:  # noqa: BLE001  a third party's driver may raise anything
                     place = (link.where.file, link.where.line, link.where.column)
                     path = f"links.{link.name}.devices.{group.device}.groups.{group.name}"
                     reason = f"a defect in the driver {link.driver}: it cannot plan this group: {error!r}"
