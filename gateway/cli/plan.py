@@ -59,7 +59,7 @@ def plan(
     if errors:
         raise ConfigError(errors)
     answers = [_online(link) for link in links] if online else []
-    said = [each for answer in answers for each in answer.pop("said")]
+    differ: list[Differs] = [each for answer in answers for each in answer.pop("said")]
     if json:
         import orjson
 
@@ -83,7 +83,7 @@ def plan(
             if answer["differ"]:
                 console.print(_differ(answer))
     if write:
-        _write(site, links, said)
+        _write(site, links, differ)
     if any(each.load > 1 for each in plans) or any(answer["error"] for answer in answers):
         raise typer.Exit(1)
 
