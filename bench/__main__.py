@@ -18,7 +18,19 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-PARTS: Final = ("config", "pipeline", "journal", "publish", "formats", "commands", "ingest", "modbus", "opcua", "edge")
+PARTS: Final = (
+    "config",
+    "pipeline",
+    "journal",
+    "publish",
+    "formats",
+    "commands",
+    "ingest",
+    "fleet",
+    "modbus",
+    "opcua",
+    "edge",
+)
 
 
 def processor() -> str:
