@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export PLANTBRIDGE_LANG := en
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev servers demo test unit e2e lint fmt schema messages bench soak lock upgrade wheel wheels clean
+.PHONY: help setup setup-dev servers demo test unit e2e lint docs fmt schema messages bench soak lock upgrade wheel wheels clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || \
@@ -66,11 +66,15 @@ unit: $(VENV)/setup-dev.stamp
 e2e: $(VENV)/setup-dev.stamp
 	$(PYTEST) -n 4 --dist loadgroup -m "e2e and not soak" tests  # they mostly wait: for outages to pass and scans to come
 
-lint: $(VENV)/setup-dev.stamp  ## style, types, who may import whom, generated files are fresh
+lint: $(VENV)/setup-dev.stamp  ## style, types, who may import whom, the pages' links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docs/build.py
+
+docs: $(VENV)/setup-dev.stamp  ## the documentation as a site in build/site; fails on a link that leads nowhere
+	$(BIN)/python docs/build.py
 
 fmt: $(VENV)/setup-dev.stamp  ## format and sort imports
 	$(BIN)/ruff check --fix-only --quiet .

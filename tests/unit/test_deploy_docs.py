@@ -1,19 +1,24 @@
-"""The documents: links lead somewhere, commands exist, site files in them pass their own check, pictures parse."""
+"""The documents: links lead somewhere, commands exist, samples pass their own check, Chinese pages say what the English
+ones say, pictures parse."""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import keyword
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from textwrap import dedent, indent
 
 import pytest
 import yaml
 
 from gateway.cli.app import COMMANDS
+from gateway.config import load_site
 from gateway.config.kinds import check_file
 from gateway.metrics import Metrics
+from simulators.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -28,6 +33,13 @@ def slug(heading: str) -> str:
     """Give a heading's anchor, as code hosts make it."""
     text = re.sub(r"[^\w\- ]", "", heading.strip().lower())
     return text.replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    """Give where a link may lead: headings, and in a translation also the names that the original's headings have."""
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, flags=re.M)} | set(
+        re.findall(r'<a id="([^"]+)"></a>', text)
+    )
 
 
 def prose(page: Path) -> str:
@@ -48,11 +60,10 @@ def test_links_lead_somewhere(name: str) -> None:
             continue
         file, _, anchor = target.partition("#")
         found = (page.parent / file).resolve() if file else page
-        assert found.exists(), f"{name}: {target}"
+        assert found.is_file(), f"{name}: {target}"
         assert found.is_relative_to(ROOT), f"{name}: {target} leads out of the repository"
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", found.read_text(), flags=re.M)
-            assert anchor in {slug(heading) for heading in headings}, f"{name}: {target}"
+            assert anchor in anchors(found.read_text()), f"{name}: {target}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,18 +79,83 @@ def test_commands_exist(name: str) -> None:
         assert target in targets, f"{name}: make {target}"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_site_and_cloud_files_in_the_text_pass_the_check(name: str, tmp_path: Path) -> None:
+LINE = "links: {line: {driver: modbus, url: tcp://192.168.1.20, devices: {press: {tags: {level: holding:0}}}}}\n"
+OPCUA = "links:\n  boilers:\n    driver: opcua\n    url: opc.tcp://192.168.1.30\n"
+BOILER = "    devices:\n      boiler-1:\n"
+
+
+def whole(block: str) -> str:
+    """Make a file of a sample. What its first keys are says what it is; another kind needs a line here."""
+    keys = yaml.safe_load(dedent(block)).keys()
+    if {"gateway", "broker", "steps"} & keys or {"driver", "tags"} <= keys:
+        return block
+    if "links" in keys:
+        return "gateway: press-shop\n" + block
+    if "publish" in keys:
+        return "gateway: press-shop\n" + LINE + block
+    publish = "publish: {cloud: {url: 'mqtt://127.0.0.1'}}\n"
+    if "groups" in keys:  # of an OPC UA device
+        return "gateway: boilers\n" + OPCUA + BOILER + indent(dedent(block), " " * 8) + publish
+    if "security_policy" in keys:  # of an OPC UA link
+        boiler = BOILER + "        tags: {level: ns=2;i=7}\n"
+        return "gateway: boilers\n" + OPCUA + indent(dedent(block), " " * 4) + boiler + publish
+    raise AssertionError(f"a sample that nobody checks; see whole() in {Path(__file__).name}:\n{block}")
+
+
+SAMPLES = [(name, number) for name in NAMES for number in range(len(yaml_blocks(ROOT / name)))]
+
+
+@pytest.mark.parametrize(("name", "number"), SAMPLES)
+def test_a_sample_passes_check(name: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fenced YAML of every page: as it stands where it is a whole file, else with what is around it."""
+    block = yaml_blocks(ROOT / name)[number]
+    for variable in re.findall(r"\$\{env:([^}]*)\}", block):
+        monkeypatch.setenv(variable, base64.b64encode(b"a secret").decode())
+    for path in re.findall(r"\$\{file:([^}]*)\}", block):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("a secret")
     (tmp_path / "lines").mkdir()
-    (tmp_path / "lines/one.yaml").write_text(
-        "links: {line: {driver: modbus, url: tcp://192.168.1.20, devices: {press: {tags: {level: holding:0}}}}}\n"
-    )
-    for number, block in enumerate(yaml_blocks(ROOT / name)):
-        file = tmp_path / f"block-{number}.yaml"
-        file.write_text(block)
-        if {"gateway", "broker"} & yaml.safe_load(block).keys():
-            checked = check_file(file)
-            assert not checked.problems, f"{name}: {checked.problems[0]}"
+    (tmp_path / "lines/one.yaml").write_text(LINE)
+    (tmp_path / "site.yaml").write_text(whole(block))
+    if "steps:" in block:
+        load_scenario(tmp_path / "site.yaml", load_site(ROOT / "config/demo/site.yaml", secrets=False))
+        return
+    problems = [str(problem) for problem in check_file(tmp_path / "site.yaml").problems]
+    assert [problem for problem in problems if "there is no file" not in problem] == []  # certificates
+
+
+# What a user needs, in Chinese too: README.zh-CN.md and so on.
+TRANSLATED = (
+    "README.md",
+    *(f"docs/guide/{page}.md" for page in (
+        "getting-started", "demo", "site-file", "field-guide", "prove", "simulator", "mqtt", "formats/README",
+        "operations", "troubleshooting", "commands", "security",
+    )),
+    "drivers/modbus/README.md",
+    "drivers/opcua/README.md",
+)  # fmt: skip
+
+
+def code(page: Path) -> list[str]:
+    """Give a page's samples and commands, without what is said beside them."""
+    lines = [line for block in yaml_blocks(page) for line in block.splitlines()]
+    lines += re.findall(r"^ {4}(?:plantbridge|make|curl|journalctl) .*$", page.read_text(), flags=re.M)
+    return [re.sub(r"\s+#.*$", "", line).rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_a_page_in_chinese_has_the_samples_and_commands_of_the_english_one(name: str) -> None:
+    """A page that was changed in one language only misleads whoever reads the other."""
+    english = ROOT / name
+    chinese = english.with_name(f"{english.stem}.zh-CN.md")
+    assert code(chinese) == code(english)
+    assert f"]({chinese.name})" in english.read_text(), "the English page does not lead to the Chinese one"
+    assert f"]({english.name})" in chinese.read_text(), "the Chinese page does not lead to the English one"
+
+
+def test_every_chinese_page_is_compared_with_its_english_one() -> None:
+    found = {name.replace(".zh-CN", "") for name in NAMES if name.endswith(".zh-CN.md")}
+    assert found == set(TRANSLATED)
 
 
 def test_the_readmes_site_file_has_ten_lines_in_both_languages() -> None:
