@@ -98,6 +98,11 @@ def _publishers(status: dict[str, Any], site: str) -> Iterator[Trouble]:
 
 
 def _writes(status: dict[str, Any], site: str) -> Iterator[Trouble]:
+    if status.get("configuration"):
+        yield Trouble(
+            str(status["configuration"]),
+            f"plantbridge config diff {site} shows what they would change; mend them and reload, or roll back",
+        )
     if status["isolated"]:
         yield Trouble(
             f"the gateway is isolated, nothing is written: {status['isolated']}",

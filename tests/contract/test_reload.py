@@ -17,6 +17,7 @@ from gateway.definitions import stored_table
 from gateway.errors import GatewayError
 from gateway.journal import Journal
 from gateway.local.client import ask
+from gateway.local.problems import troubles
 from gateway.model import Batch, Gap
 from gateway.mqtt import Arrived
 from gateway.versions import APPLIED, PROBATION, REPLACED, ROLLED_BACK, Versions
@@ -228,6 +229,7 @@ async def test_a_changed_device_that_does_not_come_up_gets_its_old_definition_ba
         await plant.until_up("press")
         problem = (await plant.status())["configuration"]
         assert "taken back" in problem
+        assert "taken back" in next(each.what for each in troubles(await plant.status(), "site.yaml"))
         assert "press" in problem
         plant.write(unit=1)
         outcome, _ = await plant.reload()
