@@ -147,8 +147,7 @@ def reference() -> str:
     return "\n".join(
         [
             HEAD,
-            "# Site file\n",
-            section(2, "Top level", models.SiteOptions),
+            section(2, "Site file, top level", models.SiteOptions),
             section(2, "Every link", options.LinkOptions) + "\nAnd `devices`: devices by name.\n",
             section(2, "Every device", options.DeviceOptions, above=options.GroupOptions)
             + "\nAnd the keys of a poll group, `tags` (the group `default`), and `groups`: poll groups by name.\n",
@@ -165,7 +164,6 @@ def reference() -> str:
             section(2, "`metrics`", options.MetricsOptions),
             section(2, "`log`", options.LogOptions),
             section(2, "Device templates", models.TemplateOptions) + "\nAnd the keys of a device of that driver.\n",
-            "# Cloud file\n",
             section(2, "Cloud file, top level", models.CloudOptions),
             section(2, "`broker`", options.IngestOptions, above=options.MqttOptions)
             + "\nAnd the keys of every MQTT connection.\n",
