@@ -61,10 +61,10 @@ test: $(VENV)/setup-dev.stamp servers  ## lint, types, architecture, and every t
 	@$(MAKE) --no-print-directory e2e
 
 unit: $(VENV)/setup-dev.stamp
-	$(PYTEST) -n 2 --dist loadfile -m "not e2e and not soak" tests
+	$(PYTEST) -n 3 --dist loadfile -m "not e2e and not soak" tests  # a third of them waits for peers
 
 e2e: $(VENV)/setup-dev.stamp
-	$(PYTEST) -n 4 --dist loadgroup -m "e2e and not soak" tests  # they mostly wait: for outages to pass and scans to come
+	$(PYTEST) -n 5 --dist loadgroup -m "e2e and not soak" tests  # they mostly wait: for outages to pass and scans to come
 
 lint: $(VENV)/setup-dev.stamp  ## style, types, who may import whom, the pages' links
 	$(BIN)/ruff check .
