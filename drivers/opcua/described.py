@@ -2,8 +2,9 @@
 
 States are those of the variable (EnumValues, else EnumStrings: Part 8, 5.3.3), else those of its DataType: its
 EnumDefinition, else its EnumValues, else its EnumStrings (Part 3, 5.8.3). Only an Int32 is an enumeration: the names of
-an OptionSet are those of bits. Nothing of it is used at run time (ADR 010): it enters through the file, by browsing
-or by `plan --online --write`; `differences` says where the file and the server do not agree.
+an OptionSet are those of bits. It enters through the file (ADR 010), by browsing or by `plan --online --write`;
+`differences` says where the file and the server do not agree. Only the text of a text tag is taken at run time: the
+names of its enumeration, learned at each connect (`learn_names`), are values and no part of a definition.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ WORDS: Final[dict[int, str]] = {
     wire.BYTESTRING: "bytestring", wire.LOCALIZED_TEXT: "text", wire.STATUS_CODE: "uint32",
 }  # fmt: skip
 _ABSTRACT: Final = (26, 27, 28, 29)  # Number, Integer, UInteger, Enumeration
+_NO_NUMBERS: Final = (1, *range(10, 24))  # Boolean, Float to StructureDefinition: the standard's types without states
 States = tuple[tuple[int, str], ...]
 
 
@@ -222,6 +224,34 @@ async def describe(session: Session, nodes: Sequence[ua.NodeId], limits: Limits)
             made.status = int(data_type.StatusCode.value) if data_type.StatusCode is not None else 0
         described.append(made)
     return described
+
+
+async def learn_names(session: Session, plan: OpcuaPlan, found: Sequence[ua.NodeId | int], limits: Limits) -> None:
+    """Learn the names of the states that the plan's text tags show; `found` are its nodes. Raises NotConnected.
+
+    Nodes whose DataType has none, such as String, cost one attribute. A field of a structure stays a number.
+    """
+    texts = [
+        (part, tag, node)
+        for part in plan.parts
+        if part.table.kind is Kind.TEXT
+        for tag, node in enumerate(part.node.tolist())
+        if not part.field[tag]
+    ]
+    there = {node: each for _, _, node in texts if isinstance(each := found[node], ua.NodeId)}
+    types = await read(session, [(each, ua.AttributeIds.DataType) for each in there.values()], limits)
+    wanted = [node for node, data_type in zip(there, types, strict=True) if _may_have_states(data_type)]
+    said = await describe(session, [there[node] for node in wanted], limits)
+    names = {node: {str(number): text for number, text in each.states} for node, each in zip(wanted, said, strict=True)}
+    for part, tag, node in texts:
+        part.names.pop(tag, None)
+        if names.get(node):
+            part.names[tag] = names[node]
+
+
+def _may_have_states(data_type: ua.DataValue) -> bool:
+    node = content(data_type)
+    return isinstance(node, ua.NodeId) and not (node.NamespaceIndex == 0 and node.Identifier in _NO_NUMBERS)
 
 
 def differences(plan: OpcuaPlan, described: Sequence[Description]) -> list[Differs]:

@@ -381,6 +381,7 @@ class OpcuaDriver:
             asked = select(plan, found, self._namespaces, self._told.setdefault(plan, Told()))
             return Watched(plan, wish, [], {}, timeout, asked)
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
+        await described.learn_names(session, plan, found, self._limits)
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
         return Watched(plan, wish, ids, missing, timeout)
@@ -411,6 +412,7 @@ class OpcuaDriver:
 
     async def _prepare(self, session: Session, plan: OpcuaPlan) -> _Prepared:
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
+        await described.learn_names(session, plan, found, self._limits)
         ids: list[bytes] = []
         row = np.empty(len(found), dtype=np.intp)
         absent: list[tuple[int, int]] = []

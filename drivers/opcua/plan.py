@@ -1,7 +1,8 @@
 """What one poll group of one device needs from a server: which nodes, and which row of the answer is which tag.
 
 Pure: made once from the configuration. Node ids and the sizes of requests are the server's matter and are settled at
-each connect (drivers.opcua.names); a node that several tags use is asked for once.
+each connect (drivers.opcua.names), as are the names of states that text tags show (drivers.opcua.described); a node
+that several tags use is asked for once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Part:
     field: tuple[tuple[str, ...], ...]  # of each tag, the path of the field that it takes
     picks: bool  # whether any tag takes a part
     counters: NDArray[np.bool_] | None  # which tags are scaled 64-bit integers, where there are any
+    names: dict[int, dict[str, str]]  # of text tags on enumerations, by tag and number; the server's, from each connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def plan(tables: Sequence[TagTable], events: EventWish | None = None) -> OpcuaPl
                 tuple(source.field for source in sources),
                 any(source.element >= 0 or source.field for source in sources),
                 _counters(table),
+                {},
             )
         )
     return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts), events)

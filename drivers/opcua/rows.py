@@ -54,7 +54,22 @@ def batch(
             value[index], status[index] = picked(
                 columns, int(rows[index]), int(part.element[tag]), part.field[tag], table.kind
             )
+    if part.names:
+        _name(part, tags, value, status)
     return Batch(table, tags, value, status, moments(columns, rows, arrival, clock))
+
+
+def _name(part: Part, tags: NDArray[np.uint32], value: NDArray[Any], status: NDArray[np.uint32]) -> None:
+    """Put the server's names in place of an enumeration's numbers; a number without a name stays, as Uncertain."""
+    for index, tag in enumerate(tags.tolist()):
+        names = part.names.get(tag)
+        if names is None or status[index] >= q.BAD:
+            continue
+        name = names.get(value[index])
+        if name is not None:
+            value[index] = name
+        elif value[index].removeprefix("-").isdecimal():
+            status[index] |= q.UNCERTAIN
 
 
 def picked(columns: Columns, row: int, element: int, field: tuple[str, ...], kind: Kind) -> tuple[Any, int]:

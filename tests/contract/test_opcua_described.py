@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest_asyncio
 import yaml
 from asyncua import Node, ua
 from asyncua.common.structures104 import new_enum
-from opcua_server import NAMESPACE, Plant, driver, link, plant
+from opcua_server import NAMESPACE, Listener, Plant, driver, link, plant, rows
 from typer.testing import CliRunner
 
 from drivers.opcua.driver import OpcuaDriver
+from gateway import quality as q
 from gateway.contracts import Comparing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,6 +58,10 @@ async def served() -> AsyncIterator[Plant]:
         own = await running.add("Own", 1, V.UInt32)
         await own.add_property(0, "EnumStrings", TEXTS)
         await running.add("Long", 5, V.Int64)
+        await running.add("Word", "7")
+        values = await enumeration("More", EnumValues=VALUES)
+        wanted = ua.NodeId("States", index), ua.QualifiedName("States", index)
+        await running.server.nodes.objects.add_variable(*wanted, [0, 7], V.Int32, values.nodeid)
         await running.add("Curve", [1.0, 2.0], V.Double)
         yield running
 
@@ -77,12 +83,69 @@ async def test_an_enumeration_s_names_come_from_its_variable_or_its_data_type(se
 
 async def test_an_enumeration_is_read_as_a_number(served: Plant) -> None:
     """Its names are in the definition, and are put in where somebody looks (ADR 002)."""
-    from opcua_server import rows
-
     async with driver(served.url, [f"nsu={NAMESPACE};s=ByValues", f"nsu={NAMESPACE};s=ByStrings int32"]) as (
         opened, plan,
     ):  # fmt: skip
         assert [entry[:2] for entry in rows(await opened.read(plan)).values()] == [(1.0, 0), (1.0, 0)]
+
+
+ENUMERATIONS = ("ByStrings", "ByValues", "ByDefinition", "Own")
+
+
+@pytest.mark.parametrize("mode", ["read", "subscribe"])
+async def test_a_text_tag_on_an_enumeration_holds_the_server_s_name(served: Plant, mode: str) -> None:
+    """Somebody who asks for text wants "on", not "7"; a number that has no name is not passed off as one."""
+    nodes = (*ENUMERATIONS, "Plain", "Bits", "States", "Word")
+    addresses: list[Any] = [f"nsu={NAMESPACE};s={name} text" for name in nodes]
+    addresses.append({"address": f"nsu={NAMESPACE};s=States", "type": "text", "select": "[1]"})
+    for name, value in zip(ENUMERATIONS, (0, 7, 1, 1), strict=True):
+        kind = V.UInt32 if name == "Own" else V.Int32
+        await served.server.get_node(ua.NodeId(name, served.index)).write_value(value, kind)
+    options = {"mode": mode, "publishing_interval": "50 ms", "sampling_interval": "0 s"}
+    async with driver(served.url, addresses, device=options) as (opened, plan), contextlib.AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(Listener(opened, plan)) if mode == "subscribe" else None
+
+        async def now(tag: str, expected: str) -> list[Any]:
+            if listener is None:
+                return [entry[:2] for entry in rows(await opened.read(plan)).values()]
+            await listener.until(lambda: tag in listener.last() and listener.last()[tag][0] == expected)
+            return [listener.last()[name][:2] for name in sorted(listener.last())]
+
+        names = [("stopped", 0), ("on", 0), ("busy", 0), ("running", 0), ("1", 0), ("1", 0), ("[0,7]", 0), ("7", 0)]
+        assert await now("t8", "on") == [*names, ("on", 0)]
+        unknown = served.server.get_node(ua.NodeId("ByValues", served.index))
+        await unknown.write_value(5, V.Int32)
+        assert (await now("t1", "5"))[1] == ("5", q.UNCERTAIN)
+        await served.change("Own", 0, V.UInt32, status=0x80050000)
+        assert (await now("t3", ""))[3] == ("", 0x80050000)
+    await served.change("Own", 1, V.UInt32)
+    await unknown.write_value(1, V.Int32)
+    await served.server.get_node(ua.NodeId("ByStrings", served.index)).write_value(1, V.Int32)
+
+
+async def test_names_of_states_are_asked_for_again_at_each_connect(served: Plant) -> None:
+    """After a change of the server's program a state may have another name."""
+    kind = await served.server.nodes.enum_data_type.add_data_type(served.index, "Renamed")
+    strings = await kind.add_property(0, "EnumStrings", TEXTS)
+    wanted = ua.NodeId("ByRenamed", served.index), ua.QualifiedName("ByRenamed", served.index)
+    await served.server.nodes.objects.add_variable(*wanted, 1, V.Int32, kind.nodeid)
+    async with driver(served.url, [f"nsu={NAMESPACE};s=ByRenamed text"]) as (opened, plan):
+        assert rows(await opened.read(plan))["t0"][0] == "running"
+        await strings.write_value([ua.LocalizedText("halt"), ua.LocalizedText("run")])
+        await opened.close()
+        await opened.connect()
+        assert rows(await opened.read(plan))["t0"][:2] == ("run", 0)
+
+
+async def test_a_text_tag_on_a_string_costs_one_attribute_more(served: Plant) -> None:
+    """Only what may be an enumeration is asked about its states; numbers are not asked at all."""
+    asked = {}
+    for address in ("ByValues", "Word text"):
+        async with driver(served.url, [f"nsu={NAMESPACE};s={address}"]) as (opened, plan):
+            before = len(served.reads)
+            await opened.read(plan)
+            asked[address] = served.reads[before:]
+    assert asked == {"ByValues": [1], "Word text": [1, 1]}
 
 
 async def differ(served: Plant, tags: str, tmp_path: Path) -> Any:

@@ -112,6 +112,7 @@ async def test_a_type_that_changes_at_the_server_is_a_mismatch_of_that_tag_only(
 async def test_elements_of_an_array_are_tags_and_the_array_is_read_once(served: Plant) -> None:
     address = f"nsu={NAMESPACE};s=Curve"
     async with driver(served.url, [f"{address} [1:4] double", f"{address} text", f"{address} [0]"]) as (opened, plan):
+        await opened.read(plan)  # the first scan also asks whether the text is that of an enumeration
         served.reads.clear()
         found = rows(await opened.read(plan))
         assert served.reads == [1]

@@ -46,6 +46,7 @@ async def test_a_field_of_a_structure_is_a_tag(served: Plant) -> None:
         f"nsu={NAMESPACE};s=State #x",
     ]  # fmt: skip
     async with driver(served.url, addresses) as (opened, plan):
+        await opened.read(plan)  # the first scan also asks whether the text is that of an enumeration
         served.reads.clear()
         batches = await opened.read(plan)
         assert served.reads == [2]
