@@ -197,7 +197,11 @@ class Items:
         return before + self.batches(columns, handles, time.time_ns(), backfill=backfill)
 
     def _news(self, columns: Columns, handles: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
-        """Leave out what was given already: the same value, status and source time, unless a first row is owed."""
+        """Leave out what was given already: the same value, status and source time, unless a first row is owed.
+
+        Behind a row that is news nothing is left out: what is so now may have been read before the changes that led
+        there were told, and the last row that is given has to be the one that is so.
+        """
         known = self.known
         again = (columns.source != 0) & (columns.source == known.time[handles]) & ~known.owed[handles]
         if again.any():
@@ -208,6 +212,10 @@ class Items:
             again[list(columns.spans)] = False  # texts and arrays are not compared
         if not again.any():
             return columns, handles
+        row = np.arange(len(handles))
+        first = np.full(len(self.items), len(handles))
+        np.minimum.at(first, handles[~again], row[~again])
+        again &= row < first[handles]
         fresh = np.flatnonzero(~again)
         return rows_of(columns, fresh), handles[fresh]
 

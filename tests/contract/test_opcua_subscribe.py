@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -214,27 +215,68 @@ async def test_a_notification_that_did_not_arrive_is_fetched_again(served: Plant
             await served.change("N0", 0.0)
 
 
-async def test_after_a_short_cut_what_was_missed_is_fetched(served: Plant) -> None:
-    """The server keeps a subscription for a while; a new session takes it over."""
+@contextlib.contextmanager
+def handing_over(served: Plant) -> Iterator[None]:
+    """TransferSubscriptions as it should be: asyncua's server goes on to answer the PublishRequests of the old session.
+
+    The new session drops such answers, or takes them for answers to requests of its own that have the same number.
+    """
+    service = served.server.iserver.subscription_service
+    real = service.transfer_subscriptions
+
+    async def hand_over(parameters: Any, session: Any, callback: Any) -> Any:
+        results = await real(parameters, session, callback)
+        for number in parameters.SubscriptionIds:
+            service.subscriptions[number].pub_request_callback = callback.__self__.get_publish_request
+        return results
+
+    service.transfer_subscriptions = hand_over
+    try:
+        yield
+    finally:
+        service.transfer_subscriptions = real
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_after_a_short_cut_what_was_missed_is_fetched(served: Plant, sent: bool) -> None:
+    """The server keeps a subscription for a while; a new session takes it over.
+
+    What was sent into the cut link comes by Republish, all in one batch. What the server still holds comes behind what
+    is so now, and ends with it: else the last that is heard of a tag is a value that it has no more.
+    """
     options = {**OPTIONS, "queue_size": 100}
-    async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=options) as (opened, plan):
-        async with Listener(opened, plan) as listener:
-            await listener.until(lambda: len(listener.last()) == 5)
-            proxy.cut()
-            with pytest.raises(NotConnected):
-                await listener.until(lambda: False)
-        await opened.close()
-        known = set(served.server.iserver.subscription_service.subscriptions)
-        for value in (101.0, 102.0, 103.0):
-            await served.change("N1", value)
-        await opened.connect()
-        async with Listener(opened, plan) as listener:
-            await listener.until(lambda: len(listener.last()) == 5)
-            await served.change("N1", 104.0)
-            await listener.until(lambda: listener.last()["t1"][0] == 104.0)
-            assert sorted(set(listener.values("t1"))) == [101.0, 102.0, 103.0, 104.0]
-            assert set(served.server.iserver.subscription_service.subscriptions) == known  # taken over, not made anew
-        await served.change("N1", 1.0)
+    known = served.server.iserver.subscription_service.subscriptions
+    with handing_over(served):
+        async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=options) as (opened, plan):
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: len(listener.last()) == 5)
+                proxy.cut()
+                with pytest.raises(NotConnected):
+                    await listener.until(lambda: False)
+            await opened.close()
+            before = set(known)
+            (number,) = opened._watcher._subscriptions
+            subscription = known[number]
+            if not sent:
+                subscription.pub_request_callback = lambda _number: None  # no PublishRequest is left
+            sequence = subscription._notification_seq
+            for value in (101.0, 102.0, 103.0):
+                await served.change("N1", value)
+            if sent:
+                await listener.until_true(
+                    lambda: subscription._notification_seq > sequence and not subscription._triggered_datachanges
+                )
+            await opened.connect()
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: 102.0 in [value for _, value in listener.readings("t1")])
+                await listener.until(lambda: len(listener.last()) == 5)
+                await served.change("N1", 104.0)
+                await listener.until(lambda: listener.last()["t1"][0] == 104.0)
+                assert sorted({value for _, value in listener.readings("t1")}) == [101.0, 102.0, 103.0, 104.0]
+                assert [value for _, value in listener.readings("t1", backfill=False)][-2:] == [103.0, 104.0]
+                assert not listener.gaps
+                assert set(known) == before  # taken over, not made anew
+            await served.change("N1", 1.0)
 
 
 async def test_a_notification_that_is_gone_for_good_is_a_gap_and_what_is_so_now_is_read(served: Plant) -> None:
@@ -278,21 +320,8 @@ async def test_what_was_sent_into_a_dead_link_is_fetched_by_the_next_session_as_
     served: Plant, kept: int
 ) -> None:
     """TransferSubscriptions, then Republish of what the server still has; what it dropped is a gap, not a silence."""
-    service = served.server.iserver.subscription_service
-    real = service.transfer_subscriptions
-
-    async def hand_over(parameters: Any, session: Any, callback: Any) -> Any:
-        """As it should: asyncua's server goes on to wait for PublishRequests of the session that is gone."""
-        results = await real(parameters, session, callback)
-        for number in parameters.SubscriptionIds:
-            service.subscriptions[number].pub_request_callback = callback.__self__.get_publish_request
-        return results
-
-    service.transfer_subscriptions = hand_over
-    try:
+    with handing_over(served):
         await send_into_a_dead_link(served, kept)
-    finally:
-        service.transfer_subscriptions = real
 
 
 async def send_into_a_dead_link(served: Plant, kept: int) -> None:
