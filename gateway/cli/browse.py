@@ -1,11 +1,18 @@
-"""`plantbridge browse`: an OPC UA server's address space, as a tree or as a ready site fragment."""
+"""`plantbridge browse`: an OPC UA server's address space, as a tree or as a ready site fragment.
+
+A variable's name in the fragment is the shortest end of its path that no other variable of its device has, so one more
+variable may give others longer names. With `--keep FILE` the nodes that FILE has keep their device and name there; only
+new nodes are named, and never with a name that FILE gives to another node, be that gone from the server or not.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,9 +20,11 @@ import typer
 from gateway.language import say
 
 if TYPE_CHECKING:
+    from drivers.opcua.address import NodeName
     from gateway.contracts import Found
 
 WORDS_OF_TEXT: Final = ("text", "datetime", "guid", "bytestring")
+Names = dict[tuple[str, str], "NodeName | None"]  # (device, tag) to the node, None where it cannot be told
 MOST_ELEMENTS: Final = 10_000  # of an array, as tags of a site
 
 
@@ -26,6 +35,10 @@ def browse(
     limit: Annotated[int, typer.Option(help="Stop after this many nodes.", min=1)] = 100_000,
     standard: Annotated[bool, typer.Option("--standard", help="With the standard's own Server object.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the variables as a site fragment.")] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="With --yaml: the fragment of an earlier run; its nodes keep their devices and names."),
+    ] = None,
     policy: Annotated[str, typer.Option(help="Security policy, such as Basic256Sha256.")] = "None",
     mode: Annotated[str, typer.Option(help="Sign or SignAndEncrypt.")] = "SignAndEncrypt",
     pki: Annotated[str, typer.Option(help="Folder of certificates.")] = "pki",
@@ -53,6 +66,9 @@ def browse(
     if user is not None:
         keys |= {"user": user, "password": typer.prompt("Password", hide_input=True, err=True)}
     link = _link(keys)
+    if keep is not None and not yaml:
+        raise typer.BadParameter("the names of a file are kept in another one: give --yaml too", param_hint="--keep")
+    names = {} if keep is None else names_in(keep, url)
     columns = (TextColumn("{task.completed} nodes"), TextColumn("{task.fields[path]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("browsing", path="", total=None)
@@ -63,7 +79,7 @@ def browse(
         found = asyncio.run(_browse(link, start, limit, step))
     wanted = select(found, match, standard)
     if yaml:
-        print(fragment(url, wanted, _link_keys(policy, mode, user)), end="")
+        print(fragment(url, wanted, _link_keys(policy, mode, user), names), end="")
     else:
         _print(wanted)
     raise typer.Exit(0 if wanted else 1)
@@ -133,10 +149,52 @@ def _print(found: Sequence[Found]) -> None:
     print(say(f"{len(found)} variables"))
 
 
-def tag_names(found: Sequence[Found]) -> list[str]:
+def names_in(path: Path, url: str) -> Names:
+    """Give what a fragment or site file calls the nodes of this server. Raises BadParameter."""
+    import yaml
+
+    try:
+        site = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--keep") from error
+    links = [each for each in _mapping(_mapping(site).get("links")).values() if _mapping(each).get("url") == url]
+    if not links:
+        why = f"{path} has no link to {url}; is it the file that this command writes to? Print to another one"
+        raise typer.BadParameter(why, param_hint="--keep")
+    return {
+        (str(device), str(name)): _node(tag, _mapping(keys).get("namespace", 0))
+        for link in links
+        for device, keys in _mapping(link.get("devices")).items()
+        for name, tag in _tags(_mapping(keys))
+    }
+
+
+def _mapping(found: Any) -> Mapping[Any, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _tags(device: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    yield from _mapping(device.get("tags")).items()
+    for group in _mapping(device.get("groups")).values():
+        yield from _mapping(_mapping(group).get("tags")).items()
+
+
+def _node(tag: Any, namespace: Any) -> NodeName | None:
+    from drivers.opcua.address import parse
+
+    keys = tag if isinstance(tag, dict) else {"address": tag}
+    words = {key: str(keys[key]) for key in ("address", "type", "select") if keys.get(key) is not None}
+    try:
+        return parse(words.get("address", ""), words.get("type"), words.get("select"), namespace).node
+    except ValueError:
+        return None
+
+
+def tag_names(found: Sequence[Found], kept: Sequence[str] = (), taken: Collection[str] = ()) -> list[str]:
     """Give each variable a name of its own: the shortest end of its path that tells it from all others.
 
-    The same variables get the same names, whatever else is browsed beside them in another order.
+    The same variables get the same names, whatever the order of what else is browsed beside them. `kept` are names
+    that stay as they are, "" where there is none; no other variable gets one that is `taken`.
     """
     names: list[str] = []
     ends: dict[tuple[str, ...], int] = {}
@@ -144,14 +202,24 @@ def tag_names(found: Sequence[Found]) -> list[str]:
         for depth in range(1, len(each.path) + 1):
             end = tuple(_word(part) for part in each.path[-depth:])
             ends[end] = ends.get(end, 0) + 1
-    used: dict[str, int] = {}
-    for each in found:
-        words = [_word(part) for part in each.path]
-        depth = next((n for n in range(1, len(words)) if ends[tuple(words[-n:])] == 1), len(words))
-        name = "-".join(words[-depth:])[-100:]
-        used[name] = used.get(name, 0) + 1
-        names.append(name if used[name] == 1 else f"{name}-{used[name]}")
+    used = {*kept, *taken}
+    for place, each in enumerate(found):
+        before = kept[place] if kept else ""
+        name = before or next(name for name in _candidates(each, ends) if name not in used)
+        used.add(name)
+        names.append(name)
     return names
+
+
+def _candidates(found: Found, ends: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+    """Give the names that a variable may have, the best one first."""
+    words = [_word(part) for part in found.path]
+    for depth in range(1, len(words)):
+        if ends[tuple(words[-depth:])] == 1:
+            yield "-".join(words[-depth:])[-100:]
+    whole = "-".join(words)[-100:]
+    yield whole
+    yield from (f"{whole}-{number}" for number in count(2))
 
 
 def _word(text: str) -> str:
@@ -164,17 +232,28 @@ def _link_keys(policy: str, mode: str, user: str | None) -> dict[str, str]:
     return keys if user is None else {**keys, "user": user, "password": "${env:OPCUA_PASSWORD}"}
 
 
-def fragment(url: str, found: Sequence[Found], keys: Mapping[str, str] | None = None) -> str:
-    """Write a site fragment with one device per topmost folder."""
+def fragment(
+    url: str, found: Sequence[Found], keys: Mapping[str, str] | None = None, names: Names | None = None
+) -> str:
+    """Write a site fragment with one device per topmost folder; nodes that `names` has are called as there."""
     import yaml
 
+    names = names or {}
+    before: dict[NodeName | None, tuple[str, str]] = {
+        node: place for place, node in reversed(names.items()) if node is not None
+    }
+
     devices: dict[str, dict[str, Any]] = {}
-    groups: dict[str, list[Found]] = {}
+    groups: dict[str, list[tuple[Found, str]]] = {}
     for each in found:
-        groups.setdefault(_word(each.path[0]) if len(each.path) > 1 else "objects", []).append(each)
-    for device, members in groups.items():
+        place = before.pop(_node(each.address, 0), None) if before else None
+        device, kept = place or (_word(each.path[0]) if len(each.path) > 1 else "objects", "")
+        groups.setdefault(device, []).append((each, kept))
+    for device, called in groups.items():
+        members = [each for each, _ in called]
+        taken = [name for of, name in names if of == device]
         tags: dict[str, Any] = {}
-        for name, each in zip(tag_names(members), members, strict=True):
+        for name, each in zip(tag_names(members, [kept for _, kept in called], taken), members, strict=True):
             word, _, size = each.type.partition("[")
             tag: dict[str, Any] = {"address": each.address, "type": word}
             number = word not in ("bool", *WORDS_OF_TEXT)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import typer
+import yaml
 from asyncua import ua
 from opcua_server import Plant, link, plant, rows
 from typer.testing import CliRunner
 
 from drivers.opcua.driver import OpcuaDriver
-from gateway.cli.browse import fragment, select, tag_names
+from gateway.cli.browse import fragment, names_in, select, tag_names
 from gateway.config import load_site
 from gateway.contracts import Browsable, Found
 
@@ -100,9 +102,7 @@ async def test_the_fragment_is_a_site_that_reads(served: Plant, tmp_path: Path) 
     assert tags["stage"].states == ((0, "off"), (1, "low"))
 
 
-async def test_the_command_prints_a_tree_and_a_fragment(served: Plant) -> None:
-    import typer
-
+async def test_the_command_prints_a_tree_and_a_fragment(served: Plant, tmp_path: Path) -> None:
     from gateway.cli.browse import browse
 
     app = typer.Typer()
@@ -112,6 +112,12 @@ async def test_the_command_prints_a_tree_and_a_fragment(served: Plant) -> None:
     assert "180.5 °C  float64 r  nsu=urn:test:plant;s=Boiler 1.Steam.T" in shown.output
     written = await asyncio.to_thread(CliRunner().invoke, app, [served.url, "--match", "Boiler 1/*", "--yaml"])
     assert "boiler-1:" in written.output
+    (tmp_path / "earlier.yaml").write_text(written.output.replace("boiler-1:", "east:"), encoding="utf-8")
+    kept = ["--keep", str(tmp_path / "earlier.yaml")]
+    again = await asyncio.to_thread(CliRunner().invoke, app, [served.url, "--match", "Boiler 1/*", "--yaml", *kept])
+    assert again.output == written.output.replace("boiler-1:", "east:")
+    refused = await asyncio.to_thread(CliRunner().invoke, app, [served.url, *kept])
+    assert refused.exit_code == 2
     nothing = await asyncio.to_thread(CliRunner().invoke, app, [served.url, "--match", "Nothing"])
     assert nothing.exit_code == 1
 
@@ -119,3 +125,57 @@ async def test_the_command_prints_a_tree_and_a_fragment(served: Plant) -> None:
 async def test_names_are_unique_and_as_short_as_they_can_be() -> None:
     found = [Found(tuple(path.split("/")), "", "float64") for path in ("A/B/T", "A/C/T", "A/C/P", "A/C/P ", "A/Größe")]
     assert tag_names(found) == ["b-t", "c-t", "a-c-p", "a-c-p-2", "größe"]
+
+
+def plant_of(*paths: str) -> list[Found]:
+    found = [Found(tuple(path.split("/")), f"nsu=urn:test:plant;s={path}", "float64") for path in paths]
+    return select(found, "*", standard=False)
+
+
+def named(text: str) -> dict[str, str]:
+    """Give device/tag by address of a fragment."""
+    devices = yaml.safe_load(text)["links"]["opcua"]["devices"]
+    return {tag["address"]: f"{name}/{each}" for name, keys in devices.items() for each, tag in keys["tags"].items()}
+
+
+URL = "opc.tcp://127.0.0.1:4840"
+
+
+async def test_names_of_an_earlier_fragment_stay_whatever_comes_to_the_server(tmp_path: Path) -> None:
+    """A name is that of a series in the store: a second pump must not rename the first, nor take over a dead one's."""
+    earlier = tmp_path / "earlier.yaml"
+    first = fragment(URL, plant_of("Hall/Pump 1/T", "Hall/Pump 1/P", "Hall/Old/Q"))
+    earlier.write_text(first, encoding="utf-8")
+    grown = plant_of("Hall/Fan/T", "Hall/Pump 1/T", "Hall/Pump 1/P", "Hall/New/Q")
+    before, now = named(first), named(fragment(URL, grown, None, names_in(earlier, URL)))
+    assert before["nsu=urn:test:plant;s=Hall/Pump 1/T"] == "hall/t"
+    assert {address: now[address] for address in before if address in now} == {
+        address: name for address, name in before.items() if "Old" not in address
+    }
+    assert now["nsu=urn:test:plant;s=Hall/Fan/T"] == "hall/fan-t"
+    assert now["nsu=urn:test:plant;s=Hall/New/Q"] == "hall/new-q"  # hall/q was another node's
+    assert named(fragment(URL, grown))["nsu=urn:test:plant;s=Hall/Pump 1/T"] == "hall/pump-1-t"  # without the file
+
+
+async def test_names_are_kept_from_a_file_that_somebody_has_edited(tmp_path: Path) -> None:
+    """Names, devices, groups and the short way to write a tag are the integrator's; the node says which tag it is."""
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "links:\n  other: {url: 'opc.tcp://h', devices: {x: {tags: {wrong: nsu=urn:test:plant;s=Hall/A}}}}\n"
+        f"  hall:\n    url: {URL}\n    devices:\n      press:\n        namespace: urn:test:plant\n"
+        "        tags: {heat: s=Hall/A float}\n        groups: {fast: {tags: {force: {address: s=Hall/B}}}}\n",
+        encoding="utf-8",
+    )
+    now = named(fragment(URL, plant_of("Hall/A", "Hall/B", "Hall/C"), None, names_in(site, URL)))
+    assert list(now.values()) == ["press/heat", "press/force", "hall/c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("", "has no link to"), ("links: {a: {url: 'opc.tcp://h'}}", "has no link to"), ("a: [", "cannot be read")],
+)
+async def test_a_file_without_names_of_the_server_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    """Such as the file that the shell has just emptied, because the output goes there."""
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(typer.BadParameter, match=why):
+        names_in(tmp_path / "f.yaml", URL)
