@@ -1,4 +1,4 @@
-"""The cloud side of 10,000 gateways: readings a second of one ingest worker, and of 2 and 4 beside each other.
+"""The cloud side of very many gateways: readings a second of one ingest worker, and of 2 and 4 beside each other.
 
 Each gateway has a journal and a table of 20 tags of its own (200,000 series) and sends messages of 50 scans, made
 beforehand as the edge makes them (gateway.encoders.columns). A worker is a process with the whole of ingest (decoding,
