@@ -63,7 +63,7 @@ test: $(VENV)/setup-dev.stamp servers  ## lint, types, architecture, and every t
 	@$(MAKE) --no-print-directory e2e
 
 unit: $(VENV)/setup-dev.stamp
-	$(PYTEST) -n 3 --dist loadfile -m "not e2e and not soak" tests  # a third of them waits for peers
+	$(PYTEST) -n 5 --dist loadfile -m "not e2e and not soak" tests  # most of them wait for peers
 
 e2e: $(VENV)/setup-dev.stamp
 	$(PYTEST) -n 5 --dist loadgroup -m "e2e and not soak" tests  # they mostly wait: for outages to pass and scans to come
