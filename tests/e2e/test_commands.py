@@ -172,7 +172,8 @@ def test_a_command_is_written_read_back_answered_and_audited(shop: Shop) -> None
     sequence, _, digest = reply["audit"].partition(":")
     assert [each["hash"] for each in read(shop.audit) if each["sequence"] == int(sequence)] == [digest]
     causes = {entry["cause"] for entry in shop.events("refused")}
-    assert causes == {"out of range", "read-only", "stale", "malformed"}
+    # of a flood that comes faster than it can be read, the rest is counted as too fast
+    assert causes - {"too fast"} == {"out of range", "read-only", "stale", "malformed"}
     assert len(shop.events("command")) == len(shop.events("outcome")) == 3
     assert shop.run("audit-log", "verify", str(shop.site)).returncode == 0
     (path,) = shop.audit.glob("*.jsonl")

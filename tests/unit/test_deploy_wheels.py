@@ -75,7 +75,7 @@ def test_the_installed_daemon_tells_systemd_that_it_is_ready_and_alive_and_ends_
     site.write_text(
         sample.replace("/var/lib/plantbridge", str(tmp_path / "data"))
         .replace("192.168.1.20:502", "127.0.0.1:1")
-        .replace("broker.plant.example:1883", "127.0.0.1:1")
+        .replace("broker.plant.internal:1883", "127.0.0.1:1")
         + "\nmetrics: {listen: null}\n"
     )
     daemon = subprocess.Popen(
