@@ -45,7 +45,9 @@ class Clustered(Plant):
         self.cloud.write_text(textwrap.dedent(text), encoding="utf-8")
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+@pytest.mark.soak  # a node of nats-server 2.9 sometimes takes minutes to catch up on a busy machine
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", [1, 12])
 def test_any_node_of_the_cluster_may_be_killed_at_any_time(tmp_path: Path, kills: int) -> None:
     """Under load, at any moment; it is started again and has caught up before the next is killed."""
     print(f"SEED={SEED}")
