@@ -78,21 +78,22 @@ class Account:
         """
         summaries, elsewhere, senseless = list[Summary](), [], []
         for topic, payload in told:
-            kind, name = topic.rsplit("/", 2)[1:]
+            prefix, kind, name = topic.rsplit("/", 2)
             try:
                 if kind == "account":
                     summary = read_summary(payload, self._key)
                     summaries.append(summary)
                     if summary.waits:
                         self._waiting.add((summary.gateway, summary.journal))
-                        prefix = topic.rsplit("/", 2)[0]
                         self._new.setdefault((prefix, summary.gateway, summary.journal), Ranges())
                 elif name != self._worker:
                     elsewhere.append(read_stored(payload, self._key))
             except ValueError as error:
                 senseless.append((topic, payload, str(error)))
-        self._ledger.hear(summaries)
-        self._ledger.stored_elsewhere(elsewhere)
+        if summaries:
+            self._ledger.hear(summaries)
+        if elsewhere:
+            self._ledger.stored_elsewhere(elsewhere)
         for summary in summaries:
             self.look(summary.gateway, summary.journal)
         return senseless

@@ -53,7 +53,6 @@ PAUSE: Final = 0.01  # s
 OPENING: Final = 5.0  # s that the store may refuse to open at the start
 STRIKES: Final = 2  # sessions that ended over what ingest told: mosquitto does that over what its ACL forbids
 TELL: Final = 0.5  # s between what is told to the gateways
-LEDGER: Final = "account.sqlite"  # in the cloud file's data directory; with workers that share, one for each
 SAVE: Final = 1.0  # s between writes of the table of gateways
 ASK_AGAIN: Final = 5.0  # s after which unknown tables are asked for once more
 PATIENCE: Final = 180.0  # s after which a message whose table is unknown is set aside
@@ -66,8 +65,8 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
     metrics, health = Metrics(), Health()
     dead_letters = DeadLetters(cloud.dead_letters, metrics)
     store = open_store(cloud.store, cloud.data, dead_letters.put)
-    ledger = Ledger(ledger_path(cloud.data, cloud.broker))
-    fleet = Fleet(fleet_path(cloud.data, cloud.broker))
+    ledger = Ledger(_own_file(cloud, "account"))
+    fleet = Fleet(_own_file(cloud, "fleet"))
     end_http = serve(cloud.metrics.listen, metrics, health) if cloud.metrics.listen else lambda: None
     try:
         await _open(store)
@@ -75,8 +74,7 @@ async def run(cloud: Cloud, stop: asyncio.Event) -> None:
             beat = group.create_task(heartbeat(health))
             keeping = group.create_task(_keep(fleet))
             worker = client_id(cloud.broker)
-            shared = bool(cloud.broker.share) or cloud.broker.stream is not None
-            account = Account(ledger, worker, cloud.broker.key, metrics, health, shared=shared)
+            account = Account(ledger, worker, cloud.broker.key, metrics, health, shared=divided(cloud.broker))
             await Ingest(cloud.broker, store, metrics, health, dead_letters, account, fleet=fleet).run(stop)
             beat.cancel()
             keeping.cancel()
@@ -93,19 +91,14 @@ def client_id(options: IngestOptions) -> str:
     return options.client_id or f"plantbridge-{options.share or 'ingest'}"
 
 
-def ledger_path(data: Path, options: IngestOptions) -> Path:
-    """Give the file of this worker's account."""
-    return data / (f"account-{client_id(options)}.sqlite" if divided(options) else LEDGER)
+def _own_file(cloud: Cloud, name: str) -> Path:
+    """Give this worker's file of that name in the data directory, which workers may share."""
+    return cloud.data / (f"{name}-{client_id(cloud.broker)}.sqlite" if divided(cloud.broker) else f"{name}.sqlite")
 
 
 def divided(options: IngestOptions) -> bool:
     """Whether there may be other workers that take a part of the readings."""
     return options.share is not None or options.stream is not None
-
-
-def fleet_path(data: Path, options: IngestOptions) -> Path:
-    """Give the file of this worker's table of gateways; workers may share a directory."""
-    return data / (f"fleet-{client_id(options)}.sqlite" if divided(options) else "fleet.sqlite")
 
 
 async def _keep(fleet: Fleet) -> None:
@@ -244,7 +237,7 @@ class Ingest:
         filters = [f"{topic}/account/+"]
         if self._options.stream is None:  # else they come from the stream
             filters += [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
-        if share or self._options.stream is not None:
+        if divided(self._options):
             filters.append(f"{topic}/stored/+")
         answers = await connection.subscribe(filters, timeout=self._options.connect_timeout)
         for name, answer in zip(filters, answers, strict=True):

@@ -101,7 +101,14 @@ class _Journal:
     id: int
     base: int | None
     sets: dict[str, Ranges] = field(default_factory=lambda: defaultdict(Ranges))
-    changed: dict[str, Ranges] = field(default_factory=dict)
+
+    @property
+    def accounted(self) -> Ranges:
+        """The numbers of which something is known: stored, here or elsewhere, or declared lost."""
+        both = Ranges(self.sets["stored"])
+        for first, last in self.sets["declared"]:
+            both.add(first, last)
+        return both
 
 
 class Ledger:
@@ -116,6 +123,9 @@ class Ledger:
         self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         self._connection.executescript(_SCHEMA)
         self._journals: dict[tuple[str, str], _Journal] = {}
+        self._changed: dict[
+            tuple[int, str], tuple[Ranges, Ranges]
+        ] = {}  # sets, and what was put in since the last save
         self._load()
 
     def _load(self) -> None:
@@ -127,6 +137,7 @@ class Ledger:
         by_id = {each.id: each for each in self._journals.values()}
         for number, kind, first, last in run("SELECT journal, kind, first, last FROM runs"):
             by_id[number].sets[kind].add(first, last)
+        self._changed.clear()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -134,9 +145,7 @@ class Ledger:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                for journal in self._journals.values():
-                    if journal.changed:
-                        self._save(journal)
+                self._save()
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._connection.execute("ROLLBACK")
@@ -165,24 +174,23 @@ class Ledger:
         stored = journal.sets["stored"]
         hours: dict[tuple[str, int], list[int]] = {}
         for index, (number, content) in enumerate(zip(block.sequences, block.contents, strict=True)):
-            known = number in stored
-            if isinstance(content, Gap) and content.reason == THINNED:
-                _tally(hours, (content.device, content.start // HOUR * HOUR), number, 0, known=False, gaps=1)
-                continue  # it bears the number of a record that was told in part
-            part, complete = block.parts.get(index), True
-            if part is not None and isinstance(content, Batch):
-                known, complete = self._part(journal.id, number, part, len(content), known)
-            if complete:
-                self._put(journal, "stored", number, number)
-                done.add(number, number)
-            if isinstance(content, Batch):
-                for hour, rows in _by_hour(content):
-                    _tally(hours, (content.table.device, hour), number, rows, known=known)
-            else:
-                _tally(hours, (content.device, content.start // HOUR * HOUR), number, 0, known=known, gaps=1)
+            known, complete = number in stored, True
+            if isinstance(content, Gap):
+                complete = content.reason != THINNED  # which bears the number of a record that was told in part
+                gaps = 0 if known and complete else 1
+                _tally(hours, (content.device, content.start // HOUR * HOUR), number, gaps=gaps)
                 if content.first:
                     self._put(journal, "declared", content.first, content.last)
                     done.add(content.first, content.last)  # nobody needs to keep them any more
+            else:
+                if (part := block.parts.get(index)) is not None:
+                    known, complete = self._part(journal.id, number, part, len(content), known)
+                for hour, rows in _by_hour(content):
+                    new, again = (0, rows) if known else (rows, 0)
+                    _tally(hours, (content.table.device, hour), number, new, again)
+            if complete:
+                self._put(journal, "stored", number, number)
+                done.add(number, number)
         self._connection.executemany(
             "INSERT INTO hours VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
             " delivered = delivered + excluded.delivered, duplicates = duplicates + excluded.duplicates,"
@@ -219,12 +227,7 @@ class Ledger:
         """Give the last runs of what is stored, here or elsewhere."""
         with self._lock:
             found = self._journals.get((gateway, name))
-            if found is None:
-                return []
-            both = Ranges(found.sets["stored"])
-            for first, last in found.sets["declared"]:
-                both.add(first, last)
-            return list(both)[-most:]
+            return list(found.accounted)[-most:] if found is not None else []
 
     def hear(self, summaries: Iterable[Summary]) -> None:
         """Note what gateways say of themselves. Raises sqlite3.Error."""
@@ -259,19 +262,18 @@ class Ledger:
         numbers = journal.sets[kind]
         if not numbers.missing(first, last):
             return
-        run = numbers.add(first, last)
-        if run is not None:
-            journal.changed.setdefault(kind, Ranges()).add(*run)
+        numbers.add(first, last)
+        self._changed.setdefault((journal.id, kind), (numbers, Ranges()))[1].add(first, last)
 
-    def _save(self, journal: _Journal) -> None:
+    def _save(self) -> None:
         """Write the runs that have changed."""
         delete = "DELETE FROM runs WHERE journal = ? AND kind = ? AND first BETWEEN ? AND ?"
-        for kind, changed in journal.changed.items():
+        for key, (numbers, changed) in self._changed.items():
             for first, _ in changed:  # each is inside one run of the set
-                begin, end = journal.sets[kind].around(first)
-                self._connection.execute(delete, (journal.id, kind, begin, end))
-                self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?)", (journal.id, kind, begin, end))
-        journal.changed.clear()
+                run = (*key, *numbers.around(first))
+                self._connection.execute(delete, run)
+                self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?)", run)
+        self._changed.clear()
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -279,7 +281,8 @@ class Ledger:
         """Compare what a gateway has settled with what is here. Raises KeyError."""
         with self._lock:
             journal = self._journals[gateway, name]
-            sets = {kind: list(numbers) for kind, numbers in journal.sets.items()}
+            accounted, settled = journal.accounted, list(journal.sets["settled"])
+            stored, declared = journal.sets["stored"].count, journal.sets["declared"].count
             query = "SELECT since FROM journals WHERE id = ?"
             (since,) = self._connection.execute(query, (journal.id,)).fetchone()
             query = (
@@ -287,16 +290,8 @@ class Ledger:
                 " WHERE journal = ?"
             )
             heard, waiting, appended = self._connection.execute(query, (journal.id,)).fetchone()
-        accounted = Ranges()
-        for kind in ("stored", "declared"):
-            for first, last in sets.get(kind, ()):
-                accounted.add(first, last)
         base = journal.base or 0
-        lost = [
-            hole for first, last in sets.get("settled", ()) for hole in accounted.missing(max(first, base + 1), last)
-        ]
-        counts = {kind: sum(last - first + 1 for first, last in runs) for kind, runs in sets.items()}
-        stored, declared = counts.get("stored", 0), counts.get("declared", 0)
+        lost = [hole for first, last in settled for hole in accounted.missing(max(first, base + 1), last)]
         return Standing(gateway, name, since, stored, declared, tuple(lost), waiting, heard, appended)
 
     def standings(self) -> list[Standing]:
@@ -339,9 +334,14 @@ def _by_hour(batch: Batch) -> list[tuple[int, int]]:
 
 
 def _tally(
-    hours: dict[tuple[str, int], list[int]], key: tuple[str, int], number: int, rows: int, *, known: bool, gaps: int = 0
+    hours: dict[tuple[str, int], list[int]],
+    key: tuple[str, int],
+    number: int,
+    new: int = 0,
+    again: int = 0,
+    gaps: int = 0,
 ) -> None:
     counts = hours.setdefault(key, [0, 0, 0, number, number])
-    counts[1 if known else 0] += rows
-    counts[2] += 0 if known else gaps
+    for place, count in enumerate((new, again, gaps)):
+        counts[place] += count
     counts[3], counts[4] = min(counts[3], number), max(counts[4], number)

@@ -158,9 +158,10 @@ def _range(since: str | None, until: str | None) -> tuple[int, int]:
     try:
         if since is None:
             start = 0
+        elif since[:4].isdigit() and "-" in since:
+            start = instant(since)
         else:
-            start = instant(since) if since[:4].isdigit() and "-" in since else 0
-            start = start or time.time_ns() - round(seconds(since) * 1e9)
+            start = time.time_ns() - round(seconds(since) * 1e9)
         return start, instant(until) if until else 2**62
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
