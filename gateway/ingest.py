@@ -312,13 +312,18 @@ class Ingest:
             await asyncio.to_thread(self._dead_letters.put, topic, payload, reason)
         wrong = {topic for topic, _, _ in senseless}
         for message in told:
-            if message.topic.rsplit("/", 2)[1] == "account" and message.topic not in wrong:
+            if self._kind(message) == "account" and message.topic not in wrong:
                 self._hear_of(message)
             connection.acknowledge(message)
 
+    def _kind(self, message: Arrived) -> str:
+        """Give the word after the gateway's prefix, which may end like one of ours: a gateway may be called account."""
+        words = message.topic.split("/")[self._options.topic.count("/") + 1 :]
+        return words[0] if words else ""
+
     async def _decoded(self, message: Arrived, connection: Source) -> Block | None:
         """Read a message; where it holds no readings, do what is to be done about it."""
-        prefix, _, kind = message.topic.rpartition("/")
+        prefix, kind = message.topic.rpartition("/")[0], self._kind(message)
         try:
             if kind == "columns":
                 return decode_columns(
@@ -326,7 +331,7 @@ class Ingest:
                 )
             if kind == "gaps":
                 return decode_gaps(message.payload)
-            if message.topic.rsplit("/", 2)[1] in ("account", "stored"):
+            if kind in ("account", "stored"):
                 self._told_us.append(message)
                 return None
             if kind == "status":

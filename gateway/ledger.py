@@ -123,9 +123,8 @@ class Ledger:
         self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         self._connection.executescript(_SCHEMA)
         self._journals: dict[tuple[str, str], _Journal] = {}
-        self._changed: dict[
-            tuple[int, str], tuple[Ranges, Ranges]
-        ] = {}  # sets, and what was put in since the last save
+        # by journal and kind: a set, and what was put into it since the last save
+        self._changed: dict[tuple[int, str], tuple[Ranges, Ranges]] = {}
         self._load()
 
     def _load(self) -> None:

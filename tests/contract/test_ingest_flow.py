@@ -157,6 +157,17 @@ async def test_readings_and_gaps_come_into_the_store(mosquitto: Mosquitto, tmp_p
     assert side.dead() == []
 
 
+async def test_a_gateway_may_be_called_like_one_of_our_topics(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """Its status is no account of anybody, and no dead letter."""
+    async with edge(mosquitto) as plant, running(mosquitto, DuckdbStore(database(tmp_path)), tmp_path) as side:
+        await plant.send("plantbridge/account/status", b'{"online": true}')
+        await plant.send("plantbridge/stored/status", b'{"online": true}')
+        await plant.define()
+        await plant.scans(1)
+        await until(lambda: side.stored() == 10, "what came after it")
+    assert side.dead() == []
+
+
 async def test_what_was_stored_is_acknowledged_and_does_not_come_again(mosquitto: Mosquitto, tmp_path: Path) -> None:
     async with edge(mosquitto) as plant:
         async with running(mosquitto, DuckdbStore(database(tmp_path)), tmp_path) as side:
