@@ -252,11 +252,10 @@ class Publisher:
         """Hear from ingest which records are in the store."""
         for first, last in runs:
             self._stored.add(first, last)
-        for first, last in self._journal.pending(self.name):  # also what an earlier run of ours has sent
-            for part in Ranges(self._stored.missing(first, last)).missing(first, last):
-                if self._unconfirmed is None or self._unconfirmed.ranges.missing(*part) == [part]:
-                    self._journal.acknowledge(self.name, *part, 0)
         self._confirm()
+        for first, last in self._journal.pending(self.name):  # what an earlier run of ours has sent
+            for part in self._stored.within(first, last):
+                self._journal.acknowledge(self.name, *part, 0)
 
     def _confirm(self) -> None:
         """Let go of what is stored, and send again what was lost between the broker and the store."""
@@ -264,8 +263,7 @@ class Publisher:
             return
         for first, last, readings in self._unconfirmed.confirmed(self._stored):
             self._journal.acknowledge(self.name, first, last, readings)
-        newest = max((last for _, last in self._stored), default=0)
-        again = self._unconfirmed.overdue(newest, asyncio.get_running_loop().time())
+        again = self._unconfirmed.overdue(self._stored.newest, asyncio.get_running_loop().time())
         if again:
             count = sum(last - first + 1 for first, last in again)
             self._log.warning("The store has not got what the broker took: sent again.", records=count, runs=again[:5])

@@ -59,6 +59,16 @@ class Ranges:
             holes.append((first, last))
         return holes
 
+    def within(self, first: int, last: int) -> list[Range]:
+        """Give the ranges within first..last that are in the set."""
+        begin, end = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
+        return [(max(first, self._firsts[at]), min(last, self._lasts[at])) for at in range(begin, end)]
+
+    @property
+    def newest(self) -> int:
+        """The greatest number; 0 where there is none."""
+        return self._lasts[-1] if self._lasts else 0
+
     def around(self, number: int) -> Range:
         """Give the run that this number is part of. Raises KeyError where it is in none."""
         at = bisect_left(self._lasts, number)

@@ -8,13 +8,16 @@ day without ingest is a thousand of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final
 
 from gateway.ranges import Range, Ranges
 
 _TOGETHER: Final = 30.0  # s
 _LONGEST: Final = 3600.0  # s
+_first, _last = attrgetter("first"), attrgetter("last")
 
 
 @dataclass(slots=True)
@@ -32,7 +35,7 @@ class Unconfirmed:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._entries: list[_Entry] = []  # by first
+        self._entries: list[_Entry] = []  # in order; they do not overlap
 
     def __len__(self) -> int:
         """Give the number of records."""
@@ -50,39 +53,38 @@ class Unconfirmed:
 
     def took(self, first: int, last: int, readings: int, now: float) -> None:
         """Note that the broker has taken these records."""
-        for entry in self._entries:
-            if entry.first <= first and last <= entry.last:
-                entry.at = now  # it was sent again
-                return
+        begin = bisect_left(self._entries, first, key=_last)
+        again = self._entries[begin : bisect_right(self._entries, last, key=_first)]
+        for entry in again:
+            entry.at = now
+        if again:  # what of it is in no entry any more was let go of
+            return
         newest = self._entries[-1] if self._entries else None
         if newest and newest.last + 1 == first and not newest.tries and now - newest.since < _TOGETHER:
             newest.last, newest.at, newest.readings = last, now, newest.readings + readings
-            return
-        self._entries.append(_Entry(first, last, readings, now, now))
-        self._entries.sort(key=lambda entry: entry.first)
+        else:
+            self._entries.insert(begin, _Entry(first, last, readings, now, now))
 
     def confirmed(self, stored: Ranges) -> list[tuple[int, int, int]]:
         """Take out what is stored; give it as first, last and readings (with the last piece of an entry)."""
-        gone, kept = [], []
-        for entry in self._entries:
+        gone: list[tuple[int, int, int]] = []
+        kept: list[_Entry] = []
+        end = bisect_right(self._entries, stored.newest, key=_first)
+        for entry in self._entries[:end]:
             holes = stored.missing(entry.first, entry.last)
-            if holes == [(entry.first, entry.last)]:
-                kept.append(entry)
-                continue
-            there = Ranges(holes).missing(entry.first, entry.last)
-            for first, last in there:
-                gone.append((first, last, 0 if holes else entry.readings))
-                entry.readings = 0 if not holes else entry.readings
-            kept += [_Entry(*hole, entry.readings if hole == holes[-1] else 0, entry.since, entry.at, entry.tries)
-                     for hole in holes]  # fmt: skip
-        self._entries = kept
+            gone += [(*part, 0 if holes else entry.readings) for part in stored.within(entry.first, entry.last)]
+            kept += [
+                replace(entry, first=first, last=last, readings=entry.readings if (first, last) == holes[-1] else 0)
+                for first, last in holes
+            ]
+        self._entries[:end] = kept
         return gone
 
     def overdue(self, newest: int, now: float) -> list[Range]:
         """Give what is to be sent again, where the store has confirmed up to `newest`; it counts as sent now."""
         again = []
-        for entry in self._entries:
-            if entry.last < newest and now - entry.at >= min(self.patience * 2 ** min(entry.tries, 16), _LONGEST):
+        for entry in self._entries[: bisect_left(self._entries, newest, key=_last)]:
+            if now - entry.at >= min(self.patience * 2 ** min(entry.tries, 16), _LONGEST):
                 entry.tries, entry.at = entry.tries + 1, now
                 again.append((entry.first, entry.last))
         return again

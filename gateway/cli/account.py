@@ -143,8 +143,8 @@ def _both(one: list[Lost], other: list[Lost]) -> list[Lost]:
     has_not = Ranges((each.first, each.last) for each in other)
     found = []
     for each in one:
-        there = Ranges(has_not.missing(each.first, each.last))
-        found += [Lost(each.journal, *run, each.after, each.before) for run in there.missing(each.first, each.last)]
+        there = has_not.within(each.first, each.last)
+        found += [Lost(each.journal, *run, each.after, each.before) for run in there]
     return found
 
 

@@ -68,6 +68,11 @@ def test_intervals_are_a_set(added: list[tuple[int, int]], asked: int) -> None:
     assert {number for first, last in spans for number in range(first, last + 1)} == model
     assert all(one[1] + 1 < other[0] for one, other in pairwise(spans)), "runs that touch"
     assert len(intervals) == len(spans)
+    assert intervals.newest == max(model, default=0)
+    inside = {number for first, last in intervals.within(20, asked) for number in range(first, last + 1)}
+    assert inside == {number for number in model if 20 <= number <= asked}
+    outside = {number for first, last in intervals.missing(20, asked) for number in range(first, last + 1)}
+    assert outside == set(range(20, asked + 1)) - model
 
 
 def test_runs_of_numbers_in_any_order() -> None:

@@ -63,6 +63,18 @@ def test_each_record_is_let_go_of_once_when_it_is_stored(taken: list[tuple[int, 
     assert sum(readings for _, _, readings in gone) == len(model)
 
 
+def test_what_is_sent_again_and_stored_in_part_meanwhile_is_counted_once() -> None:
+    """The account of delivered readings must not grow by what comes twice."""
+    waiting = Unconfirmed(60.0)
+    waiting.took(1, 5, 50, 0.0)
+    assert waiting.overdue(9, 60.0) == [(1, 5)]
+    assert waiting.confirmed(Ranges([(1, 1)])) == [(1, 1, 0)]
+    waiting.took(1, 5, 50, 61.0)
+    assert list(waiting.ranges) == [(2, 5)]
+    assert waiting.confirmed(Ranges([(1, 5)])) == [(2, 5, 50)]
+    assert len(waiting) == 0
+
+
 async def test_the_journal_keeps_what_the_broker_took_until_it_is_stored(tmp_path: Path) -> None:
     async with bench(tmp_path, settle="0 s", acknowledge="store") as b:
         b.start()
