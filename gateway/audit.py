@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
+from gateway import durable
 from gateway.errors import GatewayError
 
 BEGINNING: Final = "0" * 64
@@ -157,7 +158,8 @@ def _append(path: Path, text: bytes) -> None:
             raise
     if fresh:
         _like_its_directory(path)
-        _sync_directory(path.parent)
+        with contextlib.suppress(OSError):
+            durable.sync(path.parent)
 
 
 def _like_its_directory(path: Path) -> None:
@@ -166,15 +168,6 @@ def _like_its_directory(path: Path) -> None:
     path.chmod(0o640)
     if hasattr(os, "geteuid") and os.geteuid() == 0 and owner.st_uid:
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def _sync_directory(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # Windows opens no directories
-        number = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _tail(directory: Path, there: Sequence[Path]) -> tuple[Line, list[Entry]]:

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import orjson
 import structlog
 
+from gateway import durable
 from gateway import quality as q
 from gateway.commands import Cause, Result
 from gateway.contracts import Delivery, Record
@@ -256,13 +256,7 @@ class FileMemory:
         return found if isinstance(found, dict) else {}
 
     def save(self, state: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(orjson.dumps(state))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
+        durable.write(self._path, orjson.dumps(state))
 
 
 async def _at_once(size: int) -> None:

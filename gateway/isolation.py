@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from gateway import durable
 from gateway.audit import stamp
 
 NAME = "isolated"
@@ -63,14 +64,7 @@ class Switch:
         """Stop all writes; durable when it returns. Gives whether that is a change. Raises OSError."""
         if self.on:
             return False
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(orjson.dumps(asdict(Isolation(stamp(now), by, reason))))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
-        self._sync()
+        durable.write(self.path, orjson.dumps(asdict(Isolation(stamp(now), by, reason))))
         return True
 
     def release(self) -> bool:
@@ -78,15 +72,5 @@ class Switch:
         if not self.on:
             return False
         self.path.unlink()
-        self._sync()
+        durable.sync(self.path.parent)
         return True
-
-    def _sync(self) -> None:
-        try:
-            number = os.open(self.path.parent, os.O_RDONLY)
-        except OSError:  # Windows opens no directories
-            return
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

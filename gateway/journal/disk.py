@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
+from gateway import durable
 from gateway.errors import JournalError
 
 _NEXT_TO_NOTHING: Final = 1 << 20
@@ -85,7 +86,7 @@ class Lock:
         path = directory / "journal.lock"
         self._file: Any = path.open("a+", encoding="ascii")
         try:
-            _lock(self._file)
+            durable.lock(self._file)
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
@@ -99,16 +100,3 @@ class Lock:
 
     def release(self) -> None:
         self._file.close()
-
-
-def _lock(file: Any) -> None:
-    """Lock an open file, or raise OSError at once."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        file.seek(1 << 20)  # beyond the pid, which others are to read
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,6 @@ begun: the number of files is what the data need, however often rows are added. 
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,6 +24,7 @@ from urllib.parse import quote
 import duckdb
 import nanoarrow as na
 
+from gateway import durable
 from gateway.stores import layout
 
 PART: Final = 128_000_000  # bytes
@@ -140,10 +140,9 @@ def _literal(path: Path) -> str:
 
 def _replace(partial: Path, target: Path, root: Path) -> None:
     """Put a finished file in its place, on the disk with the directories that lead to it."""
-    _sync(partial)
-    partial.replace(target)
-    for directory in _up_to(target.parent, root):
-        _sync(directory)
+    durable.put(partial, target)
+    for directory in _up_to(target.parent.parent, root):
+        durable.sync(directory)
 
 
 def _up_to(directory: Path, root: Path) -> Iterator[Path]:
@@ -151,11 +150,3 @@ def _up_to(directory: Path, root: Path) -> Iterator[Path]:
     while directory != root and directory != directory.parent:
         directory = directory.parent
         yield directory
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

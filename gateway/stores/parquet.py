@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TextIO
@@ -25,6 +24,7 @@ import duckdb
 import nanoarrow as na
 import structlog
 
+from gateway import durable
 from gateway.contracts import Block, StoreReport
 from gateway.errors import StoreUnavailable
 from gateway.options import ParquetOptions
@@ -119,7 +119,7 @@ def _locked(root: Path) -> TextIO:
     except OSError as error:
         raise StoreUnavailable(f"cannot write to {root}: {error}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        durable.lock(lock)
     except OSError as error:
         lock.close()
         raise StoreUnavailable(f"another ingest writes to {root}: give each a folder of its own") from error
