@@ -88,16 +88,15 @@ class Samples:
             return _without_values(lines, void)
         for row in np.flatnonzero(worded).tolist():
             text = str(batch.value[row])
+            said = _worded(lines.heads[row], text, lines.tails[row])
             reason = self._too_much(lines.heads[row], text)
             if reason:
-                refused.lines[reason].extend(_worded(lines.heads[row], text, lines.tails[row]))
+                refused.lines[reason].extend(said)
                 refused.readings += 1
-                void[row] = True  # its quality and time are kept
             else:
                 # a line has one set of labels: the text's line stands beside that of the quality, as one entry
-                said = _worded(lines.heads[row], text, lines.tails[row])
                 lines.heads[row] = said.heads[0] + said.values[0] + said.tails[0] + lines.heads[row]
-                void[row] = True
+            void[row] = True  # what is left of the row is its quality and its time
         return _without_values(lines, void)
 
     def _too_much(self, head: bytes, text: str) -> str:
