@@ -190,6 +190,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tag)
 
+    @property
+    def distinct(self) -> bool:
+        """Whether no tag occurs twice."""
+        return self.tag is self.table.every or int(np.bincount(self.tag, minlength=1).max()) < 2
+
     def take(self, rows: NDArray[Any]) -> Batch:
         """Give the batch of these rows (a mask or indexes)."""
         return Batch(self.table, self.tag[rows], self.value[rows], self.quality[rows], self.time[rows], self.backfill)

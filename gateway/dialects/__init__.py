@@ -242,10 +242,15 @@ def members(section: Section, after: bytes = b"") -> bytes:
     if section.statuses:
         keep = [row for row, status in enumerate(section.statuses) if status < BAD]
         names, values = [names[row] for row in keep], [values[row] for row in keep]
+    return paired(names, [value + after for value in values] if after else values)[1:]
+
+
+def paired(names: Sequence[bytes], values: Sequence[bytes]) -> bytes:
+    """Give members of a JSON object: names as `,"pressure":`, each with its value; the comma before the first stays."""
     parts = [b""] * (2 * len(names))
     parts[0::2] = names
-    parts[1::2] = [value + after for value in values] if after else values
-    return b"".join(parts)[1:]
+    parts[1::2] = values
+    return b"".join(parts)
 
 
 def doubts(section: Section) -> list[tuple[bytes, int]]:

@@ -27,9 +27,8 @@ Retained messages never go back in time: one with a time older than what its top
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import add
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +37,7 @@ from numpy.typing import NDArray
 
 from gateway import quality as q
 from gateway.contracts import Record
+from gateway.dialects import paired
 from gateway.encoders.texts import Texts
 from gateway.model import Batch, Gap, Message, Tag, TagTable
 from gateway.options import JsonOptions
@@ -94,9 +94,8 @@ class Json:
         self._bodies: dict[tuple[str, str], tuple[str, Members]] = {}  # topic and body by device and group
         self._weights: dict[str, float] = {}  # by topic: bytes of a row, so that a large scan is not written in vain
         self._retained: dict[str, int] = {}  # by topic: the newest time that was sent
-        self._writers: dict[
-            int, tuple[TagTable, _Writer]
-        ] = {}  # by identity; the table is kept so that it stays its own
+        # by identity; the table is kept so that it stays its own
+        self._writers: dict[int, tuple[TagTable, _Writer]] = {}
 
     def reset(self) -> None:
         """Nothing: every message speaks for itself."""
@@ -177,17 +176,14 @@ class Json:
         return found
 
     def _values(self, sequence: int, parts: Sequence[Batch], newest: int) -> dict[str, bytes]:
-        gathered: tuple[list[bytes], ...] = ([], [], [], [])
-        for batch in parts:
-            writer = self._writer(batch.table)
-            members = (writer.values(batch), writer.states(batch), writer.qualities(batch), writer.times(batch, newest))
-            for into, some in zip(gathered, members, strict=True):
-                into += some
-        values = {
-            name: b"{" + b",".join(some) + b"}"
-            for name, some in zip(("values", "states", "quality", "times"), gathered, strict=True)
-            if some
+        written = [(self._writer(batch.table), batch) for batch in parts]
+        gathered = {
+            "values": [writer.values(batch) for writer, batch in written],
+            "states": [writer.states(batch) for writer, batch in written],
+            "quality": [writer.qualities(batch) for writer, batch in written],
+            "times": [writer.times(batch, newest) for writer, batch in written],
         }
+        values = {name: b"{" + b"".join(some)[1:] + b"}" for name, some in gathered.items() if any(some)}
         values["sequence"] = b"%d" % sequence
         values["time"] = orjson.dumps(iso(newest))
         values["timestamp"] = b"%d" % (newest // 1_000_000)
@@ -260,12 +256,12 @@ class Json:
 
 
 class _Writer:
-    """Members of JSON objects for the rows of one table: `"name":text`."""
+    """Members of JSON objects for the rows of one table: `,"name":text` of each, put together."""
 
     def __init__(self, table: TagTable) -> None:
         self._table = table
         self._texts = Texts(table)
-        self._keys = [orjson.dumps(name) + b":" for name in table.names]
+        self._keys = np.array([b"," + orjson.dumps(name) + b":" for name in table.names], dtype=object)
         self._states = {
             number: {value: orjson.dumps(text) for value, text in tag.states}
             for number, tag in enumerate(table.tags)
@@ -289,8 +285,8 @@ class _Writer:
                 texts[row] = b"null"
         return texts
 
-    def values(self, batch: Batch) -> Iterable[bytes]:
-        return map(add, self._keys_of(batch), self.texts(batch))
+    def values(self, batch: Batch) -> bytes:
+        return paired(self._keys[batch.tag].tolist(), self.texts(batch))
 
     def state(self, tag: int, value: Any) -> bytes | None:
         """Give the name of a number that has one."""
@@ -302,36 +298,35 @@ class _Writer:
             found = self._quality_names[code] = orjson.dumps(q.name(code))
         return found
 
-    def states(self, batch: Batch) -> Iterator[bytes]:
+    def states(self, batch: Batch) -> bytes:
         if not self._states:
-            return
+            return b""
         bad = q.is_bad(batch.quality).tolist()
+        named = []
         for row, tag in enumerate(batch.tag.tolist()):
-            text = self._states.get(tag, {}).get(batch.value[row])
+            text = self.state(tag, batch.value[row])
             if text is not None and not bad[row]:
-                yield self._keys[tag] + text
+                named.append(self._keys[tag] + text)
+        return b"".join(named)
 
-    def qualities(self, batch: Batch) -> Iterator[bytes]:
-        for row in np.flatnonzero(batch.quality).tolist():
-            code = int(batch.quality[row])
+    def qualities(self, batch: Batch) -> bytes:
+        rows = np.flatnonzero(batch.quality)
+        texts = []
+        for code in batch.quality[rows].tolist():
             text = self._qualities.get(code)
             if text is None:
                 text = self._qualities[code] = orjson.dumps({"name": q.name(code), "code": code})
-            yield self._keys[int(batch.tag[row])] + text
+            texts.append(text)
+        return paired(self._keys[batch.tag[rows]].tolist(), texts)
 
-    def times(self, batch: Batch, newest: int) -> Iterable[bytes]:
+    def times(self, batch: Batch, newest: int) -> bytes:
         others = np.flatnonzero(batch.time != newest)
-        distinct, which = np.unique(
-            batch.time[others], return_inverse=True
-        )  # a scan has a time per request, not per row
-        texts = [orjson.dumps(iso(time)) for time in distinct.tolist()]
-        keys = map(self._keys.__getitem__, batch.tag[others].tolist())
-        return map(add, keys, map(texts.__getitem__, which.tolist()))
-
-    def _keys_of(self, batch: Batch) -> Iterable[bytes]:
-        if len(batch) == len(self._keys) and batch.tag is self._table.every:
-            return self._keys
-        return map(self._keys.__getitem__, batch.tag.tolist())
+        if not len(others):
+            return b""
+        # a scan has a time per request, not per row
+        distinct, which = np.unique(batch.time[others], return_inverse=True)
+        texts = np.array([orjson.dumps(iso(time)) for time in distinct.tolist()], dtype=object)
+        return paired(self._keys[batch.tag[others]].tolist(), texts[which].tolist())
 
 
 def iso(time: int) -> str:
@@ -363,10 +358,9 @@ def _of_one_scan(scan: list[Record], record: Record) -> bool:
 
 def _layers(batch: Batch) -> list[Batch]:
     """Cut a batch so that each tag occurs once in a piece; the newest readings are in the first."""
-    tags = batch.tag
-    if batch.tag is batch.table.every or len(np.unique(tags)) == len(tags):
+    if batch.distinct:
         return [batch]
-    layer = _occurrence_from_the_end(tags)
+    layer = _occurrence_from_the_end(batch.tag)
     return [batch.take(layer == number) for number in range(int(layer.max()) + 1)]
 
 

@@ -277,7 +277,7 @@ class OpcuaJson:
             order = np.argsort(batch.time, kind="stable")
             batch = batch.take(order)
             cuts = [0, *(np.flatnonzero(batch.time[1:] != batch.time[:-1]) + 1).tolist(), len(batch)]
-        elif batch.tag is batch.table.every or len(np.unique(batch.tag)) == len(batch):
+        elif batch.distinct:
             yield batch
             return
         else:

@@ -302,7 +302,7 @@ class EdgeNode:
             if lost:
                 return  # the host knows since the device's death
             outbox.add(self._topic("DBIRTH", device.name), self._dbirth(device), [index], len(batch), _oldest(batch))
-            if not old and len(np.unique(batch.tag)) == len(batch):
+            if not old and batch.distinct:
                 return  # all of it is in the birth
             old = True
         self._data(outbox, index, device, shape, batch, old)

@@ -86,7 +86,7 @@ class ReportByException:
             batch = self._fresh(batch)
         if self._passes_all:
             return batch
-        if batch.tag is self._table.every or len(np.unique(batch.tag)) == len(batch):
+        if batch.distinct:
             return self._once(batch)
         return _join([self._once(batch.take(rows)) for rows in _occurrences(batch.tag)])
 

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from gateway.dialects import SECOND
 from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.encoders import Sized
 from gateway.encoders.cloud import Cloud
+from gateway.encoders.json import Json
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
-from gateway.options import OpcuaJsonOptions, SparkplugOptions, WriteRule
+from gateway.options import JsonOptions, OpcuaJsonOptions, SparkplugOptions, WriteRule
 from tests.unit.test_format_clouds import CASES
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "cases/formats"
@@ -106,9 +108,21 @@ def cloud(name: str) -> list[Message]:
     return converse(dialogue, answers)
 
 
+def json(**options: Any) -> list[Message]:
+    """Write the plant's records, history with several times, and a tag twice in a scan."""
+    late = Batch.full(PRESS, np.array([1.5, 2.0, 3.0]), START)
+    late.time, late.backfill = late.time + np.array([0, 1, 1]) * SECOND, True
+    twice = late.take(np.array([0, 1, 0]))
+    encoder = Json("gw01", "{device}/{group}", 256_000, JsonOptions(**options))
+    return encoder.encode([Record(sequence, each) for sequence, each in enumerate([*contents(), late, twice], 1)])
+
+
 FORMATS: dict[str, Callable[[], list[Message]]] = {
     "sparkplug": sparkplug,
     "opcua-json": opcua_json,
+    "json": json,
+    "json-window": lambda: json(per="window", window="1 s"),
+    "json-tag": lambda: json(per="tag"),
     **{name: (lambda name=name: cloud(name)) for name in CASES},  # type: ignore[misc]
 }
 
