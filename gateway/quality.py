@@ -6,10 +6,11 @@ The same code means the same for every driver, every format and every store.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the command line's help needs the names only
+    import numpy as np
+    from numpy.typing import NDArray
 
 GOOD: Final = 0x00000000
 GOOD_CLAMPED: Final = 0x00300000
@@ -64,11 +65,11 @@ def severity(code: int) -> str:
 
 def is_good(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Mark the rows whose severity is Good."""
-    good: NDArray[np.bool_] = (codes & np.uint32(SEVERITY)) == 0
+    good: NDArray[np.bool_] = (codes & SEVERITY) == 0
     return good
 
 
 def is_bad(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Mark the rows whose severity is Bad."""
-    bad: NDArray[np.bool_] = codes >= np.uint32(BAD)
+    bad: NDArray[np.bool_] = codes >= BAD
     return bad

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from keyword import iskeyword
 from typing import Annotated, Any, Final
@@ -80,8 +80,8 @@ def _say(error: Exception) -> None:
         error.format_message = lambda: text  # type: ignore[attr-defined]
 
 
-def make_app() -> typer.Typer:
-    """Build the command line."""
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Build the command line, or only some of its commands."""
     app = typer.Typer(
         name="plantbridge",
         cls=Commands,
@@ -91,7 +91,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for name in COMMANDS:
+    for name in names:
         word = f"{name}_" if iskeyword(name) else name.replace("-", "_")
         module: Any = import_module(f"gateway.cli.{word}")
         if hasattr(module, "app"):
@@ -175,7 +175,8 @@ def main() -> None:
         chosen, sys.argv[1:] = chosen_language(sys.argv[1:])
         if chosen:
             os.environ[VARIABLE] = chosen
-        command: Any = typer.main.get_command(make_app())
+        named = [name for name in sys.argv[1:2] if name in COMMANDS]  # building all takes longer than most commands
+        command: Any = typer.main.get_command(make_app(named or COMMANDS))
         if language() != "en":
             translate(command)
         command(prog_name="plantbridge")
