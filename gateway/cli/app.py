@@ -183,7 +183,7 @@ def main() -> None:
     except ConfigError as error:
         from gateway.cli.check import shown
 
-        print(*(shown(problem) for problem in error.problems), sep="\n", file=sys.stderr)
+        print(*shown(error.problems), sep="\n", file=sys.stderr)
         count = len(error.problems)
         print(say(f"{count} problem{'' if count == 1 else 's'} in the configuration."), file=sys.stderr)
         sys.exit(error.exit_code)

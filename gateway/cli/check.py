@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -62,11 +62,9 @@ def check(
         print(orjson.dumps(report(problems), option=orjson.OPT_INDENT_2).decode())
     else:
         for file, checked in every:
-            for problem in checked.problems:
-                print(shown(problem))
-            print(conclusion(file, checked))
-        for problem in between:
-            print(shown(problem))
+            print(*shown(checked.problems), conclusion(file, checked), sep="\n")
+        for text in shown(between):
+            print(text)
     if errors:
         raise typer.Exit(2)
     if strict and problems:
@@ -103,18 +101,23 @@ def conclusion(file: Path, checked: Checked) -> str:
     return f"{file}: {say(checked.summary)}: {', '.join(counts) or say('no problems')}"
 
 
-def shown(problem: Problem) -> str:
-    """Write a problem with its line of the file and a caret under the place."""
-    said = replace(problem, reason=say(problem.reason), hint=say(problem.hint))
-    text = str(said) if problem.severity == "error" else f"{said} [{word(problem.severity)}]"
-    if not problem.line:
-        return text
+def shown(problems: Iterable[Problem]) -> Iterator[str]:
+    """Write problems, each with its line of the file and a caret under the place."""
+    files: dict[str, Sequence[str]] = {}  # each is read once, however many problems it has
+    for problem in problems:
+        said = replace(problem, reason=say(problem.reason), hint=say(problem.hint))
+        text = str(said) if problem.severity == "error" else f"{said} [{word(problem.severity)}]"
+        if problem.line and problem.file not in files:
+            files[problem.file] = _lines(Path(problem.file))
+        there = files.get(problem.file, ())[problem.line - 1 : problem.line] if problem.line else ()
+        yield "\n".join((text, *(part for line in there for part in pointed(line, problem.line, problem.column))))
+
+
+def _lines(file: Path) -> Sequence[str]:
     try:
-        lines = Path(problem.file).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        line = lines[problem.line - 1]
-    except (OSError, IndexError):
-        return text
-    return "\n".join((text, *pointed(line, problem.line, problem.column)))
+        return file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError:
+        return ()
 
 
 def pointed(line: str, number: int, column: int) -> Sequence[str]:

@@ -16,7 +16,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from gateway import names
-from gateway.cli.check import check, pointed
+from gateway.cli.check import check, pointed, shown
 from gateway.cli.plan import lasting, plan
 from gateway.cli.schema import schema
 from gateway.contracts import DriverSpec, PlannedRequest, Resolved
@@ -287,3 +287,14 @@ def test_the_schema_is_printed_and_written(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "cloud.json", "fragment.json", "site.json", "template.json"
     ]  # fmt: skip
+
+
+def test_a_file_is_read_once_however_many_problems_it_has(tmp_path: Path) -> None:
+    """A list of 20,000 tags with a doubtful unit was read 40,000 times: a minute for what takes seconds."""
+    file = tmp_path / "site.yaml"
+    file.write_text("gateway: plant\nlinks: {}\n")
+    texts = shown([Problem(str(file), line, 1, "", "odd") for line in (1, 2, 3)])
+    assert next(texts).endswith("    1 | gateway: plant\n      | ^")
+    file.unlink()
+    assert next(texts).endswith("    2 | links: {}\n      | ^")
+    assert next(texts) == f"{file}:3:1: odd"
