@@ -102,7 +102,8 @@ def publisher(ground: Ground, site: Site, name: str, made: Voices) -> Publisher:
         if options.format == "columns":
             summary = functools.partial(_summary, site, name, ground.journal)
             hears = functools.partial(_stored, speaker) if options.acknowledge == "store" else None
-            speech = Accounted(options.prefix(gateway), summary, options.key, native, hears)
+            whose = (gateway, ground.journal.id)
+            speech = Accounted(options.prefix(gateway), whose, summary, options.key, native, hears)
         else:
             assert native is not None
             speech = native

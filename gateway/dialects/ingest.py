@@ -24,7 +24,8 @@ STRIKES: Final = 2  # sessions that ended over a summary
 
 
 class Accounted:
-    """A Talk (gateway.dialects.dialogue). `stored` takes the runs that ingest says are in the store."""
+    """A Talk (gateway.dialects.dialogue). `whose`: gateway and journal; `stored` takes the runs that ingest says are in
+    the store."""
 
     ready = True
     ordered = False
@@ -32,6 +33,7 @@ class Accounted:
     def __init__(
         self,
         prefix: str,
+        whose: tuple[str, str],
         summary: Callable[[], Summary],
         key: str | None,
         inside: Native | None,
@@ -39,6 +41,7 @@ class Accounted:
     ) -> None:
         self.limits = inside.limits if inside is not None else Limits(payload=256_000)
         self._prefix = prefix
+        self._whose = whose
         self._summary = summary
         self._key = key
         self._inside = inside
@@ -85,8 +88,7 @@ class Accounted:
                 gateway, journal, runs = read_stored(payload, self._key)
             except ValueError as error:
                 return Heard(troubles=(f"{topic}: {error}",))
-            mine = self._summary()
-            if (gateway, journal) == (mine.gateway, mine.journal):
+            if (gateway, journal) == self._whose:
                 self._stored(runs)
             return NOTHING
         return self._inside.received(topic, payload) if self._inside is not None else NOTHING
