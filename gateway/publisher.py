@@ -5,7 +5,7 @@
        │                                                           │
        └── back-off with jitter ◀──────────────────────────── SinkUnavailable: sent again from the journal
 
-- The journal is the only queue. Sequences are acknowledged by chunks: when every message made of a chunk is settled.
+- The journal is the only queue. When it may let go of what is another room's (gateway.acknowledgements).
 - What is live goes first. Where more is waiting than goes out in about a second, the live lane leaves it to the backlog
   lane, which marks it `backfill`. The backlog lane never has the whole window, nor more bytes under way than come back
   acknowledged in half a second (gateway.pace): a backlog does not make new data late, on a modem neither.
@@ -16,8 +16,6 @@
 - A session that ends over a message (mosquitto ends it over one it refuses, AWS IoT over one too large) is followed by
   a careful one: a record at a time, each settled before the next, so that the guilty one does not hold up the others.
   Where nothing goes through session after session, messages are made smaller.
-- With `acknowledge: store` what the broker took is kept until ingest says that it is in the store
-  (gateway.unconfirmed), and sent again where it says so of later records only: then no broker has to be trusted.
 - Transitions are logged, the rest is counted.
 - A defect in a format or a sink ends the session, not the daemon: it is logged and tried again like a lost peer.
 """
@@ -28,7 +26,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import inf
@@ -37,6 +35,7 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
+from gateway.acknowledgements import Acknowledgements, Bundle
 from gateway.contracts import Delivery, Encoder, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
@@ -54,9 +53,8 @@ from gateway.pace import Pace
 from gateway.ranges import Range, Ranges
 from gateway.schedule import Backoff
 from gateway.selection import Selection
-from gateway.sinks import Demanding, Explaining, Heard, Limited, Outspoken, Watched
+from gateway.sinks import Demanding, Explaining, Limited, Outspoken, Watched
 from gateway.thinning import Thinning
-from gateway.unconfirmed import Unconfirmed
 from gateway.valve import Valve
 
 log = structlog.get_logger()
@@ -68,24 +66,8 @@ _SLOW: Final = 10  # messages a second, at most, of a peer that gets small piece
 _FEW: Final = 1024  # bytes of such a piece
 _CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
 _DECLARE: Final = 60.0  # s between declarations of what was thinned
-_LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
 _TRIES: Final = 3  # times that a record was sent again before somebody must know
 _WELL: Final = 5.0  # s after which a session in which nothing was to be sent counts as a good one
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """Records first..last of the journal, on their way out as one or more messages."""
-
-    first: int
-    last: int
-    left: int  # messages not settled yet
-    readings: int = 0  # in messages that were accepted
-    refused: bool = False  # one of the messages
-    put_off: bool = False  # one of the messages was refused for now
-    size: int = 0  # bytes in the journal
-    told: Ranges = field(default_factory=Ranges)  # records that are in messages
-    declares: Sequence[_Chunk] = ()  # chunks that wait for this one, which is no part of the journal
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +87,7 @@ class _Session:
     refused: int = 0  # messages
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by the one record under way, while careful
     bytes: int = 0  # in flight
-    undeclared: list[_Chunk] = field(default_factory=list)  # chunks of which readings were left out
+    undeclared: list[Bundle] = field(default_factory=list)  # of which readings were left out
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # replaced and set when any of this has changed
 
     def changed(self) -> None:
@@ -166,14 +148,9 @@ class Publisher:
         self._said = ""  # the last reason for which somebody must act
         self._was_up: bool | None = None
         self._session: _Session | None = None
-        self._held: deque[tuple[float, _Chunk]] = deque()  # taken over by the peer, and when to believe it
-        self._listening: asyncio.TimerHandle | None = None  # the next look at `_held`
-        self._doubted = Ranges()  # what the peer took in a session that broke soon after
         self._selection = selection
+        self._acknowledgements = Acknowledgements(name, options, journal, sink, self._lost)
         self._last_taken = (0, 0)  # when the peer last took readings (ns), and the last sequence inside
-        self._unconfirmed = Unconfirmed(options.patience) if options.acknowledge == "store" else None
-        self._stored = Ranges()  # what ingest says is in the store
-        self._news = asyncio.Event()  # for `drain`: something was settled, or a session ended
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
         self._published_bytes = metrics.published_bytes.labels(name)
@@ -189,7 +166,7 @@ class Publisher:
         return {
             "connected": self._session is not None,
             "pending": pending,
-            "settling": sum(chunk.last - chunk.first + 1 for _, chunk in self._held),
+            "settling": self._acknowledgements.settling,
             "taken_at": self._last_taken[0],
             "taken": self._last_taken[1],
             "under_way": 0 if self._session is None else self._session.sent - self._session.settled,
@@ -224,7 +201,7 @@ class Publisher:
             elif self._was_up is not False:
                 self._log.warning("The peer is not there; the journal keeps what is to be sent.", reason=reason)
             self._was_up, self._said = False, reason if act else self._said
-            self._news.set()
+            self._acknowledgements.news.set()
             pause = self._backoff.pause()
             await asyncio.sleep(max(pause, self._options.retry_longest / 2) if act else pause)
 
@@ -234,44 +211,24 @@ class Publisher:
         Cancel `run` afterwards: that ends the session in order.
         """
         self._draining.set()
+        waiting, news = self._acknowledgements.waiting, self._acknowledgements.news
         try:
             async with asyncio.timeout(deadline):
-                while not self._drained() and (self._session is not None or self._was_up is not False):
-                    self._news.clear()
-                    await self._news.wait()
+                while waiting() > 0 and (self._session is not None or self._was_up is not False):
+                    news.clear()
+                    await news.wait()
         except TimeoutError:
             self._log.info("Stopped before all was sent; the journal keeps the rest.")
-        self._let_go(all_of_them=True)
-
-    def _drained(self) -> bool:
-        """Say whether all that is committed was taken or refused."""
-        waiting = sum(last - first + 1 for first, last in self._journal.pending(self.name))
-        return waiting <= sum(chunk.last - chunk.first + 1 for _, chunk in self._held)
+        self._acknowledgements.let_go(all_of_them=True)
 
     def stored(self, runs: Sequence[Range]) -> None:
         """Hear from ingest which records are in the store."""
-        for first, last in runs:
-            self._stored.add(first, last)
-        self._confirm()
-        for first, last in self._journal.pending(self.name):  # what an earlier run of ours has sent
-            for part in self._stored.within(first, last):
-                self._journal.acknowledge(self.name, *part, 0)
+        self._acknowledgements.stored(runs)
 
-    def _confirm(self) -> None:
-        """Let go of what is stored, and send again what was lost between the broker and the store."""
-        if self._unconfirmed is None:
-            return
-        for first, last, readings in self._unconfirmed.confirmed(self._stored):
-            self._journal.acknowledge(self.name, first, last, readings)
-        again = self._unconfirmed.overdue(self._stored.newest, asyncio.get_running_loop().time())
-        if again:
-            count = sum(last - first + 1 for first, last in again)
-            self._log.warning("The store has not got what the broker took: sent again.", records=count, runs=again[:5])
-            if self._session is not None:
-                self._session.backlog.extend(again)
-                self._session.changed()
-            self._tell()
-        self._news.set()
+    def _lost(self, records: list[Range]) -> None:
+        """Send again what was lost between the broker and the store."""
+        self._send_again(records)
+        self._tell()
 
     # ------------------------------------------------------------------------------------------------ sessions
 
@@ -293,12 +250,8 @@ class Publisher:
                 await self._part()
             self._session = None
             ours = session is not None and self._conversation is not None and self._conversation.left
-            if self._held and not ours:  # where the end was ours they wait on, in the next session; see `_begin`
-                for _, chunk in self._held:
-                    self._doubted.add(chunk.first, chunk.last)
-                self._held.clear()
-            if self._unconfirmed is not None and not ours:
-                self._unconfirmed.doubt(asyncio.get_running_loop().time() - self._options.settle)
+            if not ours:  # where the end was ours, what was taken waits on in the next session
+                self._acknowledgements.doubt()
             await self._sink.close()
 
     async def _part(self) -> None:
@@ -316,18 +269,14 @@ class Publisher:
             self._thinning.forget()
         self._valve.open()
         window, loop = self._options.window, asyncio.get_running_loop()
-        held = Ranges((chunk.first, chunk.last) for _, chunk in self._held)
-        for first, last in self._unconfirmed.ranges if self._unconfirmed is not None else ():
-            held.add(first, last)
-        pending = [part for first, last in self._journal.pending(self.name) for part in held.missing(first, last)]
-        oldest = pending[0][0] if pending else self._journal.committed + 1
-        self._doubted = Ranges((first, last) for first, last in self._doubted if last >= oldest)
         return _Session(
             asyncio.Semaphore(window),
             asyncio.Semaphore(max(1, window - max(1, window // 4))),
             over=loop.create_future(),
             began=loop.time(),
-            live=deque(part for first, last in pending for part in self._later.missing(first, last)),
+            live=deque(
+                part for first, last in self._acknowledgements.begin() for part in self._later.missing(first, last)
+            ),
             next=self._journal.committed + 1,
         )
 
@@ -452,27 +401,23 @@ class Publisher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DECLARE):
                     await (session.moved.wait() if self._draining.is_set() else self._draining.wait())
-            chunks, session.undeclared = session.undeclared, []
-            if not chunks:
+            bundles, session.undeclared = session.undeclared, []
+            if not bundles:
                 continue
             records = thinning.declare()
             async with self._turn(records):
                 messages = self._extract.encode(records) if records else []
-                chunk = _Chunk(0, 0, len(messages), declares=chunks)
+                bundle = Bundle(0, 0, len(messages), declares=bundles)
                 if records and not messages:
                     self._log.warning("Readings were thinned, and this format has no place to tell it.")
                 self._thinned.inc(sum(each.content.readings for each in records if isinstance(each.content, Gap)))
                 if not messages:
-                    self._taken(chunk)
-                await self._launch(session, chunk, messages, backlog=False)
+                    self._acknowledgements.taken(bundle)
+                await self._launch(session, bundle, messages, backlog=False)
 
     async def _read(self, first: int, last: int, size: int) -> Chunk:
         """Read from `first` on, but not across the end of what was taken before: that is acknowledged by itself."""
-        for begin, end in self._doubted:
-            if end >= first:
-                last = min(last, end if begin <= first else begin - 1)
-                break
-        return await self._journal.read(first, last, size)
+        return await self._journal.read(first, self._acknowledgements.together(first, last), size)
 
     @property
     def _piece(self) -> int:
@@ -504,29 +449,21 @@ class Publisher:
 
     async def _dispatch(self, session: _Session, read: Chunk, *, backlog: bool) -> None:
         """Encode what was read, and send it as soon as the window and the pace allow."""
-        if self._unconfirmed is not None and not self._stored.missing(read.first, read.through):
-            return  # it has come to the store already
+        if self._acknowledgements.stored_all(read.first, read.through):
+            return
         records, lost = self._extract.records(read, backlog=backlog), False
         if self._thinning and not backlog and not self._careful:
             records, lost = self._thin(self._thinning, records)
         if not records and not lost:  # nothing that this publisher may tell, or nothing that can be read
-            self._acknowledge_nothing(read)
+            self._acknowledgements.nothing(read.first, read.through)
             return
-        chunk = _Chunk(read.first, read.through, int(lost), size=sum(len(packed) for _, packed in read.records))
-        if self._unconfirmed is not None:
-            for record in records:
-                chunk.told.add(record.sequence, record.sequence)
+        bundle = Bundle(read.first, read.through, int(lost), size=sum(len(packed) for _, packed in read.records))
+        self._acknowledgements.expect(bundle, records)
         if not records:
-            session.undeclared.append(chunk)
+            session.undeclared.append(bundle)
             return
         async with self._turn(records):
-            await self._hand_out(session, chunk, records, backlog=backlog)
-
-    def _acknowledge_nothing(self, read: Chunk) -> None:
-        self._journal.acknowledge(self.name, read.first, read.through, 0)
-        if self._unconfirmed is not None:
-            self._unconfirmed.confirmed(Ranges([(read.first, read.through)]))
-        self._news.set()
+            await self._hand_out(session, bundle, records, backlog=backlog)
 
     def _thin(self, thinning: Thinning, records: list[Record]) -> tuple[list[Record], bool]:
         """Leave out what the budget does not allow; say whether anything was."""
@@ -539,25 +476,24 @@ class Publisher:
         """Give the time in which records may be encoded and handed over: in a conversation one speaks at a time."""
         return nullcontext() if self._conversation is None else self._conversation.turn(records)
 
-    async def _hand_out(self, session: _Session, chunk: _Chunk, records: list[Record], *, backlog: bool) -> None:
+    async def _hand_out(self, session: _Session, bundle: Bundle, records: list[Record], *, backlog: bool) -> None:
         messages = [message for message in self._extract.encode(records) if message.topic not in self._refused]
-        if chunk.left:  # readings were left out; not before now, or its messages could go uncounted
-            session.undeclared.append(chunk)
-        chunk.left += len(messages)
-        if not chunk.left:
-            self._journal.acknowledge(self.name, chunk.first, chunk.last, 0)
-            self._news.set()
+        if bundle.left:  # readings were left out; not before now, or its messages could go uncounted
+            session.undeclared.append(bundle)
+        bundle.left += len(messages)
+        if not bundle.left:
+            self._acknowledgements.nothing(bundle.first, bundle.last)
             return
         if not self._careful:
-            await self._launch(session, chunk, messages, backlog=backlog)
+            await self._launch(session, bundle, messages, backlog=backlog)
             return
         async with session.alone:
-            await self._launch(session, chunk, messages, backlog=backlog)
-            while chunk.left:
+            await self._launch(session, bundle, messages, backlog=backlog)
+            while bundle.left:
                 await session.moved.wait()
             self._careful = max(0, self._careful - 1)
 
-    async def _launch(self, session: _Session, chunk: _Chunk, messages: list[Message], *, backlog: bool) -> None:
+    async def _launch(self, session: _Session, bundle: Bundle, messages: list[Message], *, backlog: bool) -> None:
         total = 0
         for message in messages:
             if backlog:
@@ -571,10 +507,10 @@ class Publisher:
             total += size
             session.bytes += len(message.payload)
             session.sent += not message.definition
-            self._spawn(session, self._send(session, chunk, message, backlog=backlog), message.topic)
-        self._valve.became(chunk.size, total, len(messages))
+            self._spawn(session, self._send(session, bundle, message, backlog=backlog), message.topic)
+        self._valve.became(bundle.size, total, len(messages))
 
-    async def _send(self, session: _Session, chunk: _Chunk, message: Message, *, backlog: bool) -> None:
+    async def _send(self, session: _Session, bundle: Bundle, message: Message, *, backlog: bool) -> None:
         size, loop = len(message.payload), asyncio.get_running_loop()
         began = loop.time()
         too_large = size > self._most and message.readings > 0
@@ -593,7 +529,7 @@ class Publisher:
         if delivery is Delivery.ACCEPTED:
             if not message.definition:
                 self._well()
-            chunk.readings += message.readings
+            bundle.readings += message.readings
             if message.readings:
                 self._last_taken = self._clock(), message.last
             self._acknowledged.inc(message.readings)
@@ -603,27 +539,21 @@ class Publisher:
                 self._allowed(message.topic)
         elif delivery is Delivery.NOT_NOW:
             session.refused += 1
-            self._put_off(chunk, message.topic)
+            self._put_off(bundle, message.topic)
         else:
             session.refused += 1
-            chunk.refused = True
+            bundle.refused = True
             too = f"{size} bytes in one message, and the peer takes {self._most:.0f}" if too_large else ""
             self._reject(message, too)
-        self._settle(chunk)
+        self._acknowledgements.settle(bundle)
 
-    def _settle(self, chunk: _Chunk) -> None:
-        """Take note that one more part of a chunk is done with."""
-        chunk.left -= 1
-        if not chunk.left and not chunk.put_off:
-            self._taken(chunk)
-
-    def _put_off(self, chunk: _Chunk, topic: str) -> None:
+    def _put_off(self, bundle: Bundle, topic: str) -> None:
         """Be loud about a message that is refused for now, and try it later; what is for other topics goes on."""
-        if not chunk.put_off:
-            chunk.put_off = True
+        if not bundle.put_off:
+            bundle.put_off = True
             if not self._later:
                 asyncio.get_running_loop().call_later(self._options.retry_longest, self._try_again)
-            for each in chunk.declares or (chunk,):  # what cannot be declared is sent in full
+            for each in bundle.declares or (bundle,):  # what cannot be declared is sent in full
                 each.put_off = True
                 self._later.add(each.first, each.last)
         reason = self._sink.refusal if isinstance(self._sink, Explaining) else f"the peer refuses {topic}"
@@ -642,7 +572,7 @@ class Publisher:
         if self._valve.spent:
             return  # it has told
         reasons = [*self._denied.values()]
-        if self._unconfirmed is not None and self._unconfirmed.tried >= _TRIES:
+        if self._acknowledgements.tried >= _TRIES:
             reasons.append("records that the broker took do not come to the store: see the log of ingest")
         reason = "; ".join(reasons)
         self._health.publisher(self.name, up=not reason, reason=reason and f"{reason}; the journal keeps it")
@@ -650,51 +580,13 @@ class Publisher:
     def _try_again(self) -> None:
         """Send once more what was refused for now; where there is no session, the next begins with it."""
         again, self._later = self._later, Ranges()
+        self._send_again(again)
+
+    def _send_again(self, records: Iterable[Range]) -> None:
+        """Have the backlog lane send these; where there is no session, the next begins with them."""
         if self._session is not None:
-            self._session.backlog.extend(again)
+            self._session.backlog.extend(records)
             self._session.changed()
-
-    def _taken(self, chunk: _Chunk) -> None:
-        """Acknowledge a chunk in the journal, but not before the peer has lived on for a while: see `settle`."""
-        if chunk.declares:
-            for each in chunk.declares:
-                self._settle(each)
-            return
-        if self._unconfirmed is not None and not chunk.refused:
-            now = asyncio.get_running_loop().time()
-            for first, last in chunk.told.missing(chunk.first, chunk.last):
-                self._journal.acknowledge(self.name, first, last, 0)  # there is nothing in them that could be stored
-            for number, (first, last) in enumerate(chunk.told):
-                self._unconfirmed.took(first, last, 0 if number else chunk.readings, now)
-            self._confirm()
-            return
-        again = not self._doubted.missing(chunk.first, chunk.last)
-        if chunk.refused or again or not self._options.settle:  # refused must not come back; taken twice is enough
-            self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
-        else:
-            loop = asyncio.get_running_loop()
-            self._held.append((loop.time() + self._options.settle, chunk))
-            if self._listening is None:
-                self._listening = loop.call_later(self._options.settle, self._let_go)
-        self._news.set()
-
-    def _let_go(self, *, all_of_them: bool = False) -> None:
-        """Acknowledge what was taken so long before the peer's last sign of life that it has surely been kept."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        heard = self._sink.heard if isinstance(self._sink, Heard) else now
-        while self._held and (all_of_them or self._held[0][0] <= heard + 0.001):
-            _, chunk = self._held.popleft()
-            self._journal.acknowledge(self.name, chunk.first, chunk.last, chunk.readings)
-        if self._listening is not None:
-            self._listening.cancel()
-        self._listening = None
-        self._news.set()
-        if not self._held:
-            return
-        self._listening = loop.call_later(max(_LISTEN, self._held[0][0] - now), self._let_go)
-        if self._held[0][0] <= now and isinstance(self._sink, Heard):
-            self._sink.ask()
 
     def _reject(self, message: Message, reason: str = "") -> None:
         self._rejected.inc()

@@ -80,7 +80,7 @@ async def test_the_journal_keeps_what_the_broker_took_until_it_is_stored(tmp_pat
         b.start()
         b.append(3)
         await b.until(partial(_sent, b, [1, 2, 3]))
-        await b.until(lambda: len(b.publisher._unconfirmed) == 3)  # type: ignore[arg-type]
+        await b.until(lambda: len(b.publisher._acknowledgements._unconfirmed) == 3)  # type: ignore[arg-type]
         assert b.journal.pending("cloud") == [(1, 3)]
         b.publisher.stored([(1, 1), (3, 3)])
         assert b.journal.pending("cloud") == [(2, 2)]
@@ -95,7 +95,7 @@ async def test_what_a_broker_lost_is_sent_again_once_later_records_are_stored(tm
         b.start()
         b.append(1)
         await b.until(partial(_sent, b, [1]))
-        await b.until(lambda: len(b.publisher._unconfirmed) == 1)  # type: ignore[arg-type]
+        await b.until(lambda: len(b.publisher._acknowledgements._unconfirmed) == 1)  # type: ignore[arg-type]
         b.append(1)
         await b.until(partial(_sent, b, [1, 2]))
 
