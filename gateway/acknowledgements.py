@@ -70,8 +70,9 @@ class Acknowledgements:
 
     @property
     def settling(self) -> int:
-        """How many records wait for belief."""
-        return sum(bundle.last - bundle.first + 1 for _, bundle in self._held)
+        """How many records the peer has taken, and wait for belief or the store."""
+        unconfirmed = len(self._unconfirmed) if self._unconfirmed is not None else 0
+        return unconfirmed + sum(bundle.last - bundle.first + 1 for _, bundle in self._held)
 
     @property
     def tried(self) -> int:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from gateway.options import PublisherOptions
 from gateway.ranges import Ranges
@@ -80,7 +81,7 @@ async def test_the_journal_keeps_what_the_broker_took_until_it_is_stored(tmp_pat
         b.start()
         b.append(3)
         await b.until(partial(_sent, b, [1, 2, 3]))
-        await b.until(lambda: len(b.publisher._acknowledgements._unconfirmed) == 3)  # type: ignore[arg-type]
+        await b.until(lambda: b.publisher.account()["settling"] == 3)
         assert b.journal.pending("cloud") == [(1, 3)]
         b.publisher.stored([(1, 1), (3, 3)])
         assert b.journal.pending("cloud") == [(2, 2)]
@@ -95,7 +96,7 @@ async def test_what_a_broker_lost_is_sent_again_once_later_records_are_stored(tm
         b.start()
         b.append(1)
         await b.until(partial(_sent, b, [1]))
-        await b.until(lambda: len(b.publisher._acknowledgements._unconfirmed) == 1)  # type: ignore[arg-type]
+        await b.until(lambda: b.publisher.account()["settling"] == 1)
         b.append(1)
         await b.until(partial(_sent, b, [1, 2]))
 
@@ -107,6 +108,21 @@ async def test_what_a_broker_lost_is_sent_again_once_later_records_are_stored(tm
         assert b.journal.pending("cloud") == [(1, 1)]
         b.publisher.stored([(1, 1)])
         assert b.journal.pending("cloud") == []
+
+
+async def test_stopping_does_not_wait_for_the_store(tmp_path: Path) -> None:
+    """What is at the broker is safe there and in the journal; a stop while ingest is away would last its whole time."""
+    async with bench(tmp_path, settle="0 s", acknowledge="store") as b:
+        b.start()
+        b.append(3)
+        await b.journal.flush()
+        with capture_logs() as logs:
+            await b.publisher.drain(20)
+        assert [entry["event"] for entry in logs] == [
+            "Connected, and messages are taken."
+        ]  # not: stopped before all was
+        assert b.sent() == [1, 2, 3]
+        assert b.journal.pending("cloud") == [(1, 3)]
 
 
 async def test_what_is_stored_already_is_not_sent_after_a_restart(tmp_path: Path) -> None:
