@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import deadletters
 from gateway.accounting import Account
@@ -18,7 +21,7 @@ from gateway.contracts import Block, Store, StoreReport
 from gateway.deadletters import DeadLetters
 from gateway.errors import StoreUnavailable
 from gateway.health import Health
-from gateway.ingest import Ingest, client_id
+from gateway.ingest import Ingest, client_id, divided
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.model import Gap, Kind
@@ -63,8 +66,10 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge(broker: Mosquitto, **settings: Any) -> AsyncIterator[Edge]:
-    connection = Connection(MqttOptions(url=broker.url), client_id="edge")
+async def edge(
+    broker: Mosquitto, login: Mapping[str, Any] = MappingProxyType({}), **settings: Any
+) -> AsyncIterator[Edge]:
+    connection = Connection(MqttOptions(url=broker.url, **login), client_id="edge")
     await connection.open()
     try:
         yield Edge(connection, **settings)
@@ -102,7 +107,7 @@ async def running(
     metrics, health, letters = Metrics(), Health(), directory / "dead-letters"
     options = IngestOptions(**keys)
     ledger = Ledger(directory / "account.sqlite")
-    account = Account(ledger, client_id(options), options.key, metrics, health)
+    account = Account(ledger, client_id(options), options.key, metrics, health, shared=divided(options))
     made = Ingest(options, store, metrics, health, DeadLetters(letters, metrics), account, patience=patience)
     await store.open()
     stop = asyncio.Event()
@@ -166,6 +171,32 @@ async def test_a_gateway_may_be_called_like_one_of_our_topics(mosquitto: Mosquit
         await plant.scans(1)
         await until(lambda: side.stored() == 10, "what came after it")
     assert side.dead() == []
+
+
+async def test_a_broker_that_lets_ingest_only_read_costs_no_readings(tmp_path: Path) -> None:
+    """mosquitto ends the session over each forbidden publish: it must not go on and on telling what is stored."""
+    acl = "user edge\ntopic readwrite plantbridge/#\nuser ingest\ntopic read plantbridge/#\n"
+    users = {"edge": "edge-word", "ingest": "ingest-word"}
+    with Mosquitto(tmp_path / "broker", users=users, acl=acl) as broker:
+        own = {"username": "ingest", "password": "ingest-word", "share": "group"}
+        with capture_logs() as logs:
+            async with (
+                edge(broker, {"username": "edge", "password": "edge-word"}) as plant,
+                running(broker, DuckdbStore(database(tmp_path)), tmp_path, **own) as side,
+            ):
+                await plant.define()
+                for total in range(10, 60, 10):
+                    await plant.scans(1)
+                    await until(partial(_stored, side, total), "the scan to be stored")
+                await until(lambda: any("ingest tell" in each["event"] for each in logs), "what somebody must know")
+                await plant.scans(1)
+                await until(partial(_stored, side, 60), "what came after it")
+    assert sum("ingest tell" in each["event"] for each in logs) == 1
+    assert side.dead() == []
+
+
+def _stored(side: Side, total: int) -> bool:
+    return side.stored() >= total
 
 
 async def test_what_was_stored_is_acknowledged_and_does_not_come_again(mosquitto: Mosquitto, tmp_path: Path) -> None:
