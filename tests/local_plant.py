@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import app
 from gateway.config import load_site
 from gateway.errors import GatewayError
 from gateway.local.client import ask
 from gateway.site import Site
 from simulators.modbus import ModbusServer
+from tests.in_process import daemon
 
 SITE = """
 gateway: demo
@@ -71,11 +71,6 @@ async def running(folder: Path, text: str = SITE) -> AsyncIterator[Local]:
     async with ModbusServer(load_site(path).links[0]) as server:
         port = await server.listen()
         path.write_text(text.replace("tcp://127.0.0.1:1\n", f"tcp://127.0.0.1:{port}\n"))
-        site, stop = load_site(path), asyncio.Event()
-        task = asyncio.create_task(app.run(site, stop))
-        try:
+        site = load_site(path)
+        async with daemon(site):
             yield Local(site, path, server)
-        finally:
-            stop.set()
-            async with asyncio.timeout(60):
-                await task

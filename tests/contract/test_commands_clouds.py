@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,15 +12,14 @@ import orjson
 import pytest
 
 from bench.sparkplug_objects import Payload
-from gateway import app
 from gateway.audit import read, verify
 from gateway.config import load_site
 from gateway.dialects import SECOND
 from gateway.mqtt import Arrived, Connection
-from gateway.options import MqttOptions
 from simulators.modbus import ModbusServer
-from tests.contract.test_formats_clouds_app import CASES, SETTINGS, door, keys, until
+from tests.contract.test_formats_clouds_app import CASES, SETTINGS, door, keys
 from tests.fakes.front import Front
+from tests.in_process import daemon, listening, until
 from tests.servers import Certificates, Mosquitto
 
 __all__ = ["keys"]
@@ -56,14 +54,8 @@ async def plant(directory: Path, **words: str) -> AsyncIterator[None]:
     path.write_text(SITE.format(device="tcp://127.0.0.1:1", **words))
     async with ModbusServer(load_site(path).links[0]) as server:
         path.write_text(SITE.format(device=f"tcp://127.0.0.1:{await server.listen()}", **words))
-        stop = asyncio.Event()
-        task = asyncio.create_task(app.run(load_site(path), stop))
-        try:
+        async with daemon(load_site(path)):
             yield
-        finally:
-            stop.set()
-            async with asyncio.timeout(60):
-                await task
     assert verify(directory / "data" / "audit").broken is None
 
 
@@ -138,7 +130,6 @@ async def test_a_sparkplug_hosts_command_is_carried_out_and_told_in_the_devices_
     aliases: set[int] = set()
 
     def take(message: Arrived) -> None:
-        connection.acknowledge(message)
         if message.topic.split("/")[2] in ("DBIRTH", "DDATA"):
             for metric in Payload.FromString(message.payload).metrics:
                 if metric.name == "setpoint":
@@ -146,28 +137,25 @@ async def test_a_sparkplug_hosts_command_is_carried_out_and_told_in_the_devices_
                 if metric.alias in aliases and not metric.is_null:
                     told.append(metric.float_value)
 
-    async def ask(value: float) -> None:
+    async def ask(host: Connection, value: float) -> None:
         asked = Payload(timestamp=time.time_ns() // 1_000_000)
         asked.metrics.add(name="setpoint", datatype=9).float_value = value
-        await connection.publish("spBv1.0/P/DCMD/gw01/press_1", asked.SerializeToString(), timeout=20)
+        await host.publish("spBv1.0/P/DCMD/gw01/press_1", asked.SerializeToString(), timeout=20)
 
     with Mosquitto(tmp_path / "broker") as broker:
-        connection = Connection(MqttOptions(url=broker.url), client_id="host", on_message=take)
-        await connection.open()
-        await connection.subscribe(["spBv1.0/P/#"], timeout=20)
-        async with plant(tmp_path, url=broker.url, form="sparkplug", settings="{group: P}", tls="commands: on"):
+        settings = {"form": "sparkplug", "settings": "{group: P}", "tls": "commands: on"}
+        async with listening(broker, "spBv1.0/P/#", take) as host, plant(tmp_path, url=broker.url, **settings):
             await until(lambda: told and told[-1] == 4.0, "no data")
-            await ask(7.5)
+            await ask(host, 7.5)
             await until(lambda: told[-1] == 7.5, "the value is not told")
-            await ask(11.0)
+            await ask(host, 11.0)
             await until(lambda: len(outcomes(tmp_path)) > 1 and outcomes(tmp_path)[-1], "the refusal is not in the log")
             asked = Payload(timestamp=time.time_ns() // 1_000_000)
             asked.metrics.add(name="PlantBridge/Isolate", datatype=11).boolean_value = True
-            await connection.publish("spBv1.0/P/NCMD/gw01", asked.SerializeToString(), timeout=20)
+            await host.publish("spBv1.0/P/NCMD/gw01", asked.SerializeToString(), timeout=20)
             audit = tmp_path / "data" / "audit"
             await until(lambda: any(entry["event"] == "isolated" for entry in read(audit)), "no isolation")
             before = len(outcomes(tmp_path))
-            await ask(5.0)
+            await ask(host, 5.0)
             await until(lambda: len(outcomes(tmp_path)) > before, "the command after the isolation is not in the log")
             assert set(told) == {4.0, 7.5}
-        await connection.close()

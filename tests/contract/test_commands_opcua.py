@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import orjson
 from asyncua import ua
 from opcua_server import NAMESPACE, plant
 
-from gateway import app
 from gateway.audit import read, verify
 from gateway.config import load_site
 from gateway.mqtt import Arrived, Connection
-from gateway.options import MqttOptions
+from tests.in_process import daemon, listening
 from tests.servers import Mosquitto, mosquitto
 
 __all__ = ["mosquitto"]
@@ -59,12 +57,7 @@ async def test_a_command_sets_a_node_whether_its_group_is_read_or_subscribed(
             def take(message: Arrived, into: list[dict[str, object]] = replies) -> None:
                 into.append(orjson.loads(message.payload))
 
-            host = Connection(MqttOptions(url=[mosquitto.url]), client_id="host", on_message=take)
-            await host.open()
-            await host.subscribe(["plantbridge/gw1/replies"], timeout=20)
-            stop = asyncio.Event()
-            task = asyncio.create_task(app.run(load_site(site), stop))
-            try:
+            async with listening(mosquitto, "plantbridge/gw1/replies", take) as host, daemon(load_site(site)):
                 reply = await ask(host, replies, value)
                 assert reply["ok"], reply
                 assert reply["values"]["target"]["after"] == value  # type: ignore[index]
@@ -72,11 +65,6 @@ async def test_a_command_sets_a_node_whether_its_group_is_read_or_subscribed(
                 refused = await ask(host, replies, 101.0)
                 assert "from 0 to 100" in str(refused["reason"])
                 assert await node.read_value() == value
-            finally:
-                stop.set()
-                await task
-                with contextlib.suppress(Exception):
-                    await host.close()
             assert verify(directory / "data" / "audit").broken is None
             assert any(entry["event"] == "outcome" for entry in read(directory / "data" / "audit"))
 

@@ -7,22 +7,20 @@ import contextlib
 import itertools
 import json
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bench.sparkplug_objects import Payload
-from gateway import app
 from gateway.config import load_site
 from gateway.dialects import Will
 from gateway.errors import ConfigError
 from gateway.model import Message
-from gateway.mqtt import Arrived, Connection
-from gateway.options import MqttOptions
+from gateway.mqtt import Arrived
 from tests.fakes.opcua_reader import Reader
 from tests.fakes.sparkplug_host import Host
+from tests.in_process import daemon, listening, until
 from tests.servers import Mosquitto, mosquitto
 
 __all__ = ["mosquitto"]
@@ -48,40 +46,12 @@ metrics: {{listen: null}}
 """
 
 
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 @contextlib.asynccontextmanager
 async def running(directory: Path, url: str, form: str, more: str = "", device: str = "oven") -> AsyncIterator[None]:
     path = directory / "site.yaml"
     path.write_text(SITE.format(url=url, format=form, more=more, device=device))
-    stop = asyncio.Event()
-    task = asyncio.create_task(app.run(load_site(path), stop))
-    try:
+    async with daemon(load_site(path)):
         yield
-    finally:
-        stop.set()
-        async with asyncio.timeout(60):
-            await task
-
-
-@contextlib.asynccontextmanager
-async def listening(broker: Mosquitto, topic: str, take: Callable[[Arrived], None]) -> AsyncIterator[None]:
-    def acknowledged(message: Arrived) -> None:
-        connection.acknowledge(message)
-        take(message)
-
-    connection = Connection(MqttOptions(url=broker.url), client_id="host", on_message=acknowledged)
-    await connection.open()
-    await connection.subscribe([topic], timeout=20)
-    try:
-        yield
-    finally:
-        await connection.close()
 
 
 def as_message(message: Arrived) -> Message:

@@ -6,7 +6,6 @@ truth that each platform's own store is compared with: every reading, with its v
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import ssl
@@ -20,12 +19,10 @@ import pyarrow as pa
 import pytest
 import zstandard
 
-from gateway import app
 from gateway.config import load_site
 from gateway.dialects import SECOND, Limits
-from gateway.mqtt import Arrived, Connection
-from gateway.options import MqttOptions
 from tests.fakes.front import Front
+from tests.in_process import daemon, listening, until
 from tests.servers import Certificates, Mosquitto, certificates
 from tests.unit.test_format_clouds import KEY, aliyun, aws, azure, huawei, tencent, thingsboard
 
@@ -90,13 +87,6 @@ CASES: dict[str, Callable[[], Any]] = {
 Reading = tuple[str, str, str, int, Any]  # device, group, tag, ms, value
 
 
-async def until(condition: Callable[[], object], what: str = "", seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.01)
-
-
 class Truth:
     """What a reader of the native format, made of pyarrow alone, gets."""
 
@@ -129,20 +119,10 @@ class Truth:
 
 
 @contextlib.asynccontextmanager
-async def true_readings(url: str) -> AsyncIterator[Truth]:
+async def true_readings(broker: Mosquitto) -> AsyncIterator[Truth]:
     truth = Truth()
-
-    def take(message: Arrived) -> None:
-        connection.acknowledge(message)
-        truth.take(message.topic, message.payload)
-
-    connection = Connection(MqttOptions(url=url), client_id="truth", on_message=take)
-    await connection.open()
-    await connection.subscribe(["plantbridge/#"], timeout=20)
-    try:
+    async with listening(broker, "plantbridge/#", lambda message: truth.take(message.topic, message.payload)):
         yield truth
-    finally:
-        await connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +155,8 @@ async def plant(form: str, front: Front, truth: str, directory: Path, keys: Cert
     (directory / "plant.csv").write_text(PLANT)
     (directory / "token").write_text("T0K3N\n")
     (directory / "site.yaml").write_text(text)
-    stop = asyncio.Event()
-    task = asyncio.create_task(app.run(load_site(directory / "site.yaml"), stop))
-    try:
+    async with daemon(load_site(directory / "site.yaml")):
         yield
-    finally:
-        stop.set()
-        async with asyncio.timeout(60):
-            await task
 
 
 @pytest.mark.parametrize("form", CASES)
@@ -196,7 +170,7 @@ async def test_a_platform_gets_every_reading_once_its_own_way_also_those_of_an_o
     platform = case.platform
     tls = door(keys) if limits.tls else None
     with Mosquitto(tmp_path / "cloud") as cloud, Mosquitto(tmp_path / "here") as here:
-        async with true_readings(here.url) as truth, Front(cloud.url, platform, tls) as front:
+        async with true_readings(here) as truth, Front(cloud.url, platform, tls) as front:
             front.will, front.keep_alive = limits.will, limits.keep_alive
             platform.window = 8 * SECOND // 10  # a loaded machine delivers late what left in time
             async with plant(form, front, here.url, tmp_path, keys):

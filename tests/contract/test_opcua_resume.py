@@ -18,6 +18,7 @@ from gateway.errors import JournalError
 from gateway.journal import Journal
 from gateway.journal.file import connect_to_read
 from gateway.model import Batch, Gap, TagTable
+from tests.in_process import daemon
 
 SITE = """
 gateway: g
@@ -75,18 +76,6 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.05)
 
 
-@contextlib.asynccontextmanager
-async def running(site: Site):  # type: ignore[no-untyped-def]
-    stop = asyncio.Event()
-    task = asyncio.create_task(app.run(site, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        async with asyncio.timeout(60):
-            await task
-
-
 async def test_a_restart_of_the_gateway_is_filled_from_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(missed, "SETTLE", 0.2)
     monkeypatch.setattr(app, "DRAIN", 0.1)
@@ -95,7 +84,7 @@ async def test_a_restart_of_the_gateway_is_filled_from_history(tmp_path: Path, m
         path.write_text(SITE.format(url=made.served.url, namespace=NAMESPACE))
         site = load_site(path)
         await made.tell_all(1, 1)
-        async with running(site):
+        async with daemon(site):
             await until(lambda: {value for _, value, _ in good(site, "a")} == {1.0})
             await made.tell("A", 2)
             await until(lambda: len(good(site, "a")) == 2 and len(good(site, "b")) == 1 and len(good(site, "c")) == 2)
@@ -103,7 +92,7 @@ async def test_a_restart_of_the_gateway_is_filled_from_history(tmp_path: Path, m
         journal = await Journal.open(site.data / "journal", site.journal, site.publishers, codec.pack_gap)
         assert set(journal.marks) == {"house"}
         await journal.close()
-        async with running(site):
+        async with daemon(site):
             await until(lambda: len([row for row in good(site, "a") if row[2]]) == 9)
             await made.tell("A", 13)
             await until(lambda: good(site, "a")[-1][1] == 13.0)

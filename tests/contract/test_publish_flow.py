@@ -28,6 +28,7 @@ from gateway.options import JournalOptions, MqttOptions, PublisherOptions
 from gateway.publisher import Publisher
 from gateway.sinks import sink_for
 from simulators.faults import FaultProxy
+from tests.fakes.mqtt5 import CONNECT, PUBLISH, packet
 from tests.native import T0
 from tests.native import table as table_of
 from tests.servers import Mosquitto, certificates
@@ -379,18 +380,10 @@ async def test_a_used_up_quota_is_waited_for_and_nothing_set_aside(tmp_path: Pat
         code = b"\x97" if sessions < 4 else b"\x00"
         try:
             while True:
-                head = (await reader.readexactly(1))[0]
-                length = shift = 0
-                while True:
-                    byte = (await reader.readexactly(1))[0]
-                    length |= (byte & 127) << shift
-                    shift += 7
-                    if byte < 128:
-                        break
-                body = await reader.readexactly(length)
-                if head >> 4 == 1:
+                kind, _, body = await packet(reader)
+                if kind == CONNECT:
                     writer.write(b"\x20\x03\x00\x00\x00")
-                elif head >> 4 == 3:
+                elif kind == PUBLISH:
                     end = 2 + int.from_bytes(body[:2], "big")
                     said = b"\x00" if body[2:end].endswith(b"/status") else code
                     writer.write(b"\x40\x03" + body[end : end + 2] + said)

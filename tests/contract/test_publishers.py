@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +13,13 @@ import orjson
 import pytest
 
 from bench.sparkplug_objects import Payload
-from gateway import app, meter, publisher
+from gateway import meter, publisher
 from gateway.config import load_site
 from gateway.decode import decode_columns, decode_table
 from gateway.model import Batch, Kind, TagTable
 from gateway.mqtt import Arrived
-from tests.contract.test_formats_app import listening
 from tests.contract.test_publish_flow import TABLES, cloud, edge, options, until
+from tests.in_process import daemon, listening
 from tests.servers import Mosquitto, mosquitto
 from tests.unit.test_meter import Kept
 
@@ -57,18 +56,6 @@ metrics: {{listen: null}}
 TAGS = '{include: [press-1, "*/energy"], exclude: ["*/secret*"], hide: [address, description], as: {press-1: m7}}'
 
 
-@contextlib.asynccontextmanager
-async def running(path: Path) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(app.run(load_site(path), stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        async with asyncio.timeout(60):
-            await task
-
-
 async def test_a_partner_learns_of_its_tags_and_of_nothing_else_in_any_format(
     mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
@@ -84,7 +71,7 @@ async def test_a_partner_learns_of_its_tags_and_of_nothing_else_in_any_format(
                 return
         raise AssertionError(message.topic)
 
-    async with listening(mosquitto, "#", take), running(tmp_path / "site.yaml"):
+    async with listening(mosquitto, "#", take), daemon(load_site(tmp_path / "site.yaml")):
         await until(lambda: len(heard) == 6 and all(len(messages) > 8 for messages in heard.values()))
     everything = b"".join(m.topic.encode() + m.payload for m in heard.pop("own"))
     assert b"secret_recipe" in everything

@@ -22,7 +22,7 @@ from gateway.model import Batch, Gap
 from gateway.mqtt import Arrived
 from gateway.versions import APPLIED, PROBATION, REPLACED, ROLLED_BACK, Versions
 from simulators.modbus import ModbusServer
-from tests.contract.test_formats_app import listening, until
+from tests.in_process import listening, until
 from tests.modbus_links import link_of
 from tests.servers import Mosquitto, mosquitto
 

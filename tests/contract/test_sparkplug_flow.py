@@ -37,6 +37,7 @@ from gateway.options import JournalOptions, MqttOptions, PublisherOptions, Spark
 from gateway.publisher import Publisher
 from gateway.sinks.dialogue import DialogueSink
 from tests.fakes.sparkplug_host import Host, proves
+from tests.in_process import until
 from tests.servers import Mosquitto
 from tests.unit.test_format_clouds import tencent, thingsboard
 
@@ -46,13 +47,6 @@ PRESS = TagTable(
     tuple(Tag(f"t{number}", "x", type="float32", writable=WriteRule()) for number in range(20)),
 )  # fmt: skip
 METER = TagTable("meter_1", "slow", Kind.INT, (Tag("energy", "x", kind=Kind.INT, type="int64"),))
-
-
-async def until(condition: Callable[[], bool], what: str = "", seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what or "the condition did not come true"
-        await asyncio.sleep(0.01)
 
 
 class Gateway:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -16,6 +15,7 @@ from gateway.journal import survey
 from gateway.mqtt import Arrived, Connection
 from gateway.options import MqttOptions
 from tests.fakes.sparkplug_host import proves
+from tests.in_process import until
 from tests.servers import Mosquitto
 
 SITE = """
@@ -34,13 +34,6 @@ publish:
 metrics: {{listen: null}}
 """  # noqa: E501
 STATE = "spBv1.0/STATE/scada"
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.01)
 
 
 class Place:

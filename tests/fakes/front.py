@@ -21,8 +21,8 @@ from gateway.model import Message
 from gateway.mqtt import Connection
 from gateway.options import MqttOptions
 from tests.fakes.cloud import Platform, Refuses, Reply
+from tests.fakes.mqtt5 import CONNECT, PUBLISH, SUBSCRIBE, packet
 
-_CONNECT, _PUBLISH, _SUBSCRIBE = 1, 3, 8
 _NOT_AUTHORISED: Final = {4: b"\x20\x02\x00\x05", 5: b"\x20\x03\x00\x87\x00"}
 
 
@@ -86,19 +86,19 @@ class Front:
         version = 4
         aliases: dict[int, str] = {}
         try:
-            kind, head, body = await _packet(reader)
+            kind, head, body = await packet(reader)
             version = body[6]
-            self._require(kind == _CONNECT, "a connection begins with CONNECT")
+            self._require(kind == CONNECT, "a connection begins with CONNECT")
             self._connect(body)
             self.sessions += 1
             down, up = await asyncio.open_connection(host, int(port))
             up.write(head + body)
             back = asyncio.create_task(_copy(down, writer))
             while True:
-                kind, head, body = await _packet(reader)
-                if kind == _PUBLISH:
+                kind, head, body = await packet(reader)
+                if kind == PUBLISH:
                     self._publish(head[0], body, version, aliases)
-                elif kind == _SUBSCRIBE:
+                elif kind == SUBSCRIBE:
                     for wanted in _filters(body, version):
                         self._platform.subscribe(wanted)
                 up.write(head + body)
@@ -152,18 +152,6 @@ class Front:
         message = Message(topic, rest, 0, 0, 0, retain)
         for reply in self._platform.publish(message, time.time_ns(), qos):
             self.say(reply)
-
-
-async def _packet(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
-    """Give kind, head (first byte and length) and body of the next packet."""
-    head = await reader.readexactly(1)
-    size = shift = 0
-    while True:
-        head += (octet := await reader.readexactly(1))
-        size |= (octet[0] & 0x7F) << shift
-        shift += 7
-        if octet[0] < 0x80:
-            return head[0] >> 4, head, await reader.readexactly(size)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

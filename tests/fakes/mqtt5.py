@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+CONNECT, PUBLISH, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 12, 14
+
 
 @dataclass
 class Peer:
@@ -27,15 +29,15 @@ class Peer:
         aliases: dict[int, str] = {}
         try:
             while True:
-                kind, body = await _packet(reader)
-                if kind == 0x10:
+                kind, _, body = await packet(reader)
+                if kind == CONNECT:
                     self.sessions += 1
                     writer.write(_framed(0x20, b"\x00" + self.connack + _sized(self.properties)))
-                elif kind == 0x80:
+                elif kind == SUBSCRIBE:
                     writer.write(_framed(0x90, body[:2] + b"\x00\x01"))
-                elif kind == 0xC0:
+                elif kind == PINGREQ:
                     writer.write(b"\xd0\x00")
-                elif kind == 0xE0:
+                elif kind == DISCONNECT:
                     break
                 else:
                     self.packets.append(body)
@@ -60,15 +62,16 @@ class Peer:
         return _framed(0x40, mid + bytes([said, 0]))
 
 
-async def _packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    kind = (await reader.readexactly(1))[0] & 0xF0
-    size, shift = 0, 0
+async def packet(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
+    """Give kind, head (first byte and length) and body of the next packet, of any version of MQTT."""
+    head = await reader.readexactly(1)
+    size = shift = 0
     while True:
-        byte = (await reader.readexactly(1))[0]
-        size |= (byte & 127) << shift
+        head += (octet := await reader.readexactly(1))
+        size |= (octet[0] & 0x7F) << shift
         shift += 7
-        if byte < 128:
-            return kind, await reader.readexactly(size)
+        if octet[0] < 0x80:
+            return head[0] >> 4, head, await reader.readexactly(size)
 
 
 def _sized(properties: bytes) -> bytes:
