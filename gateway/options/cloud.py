@@ -1,0 +1,121 @@
+"""Keys of the cloud side: stores, a stream, and ingest's subscription."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gateway.options.addresses import HttpUrl, NatsUrls
+from gateway.options.northbound import MqttOptions
+from gateway.options.values import Duration, Options
+
+
+class DuckdbOptions(Options):
+    """The embedded store: one file, one process."""
+
+    type: Literal["duckdb"] = "duckdb"
+    path: str = "plantbridge.duckdb"
+    """The database file; relative to the `data` directory."""
+    retention: Duration | None = None
+    """How long readings and gaps are kept: whole UTC days that are older are deleted, once an hour. null: for ever."""
+
+
+class InfluxdbOptions(Options):
+    """InfluxDB 2 or 3, or anything that takes its v2 write API."""
+
+    type: Literal["influxdb"]
+    url: HttpUrl
+    org: str = ""
+    bucket: str
+    token: str = Field(default="", repr=False)
+    timeout: Duration = 10.0
+
+
+class ParquetOptions(Options):
+    """A folder of Parquet files, by gateway and day."""
+
+    type: Literal["parquet"]
+    path: str = "parquet"
+    """The folder; relative to the `data` directory."""
+    every: Duration = 300.0
+    """How often readings move into the folder. Until then they are in `data`, in staging.duckdb, on the disk."""
+
+
+class PostgresOptions(Options):
+    """PostgreSQL 13 or later, or TimescaleDB."""
+
+    type: Literal["postgres"]
+    url: str = Field(examples=["postgresql://plantbridge@db.example/plant"])
+    """The database: a URL or libpq's keywords, also for TLS (sslmode=verify-full, sslrootcert=...)."""
+    password: str = Field(default="", repr=False)
+    db_schema: str = Field(default="plantbridge", alias="schema")
+    """Where the tables are; made where it is missing."""
+    timeout: Duration = 10.0
+
+
+class VictoriametricsOptions(Options):
+    """VictoriaMetrics: floats at milliseconds, 64-bit integers exact as a pair of metrics, texts as labels."""
+
+    type: Literal["victoriametrics"]
+    url: HttpUrl
+    username: str = ""
+    password: str = Field(default="", repr=False)
+    token: str = Field(default="", repr=False)
+    """A bearer token, where vmauth or a hosted service asks for one; username and password otherwise."""
+    settle: Duration = 12.0
+    """How long after the server's answer the broker is told: when the server has it on its disk. 12 s suits version
+    1.79 (measured) and newer ones with their -inmemoryDataFlushInterval of 5 s. 0 s: what the server had in memory
+    when it was killed is lost."""
+    timeout: Duration = 10.0
+
+
+StoreOptions = DuckdbOptions | InfluxdbOptions | ParquetOptions | PostgresOptions | VictoriametricsOptions
+
+
+STORES: Final[dict[str, type[StoreOptions]]] = {
+    "duckdb": DuckdbOptions,
+    "influxdb": InfluxdbOptions,
+    "parquet": ParquetOptions,
+    "postgres": PostgresOptions,
+    "victoriametrics": VictoriametricsOptions,
+}
+"""What a cloud file may say under `store`, by its type."""
+
+
+class StreamOptions(Options):
+    """A stream that many workers read as one consumer."""
+
+    url: NatsUrls
+    """nats://host:4222 or tls://host:4222, or a list of them: servers of one cluster."""
+    redeliver: Duration = Field(default=30.0, ge=1.0)
+    """A message that a worker was given, and that it neither acknowledged nor said to be at work on for this time, is
+    given to another: the worker was killed, or cut off."""
+
+
+class IngestOptions(MqttOptions):
+    """The cloud side's subscription."""
+
+    topic: str = "plantbridge/+"
+    """Topic prefix of the gateways to take in."""
+    share: str | None = None
+    """Group of a shared subscription (MQTT 5): workers that name the same group share the load, each with a client_id
+    of its own. mosquitto 2.0 drops what is for a shared subscription while none of its workers is connected, and over
+    its own restart: with one worker leave it out."""
+    stream: StreamOptions | None = None
+    """Take readings from a stream of NATS JetStream instead of the MQTT session, which still brings what is retained:
+    where gateways publish to nats-server. Same user, password and tls as for `url`."""
+    batch_interval: Duration = 0.25
+    """Messages are stored together at least this often."""
+    in_flight: int = Field(default=200, ge=1, le=65535)
+    """Messages that may wait for the store before the broker stops sending (receive maximum)."""
+    session_expiry: Duration = 7 * 86400.0
+    """How long the broker keeps messages for an ingest that is away (MQTT 5)."""
+    key: str | None = Field(default=None, repr=False, min_length=16)
+    """Shared with the gateways' `key`: signs what ingest tells them, and is asked of what they tell."""
+
+    @model_validator(mode="after")
+    def _a_stream_is_known_by_its_authority(self) -> Self:
+        if self.stream is not None and self.tls is not None and self.tls.fingerprint and self.tls.ca is None:
+            raise ValueError("a stream's servers are known by tls.ca; a fingerprint alone serves for MQTT only")
+        return self
