@@ -27,6 +27,7 @@ from gateway.quality import BAD, UNCERTAIN, name
 
 SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000
+_DOUBT: Final = 48  # bytes of a status, its name included
 _IDENTIFIER: Final = frozenset(string.ascii_letters + string.digits + "_")
 
 
@@ -258,6 +259,11 @@ def doubts(section: Section) -> list[tuple[bytes, int]]:
     return [(name, status) for name, status in zip(section.names, section.statuses, strict=False) if status]
 
 
+def doubts_room(section: Section) -> int:
+    """Give the bytes that names and statuses of the doubtful rows take at most, what stands around them included."""
+    return sum(len(name) + _DOUBT for name, _ in doubts(section))
+
+
 def text(value: object) -> bytes:
     """Give JSON."""
     return orjson.dumps(value)
@@ -291,6 +297,20 @@ def wanted(values: object) -> tuple[tuple[str, Value], ...]:
         if not isinstance(tag, str) or not isinstance(value, str | bool | int | float):
             raise Unreadable(f"the value of {tag!r} is not a number, a truth value or a text")
     return tuple(values.items())
+
+
+def wishes(
+    topic: str, asked: Mapping[str, object], key: str, issued: int = 0, reply: Any = None
+) -> tuple[list[Command], list[Refused]]:
+    """Read {device: {tag: value}}, a desired state: the commands, and what is none. `key` is that of all together."""
+    commands, refused = [], []
+    for device, values in asked.items():
+        own = f"{key}/{device}"
+        try:
+            commands.append(Command(own, device, wanted(values), issued, reply=reply))
+        except Unreadable as error:
+            refused.append(Refused(topic, str(error), own, device))
+    return commands, refused
 
 
 def isolation(key: str, asked: object, **more: Any) -> Command:

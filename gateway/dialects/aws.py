@@ -35,7 +35,7 @@ from gateway.dialects import (
     note,
     text,
     unexpected,
-    wanted,
+    wishes,
 )
 from gateway.dialects.rows import gap_row, row_room, rows
 from gateway.model import Gap, Message
@@ -109,15 +109,10 @@ class Aws:
             return Heard(refused=(Refused(topic, str(error)),))
 
     def _delta(self, topic: str, body: dict[str, Any]) -> Heard:
-        commands, refused = [], []
         stamp = body.get("timestamp")
         issued = stamp * SECOND if isinstance(stamp, int) and 0 <= stamp < 2**33 else 0
-        for device, values in member(body, "state", dict).items():
-            key = f"{self._options.thing}/{body.get('version')}/{device}"
-            try:
-                commands.append(Command(key, device, wanted(values), issued))
-            except Unreadable as error:
-                refused.append(Refused(topic, str(error), key, device))
+        key = f"{self._options.thing}/{body.get('version')}"
+        commands, refused = wishes(topic, member(body, "state", dict), key, issued)
         take_back = {each.device: None for each in refused}
         send = (self._update({"desired": take_back}),) if take_back else ()
         return Heard(send=send, commands=tuple(commands), refused=tuple(refused))

@@ -44,6 +44,7 @@ from gateway.dialects import (
     told,
     unexpected,
     wanted,
+    wishes,
 )
 from gateway.dialects.rows import gap_row, row_room, rows
 from gateway.model import Gap, Message
@@ -158,15 +159,8 @@ class Azure:
         except Unreadable as error:
             return Heard(refused=(Refused(topic, str(error)),))
         version = body.pop("$version", None)
-        commands, refused = [], []
-        for device, values in body.items():
-            key = f"twin/{version}/{device}"
-            if values is None:
-                continue  # a wish taken back
-            try:
-                commands.append(Command(key, device, wanted(values), reply=("twin", version)))
-            except Unreadable as error:
-                refused.append(Refused(topic, str(error), key, device))
+        asked = {device: values for device, values in body.items() if values is not None}  # None: a wish taken back
+        commands, refused = wishes(topic, asked, f"twin/{version}", reply=("twin", version))
         return Heard(commands=tuple(commands), refused=tuple(refused))
 
     def answer(self, command: Command, results: Sequence[Result], now: int) -> list[Message]:

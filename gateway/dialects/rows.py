@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.dialects import Section, doubts, gap_fields, members, text
+from gateway.dialects import Section, doubts, doubts_room, gap_fields, members, text
 from gateway.model import Gap
 from gateway.quality import name
-
-_DOUBT = 48
 
 
 def rows(sections: Sequence[Section]) -> bytes:
@@ -25,8 +23,7 @@ def rows(sections: Sequence[Section]) -> bytes:
 
 def row_room(section: Section) -> int:
     """Give the bytes a section takes at most."""
-    doubtful = sum(len(field) + _DOUBT for field, _ in doubts(section))
-    return section.size + doubtful + len(text(section.device)) + len(text(section.group)) + 128
+    return section.size + doubts_room(section) + len(text(section.device)) + len(text(section.group)) + 128
 
 
 def gap_row(gap: Gap) -> bytes:

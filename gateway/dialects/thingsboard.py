@@ -30,6 +30,7 @@ from gateway.dialects import (
     Unreadable,
     by_device,
     doubts,
+    doubts_room,
     failures,
     gap_fields,
     isolation,
@@ -47,7 +48,6 @@ from gateway.options import ThingsboardOptions
 from gateway.quality import name
 
 _RPC: Final = "v1/gateway/rpc"
-_DOUBT: Final = 48  # bytes around a status, its name included
 
 
 class Thingsboard:
@@ -89,8 +89,7 @@ class Thingsboard:
         return None
 
     def room(self, section: Section) -> int:
-        doubtful = sum(len(name) + _DOUBT for name, _ in doubts(section))
-        return section.size + doubtful + len(text(section.device)) + 64
+        return section.size + doubts_room(section) + len(text(section.device)) + 64
 
     def report(self, sections: Sequence[Section], now: int) -> tuple[str, bytes]:
         devices = [
