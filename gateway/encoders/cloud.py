@@ -39,7 +39,7 @@ from gateway.dialects import (
     text,
 )
 from gateway.encoders.current import Current, is_loss
-from gateway.encoders.outbox import Outbox
+from gateway.encoders.shares import Share
 from gateway.encoders.texts import Texts, once
 from gateway.model import Batch, Gap, Message, TagTable
 
@@ -64,10 +64,8 @@ class _Draft:
 
     sections: list[Section] = field(default_factory=list)
     size: int = 0
-    readings: int = 0
+    share: Share = field(default_factory=Share)
     names: dict[str, set[bytes]] = field(default_factory=dict)  # by device; filled where names must not repeat
-    records: list[int] = field(default_factory=list)
-    oldest: int = 0
 
 
 class Cloud:
@@ -183,27 +181,27 @@ class Cloud:
     def encode(self, records: Sequence[Record]) -> list[Message]:
         """Give the messages for records."""
         now = self._clock()
-        outbox = Outbox(records)
-        for index, record in enumerate(records):
+        messages: list[Message] = []
+        for record in records:
             if isinstance(record.content, Gap):
-                self._gap(outbox, index, record.content, now)
+                self._gap(messages, record.sequence, record.content, now)
             else:
-                self._batch(outbox, index, record.content, record.sequence <= self._upto, now)
-        self._flush(outbox, now)
-        return outbox.finish()
+                self._batch(messages, record.sequence, record.content, now)
+        self._flush(messages, now)
+        return messages
 
-    def _gap(self, outbox: Outbox, index: int, gap: Gap, now: int) -> None:
+    def _gap(self, messages: list[Message], sequence: int, gap: Gap, now: int) -> None:
         said = self._dialect.gap(gap, now)
         if said is not None:
-            self._flush(outbox, now)
-            outbox.add(*said, [index])
+            self._flush(messages, now)
+            messages.append(Message(*said, sequence, sequence, 0))
 
-    def _batch(self, outbox: Outbox, index: int, batch: Batch, old: bool, now: int) -> None:
+    def _batch(self, messages: list[Message], sequence: int, batch: Batch, now: int) -> None:
         device = batch.table.device
         if not self._dialect.knows(device):
             self._stranger(device, len(batch))
             return
-        old = old or batch.backfill
+        old = sequence <= self._upto or batch.backfill
         if not old:
             self._current.take(batch)
         if device not in self._online:  # a loss, of which the platform knows since the device went offline
@@ -211,11 +209,10 @@ class Cloud:
             return
         for section in self._sections(batch, old):
             for fitting in self._fit(section):
-                self._put(outbox, index, fitting, now)
+                self._put(messages, sequence, fitting, now)
         if not old and is_loss(batch) and self._current.lost(device):
-            self._flush(outbox, now)
-            for message in self._dialect.presence([device], False, now):
-                outbox.note(message)
+            self._flush(messages, now)
+            messages += self._dialect.presence([device], False, now)
             del self._online[device]
 
     def _stranger(self, device: str, readings: int) -> None:
@@ -224,25 +221,21 @@ class Cloud:
             self._strangers.add(device)
             self._troubles.append(f"{device} is not published: the platform has no such device (see the key devices)")
 
-    def _put(self, outbox: Outbox, index: int, section: Section, now: int) -> None:
+    def _put(self, messages: list[Message], sequence: int, section: Section, now: int) -> None:
         key = self._dialect.together(section)
         room = self._dialect.room(section)
         draft = self._drafts.get(key)
         if draft is not None and not self._takes(draft, section, room):
-            self._close(outbox, key, now)
+            self._close(messages, key, now)
             draft = None
         if draft is None:
             draft = self._drafts[key] = _Draft()
         draft.sections.append(section)
         draft.size += room
-        draft.readings += len(section)
         draft.names.setdefault(section.device, set())
         if not self._dialect.limits.repeats:
             draft.names[section.device].update(section.names)
-        if not draft.records or draft.records[-1] != index:
-            draft.records.append(index)
-        oldest = section.time * MILLISECOND
-        draft.oldest = min(draft.oldest or oldest, oldest)
+        draft.share.take(sequence, len(section), section.time * MILLISECOND)
         self._online[section.device] = now
 
     def _takes(self, draft: _Draft, section: Section, room: int) -> bool:
@@ -251,18 +244,18 @@ class Cloud:
             return False
         if draft.size + room > self._room - ENVELOPE:
             return False
-        if limits.readings and draft.readings + len(section) > limits.readings:
+        if limits.readings and draft.share.readings + len(section) > limits.readings:
             return False
         return not limits.devices or section.device in draft.names or len(draft.names) < limits.devices
 
-    def _flush(self, outbox: Outbox, now: int) -> None:
+    def _flush(self, messages: list[Message], now: int) -> None:
         for key in list(self._drafts):
-            self._close(outbox, key, now)
+            self._close(messages, key, now)
 
-    def _close(self, outbox: Outbox, key: Hashable, now: int) -> None:
+    def _close(self, messages: list[Message], key: Hashable, now: int) -> None:
         draft = self._drafts.pop(key)
         topic, payload = self._dialect.report(draft.sections, now)
-        outbox.add(topic, payload, draft.records, draft.readings, draft.oldest)
+        messages.append(draft.share.message(topic, payload))
 
     # ------------------------------------------------------------------------------------------------ sections
 

@@ -47,7 +47,7 @@ from gateway.dialects import (
     unexpected,
 )
 from gateway.dialects.dialogue import Memory
-from gateway.encoders.outbox import Outbox
+from gateway.encoders.shares import Share
 from gateway.encoders.texts import Form, Texts, form, once
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import OpcuaJsonOptions
@@ -117,9 +117,7 @@ class _Draft:
 
     parts: list[bytes] = field(default_factory=list)
     size: int = 0
-    readings: int = 0
-    records: list[int] = field(default_factory=list)
-    oldest: int = 0
+    share: Share = field(default_factory=Share)
 
 
 class OpcuaJson:
@@ -254,22 +252,22 @@ class OpcuaJson:
         return []
 
     def encode(self, records: Sequence[Record]) -> list[Message]:
-        outbox = Outbox(records)
-        for index, record in enumerate(records):
+        messages: list[Message] = []
+        for record in records:
             if isinstance(record.content, Gap):
-                self._gap(outbox, index, record.content)
+                self._gap(messages, record.sequence, record.content)
             else:
-                self._batch(outbox, index, record.content)
+                self._batch(messages, record.sequence, record.content)
         for device in list(self._drafts):
-            self._close(outbox, device)
-        return outbox.finish()
+            self._close(messages, device)
+        return messages
 
-    def _batch(self, outbox: Outbox, index: int, batch: Batch) -> None:
+    def _batch(self, messages: list[Message], sequence: int, batch: Batch) -> None:
         if batch.table.fingerprint not in self._plans and self._extend(batch.table):
-            self._renew(outbox, self._writer(batch.table.device, batch.table.group))
+            self._renew(messages, self._writer(batch.table.device, batch.table.group))
         plan = self._plan(batch.table)
         for part in self._parts(batch):
-            self._put(outbox, index, plan, part, self._fields(plan, part))
+            self._put(messages, sequence, plan, part, self._fields(plan, part))
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         """Cut a batch so that no tag occurs twice in a part; where fields bear no time, into one part per time."""
@@ -335,7 +333,7 @@ class OpcuaJson:
         code = self._code(status)
         return code if self._options.encoding == "plain" else self._opening(_STATUS_CODE) + code + b"}"
 
-    def _put(self, outbox: Outbox, index: int, plan: _Plan, batch: Batch, parts: list[bytes]) -> None:
+    def _put(self, messages: list[Message], sequence: int, plan: _Plan, batch: Batch, parts: list[bytes]) -> None:
         """Put a DataSetMessage into the device's NetworkMessage; halve it where it does not fit in one."""
         fields = b"".join(parts)
         rows = len(batch)
@@ -345,24 +343,21 @@ class OpcuaJson:
                 (np.arange(half), parts[: 3 * half]),
                 (np.arange(half, rows), parts[3 * half :]),
             ):
-                self._put(outbox, index, plan, batch.take(rows_), part)
+                self._put(messages, sequence, plan, batch.take(rows_), part)
             return
         whole = rows == len(plan.writer.fields)
         when = self._clock() if self._options.fields == "data-value" else int(batch.time[0])
         message = self._data_set(plan.writer, whole, when, fields[1:])
-        self._add(outbox, plan.writer.group, message, index, rows, int(batch.time.min()))
+        self._add(messages, plan.writer.group, message, sequence, rows, int(batch.time.min()))
 
-    def _add(self, outbox: Outbox, group: str, message: bytes, index: int, rows: int, oldest: int) -> None:
+    def _add(self, messages: list[Message], group: str, message: bytes, sequence: int, rows: int, oldest: int) -> None:
         draft = self._drafts.setdefault(group, _Draft())
         if draft.parts and draft.size + len(message) + _ENVELOPE > self.max_message:
-            self._close(outbox, group)
+            self._close(messages, group)
             draft = self._drafts.setdefault(group, _Draft())
         draft.parts.append(message)
         draft.size += len(message) + 1
-        draft.readings += rows
-        draft.oldest = min(draft.oldest or oldest, oldest)
-        if not draft.records or draft.records[-1] != index:
-            draft.records.append(index)
+        draft.share.take(sequence, rows, oldest)
 
     def _data_set(self, writer: Writer, whole: bool, when: int, fields: bytes) -> bytes:
         writer.sequence = writer.sequence % 0xFFFFFFFF + 1
@@ -374,18 +369,18 @@ class OpcuaJson:
         name, version = orjson.dumps(writer.name), writer.version
         return head % (writer.number, name, writer.sequence, version, version, timestamp(when), kind) + fields + b"}}"
 
-    def _close(self, outbox: Outbox, group: str) -> None:
+    def _close(self, messages: list[Message], group: str) -> None:
         draft = self._drafts.pop(group)
         head = b'{"MessageId":%s,"MessageType":"ua-data","PublisherId":%s,"WriterGroupName":%s,"Messages":['
         names = (orjson.dumps(each) for each in (self._identify(), self._publisher, group))
         content = head % tuple(names) + b",".join(draft.parts) + b"]}"
-        outbox.add(self._topic("data", group), content, draft.records, draft.readings, draft.oldest)
+        messages.append(draft.share.message(self._topic("data", group), content))
 
-    def _gap(self, outbox: Outbox, index: int, gap: Gap) -> None:
+    def _gap(self, messages: list[Message], sequence: int, gap: Gap) -> None:
         writer = self._writer(*_GAPS)
         if not writer.fields:
             writer.fields = dict(_GAP_FIELDS)
-            self._renew(outbox, writer)
+            self._renew(messages, writer)
         texts = [
             *(orjson.dumps(each) for each in (gap.device, gap.group)),
             *(b'"' + timestamp(each) + b'"' for each in (gap.start, gap.end)),
@@ -398,15 +393,15 @@ class OpcuaJson:
             front, end = self._around(kind)
             fields += b',"' + name.encode() + b'":' + front + said + end + stamp
         message = self._data_set(writer, True, gap.end, fields[1:])
-        self._add(outbox, writer.group, message, index, 0, gap.end)
+        self._add(messages, writer.group, message, sequence, 0, gap.end)
 
-    def _renew(self, outbox: Outbox, writer: Writer) -> None:
+    def _renew(self, messages: list[Message], writer: Writer) -> None:
         """Tell a writer's new fields, behind what was written with the old ones."""
         self._settle()
         self._plans.clear()
         if writer.group in self._drafts:
-            self._close(outbox, writer.group)
-        outbox.note(self._metadata(writer))
+            self._close(messages, writer.group)
+        messages.append(self._metadata(writer))
 
     # ------------------------------------------------------------------------------------------------ discovery
 

@@ -52,7 +52,7 @@ from gateway.dialects import (
 )
 from gateway.dialects.dialogue import Memory
 from gateway.encoders.current import Current, is_loss
-from gateway.encoders.outbox import Outbox
+from gateway.encoders.shares import Share
 from gateway.encoders.sparkplug_births import (
     BDSEQ,
     GAP,
@@ -100,10 +100,8 @@ class _Draft:
     device: Device
     parts: list[Any] = field(default_factory=list)
     size: int = 0
-    readings: int = 0
     latest: int = 0  # ms of the last live metric
-    oldest: int = 0  # ns
-    records: list[int] = field(default_factory=list)
+    share: Share = field(default_factory=Share)
 
 
 class EdgeNode:
@@ -268,24 +266,24 @@ class EdgeNode:
         """Give the messages for records."""
         if self._stage is not Stage.BORN:
             raise RuntimeError("data were given to a Sparkplug node that is not born")
-        outbox = Outbox(records)
-        for index, record in enumerate(records):
+        messages: list[Message] = []
+        for record in records:
             if isinstance(record.content, Gap):
-                self._gap(outbox, index, record.content)
+                self._gap(messages, record.sequence, record.content)
             else:
-                self._batch(outbox, index, record.content, record.sequence <= self._upto)
+                self._batch(messages, record.sequence, record.content)
         for device in list(self._drafts):
-            self._close(outbox, device)
+            self._close(messages, device)
         self._drafts.clear()
-        return outbox.finish()
+        return messages
 
-    def _gap(self, outbox: Outbox, index: int, gap: Gap) -> None:
+    def _gap(self, messages: list[Message], sequence: int, gap: Gap) -> None:
         what = {name: getattr(gap, name) for name in ("device", "group", "start", "end", "reason", "readings", "scans")}
         metric = Metric(None, GAP_ALIAS, milliseconds(gap.end), None, orjson.dumps(what).decode())
         content = payload(self._now_ms(), self._next(), metric_field(metric, DataType.STRING))
-        outbox.add(self._topic("NDATA"), content, [index])
+        messages.append(Message(self._topic("NDATA"), content, sequence, sequence, 0))
 
-    def _batch(self, outbox: Outbox, index: int, batch: Batch, old: bool) -> None:
+    def _batch(self, messages: list[Message], sequence: int, batch: Batch) -> None:
         device = self._catalogue.devices.get(batch.table.device)
         shape = self._catalogue.shape(batch.table)
         if not shape.published:
@@ -294,23 +292,26 @@ class EdgeNode:
             batch = batch.take(published)
         if device is None or not len(batch):
             return
-        old = old or batch.backfill or not self._catalogue.configured(batch.table)
+        old = sequence <= self._upto or batch.backfill or not self._catalogue.configured(batch.table)
         if not old:
             self._current.take(batch)
         lost = is_loss(batch)
         if not device.born:
             if lost:
                 return  # the host knows since the device's death
-            outbox.add(self._topic("DBIRTH", device.name), self._dbirth(device), [index], len(batch), _oldest(batch))
+            birth, topic = self._dbirth(device), self._topic("DBIRTH", device.name)
+            messages.append(Message(topic, birth, sequence, sequence, len(batch), oldest=_oldest(batch)))
             if not old and batch.distinct:
                 return  # all of it is in the birth
             old = True
-        self._data(outbox, index, device, shape, batch, old)
+        self._data(messages, sequence, device, shape, batch, old)
         if lost and not old and self._current.lost(device.name):
-            self._close(outbox, device.name)
-            outbox.add(self._topic("DDEATH", device.name), self._ddeath(device), [index])
+            self._close(messages, device.name)
+            messages.append(Message(self._topic("DDEATH", device.name), self._ddeath(device), sequence, sequence, 0))
 
-    def _data(self, outbox: Outbox, index: int, device: Device, shape: Shape, batch: Batch, old: bool) -> None:
+    def _data(
+        self, messages: list[Message], sequence: int, device: Device, shape: Shape, batch: Batch, old: bool
+    ) -> None:
         """Put a batch into the device's message, into further ones where it does not fit or would go back in time."""
         draft = self._draft(device)
         if not old:
@@ -318,7 +319,7 @@ class EdgeNode:
             if len(batch) > 1 and bool((stamp[1:] < stamp[:-1]).any()):
                 batch = batch.take(np.argsort(stamp, kind="stable"))
             if int(stamp.min()) < draft.latest:
-                draft = self._close(outbox, device.name)
+                draft = self._close(messages, device.name)
             latest = int(stamp.max())
         metrics = shape.encode(batch, old)
         start, oldest = 0, _oldest(batch)
@@ -327,31 +328,28 @@ class EdgeNode:
             stop = min(metrics.fits(start, room), len(metrics))
             part = metrics.part(start, stop)
             if len(part) > room and draft.parts:
-                draft = self._close(outbox, device.name)
+                draft = self._close(messages, device.name)
                 continue
             draft.parts.append(part)
             draft.size += len(part)
-            draft.readings += stop - start
-            draft.oldest = min(draft.oldest or oldest, oldest)
-            if not draft.records or draft.records[-1] != index:
-                draft.records.append(index)
+            draft.share.take(sequence, stop - start, oldest)
             start = stop
             if start < len(metrics):
-                draft = self._close(outbox, device.name)
+                draft = self._close(messages, device.name)
         if not old:
             draft.latest = latest
 
     def _draft(self, device: Device) -> _Draft:
         return self._drafts.setdefault(device.name, _Draft(device))
 
-    def _close(self, outbox: Outbox, name: str) -> _Draft:
+    def _close(self, messages: list[Message], name: str) -> _Draft:
         """Make a message of the device's draft, where there is anything in it, and begin another."""
         device = self._catalogue.devices[name]
         draft = self._drafts.pop(name, None)
         if draft is not None and draft.parts:
             device.last_sent = self._clock()
             content = payload(self._now_ms(), self._next(), *draft.parts)
-            outbox.add(self._topic("DDATA", name), content, draft.records, draft.readings, draft.oldest)
+            messages.append(draft.share.message(self._topic("DDATA", name), content))
         return self._draft(device)
 
     def _say_unpublished(self, table: TagTable, rows: int) -> None:
