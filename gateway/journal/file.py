@@ -170,7 +170,6 @@ class JournalFile:
         if not empty and (application, version) != (APPLICATION_ID, VERSION):
             raise Foreign(f"not a journal of version {VERSION} (application {application:#x}, version {version})")
         run(f"PRAGMA page_size = {_PAGE}")
-        run("PRAGMA cache_size = -500")  # kB: a record is written once and read once
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {'FULL' if options.durability == 'power' else 'NORMAL'}")
         run("PRAGMA secure_delete = OFF")  # on in Debian's build: it would write each dropped page once more
