@@ -84,7 +84,7 @@ class Journal:
         self.id = file.id
         self.options = options
         self.committed = file.state.last
-        self.marks = dict(file.marks)  # as the last run left them
+        self.marks = file.marks  # as the last run left them
         self._directory = directory
         self._lock_file = lock
         self._file = file
@@ -378,8 +378,7 @@ class Journal:
         self._declare(outcome.losses)
         self._count()
         for done in flushed:
-            if not done.done():
-                done.set_result(None)
+            _answer(done)
         self._tell()
 
     def _declare(self, losses: Iterable[Loss]) -> None:
@@ -429,10 +428,8 @@ class Journal:
 
     def _fail(self, failure: JournalError) -> None:
         self._failure = failure
-        for _, done in self._flushes:
-            if not done.done():
-                done.set_exception(failure)
-                done.exception()
+        for _, done in [*self._flushes, *filter(None, [self._roster])]:
+            _answer(done, failure)
         self._tell()
 
     def _broken(self, error: sqlite3.Error) -> JournalError:
@@ -603,8 +600,9 @@ class Journal:
         surplus = len(work.entries)
         while surplus > 1 and sum(len(entry.record) for entry in work.entries[:surplus]) > _PIECE:
             surplus //= 2
-        self._put_back(Work(entries=work.entries[surplus:]))
-        work.entries = work.entries[:surplus]
+        if surplus < len(work.entries):  # marks wait for all that came before them
+            self._put_back(Work(entries=work.entries[surplus:], marks=work.marks))
+            work.entries, work.marks = work.entries[:surplus], {}
         there = self._file.state.bytes
         self._ceiling = max(2 * _PIECE, min(self._ceiling, there) - 2 * _PIECE - there // 20)
         if self.options.when_full == "drop-oldest":
@@ -661,3 +659,4 @@ def _answer(done: asyncio.Future[None], error: JournalError | None = None) -> No
         done.set_result(None)
     else:
         done.set_exception(error)
+        done.exception()  # whoever asked may be gone

@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 
 from gateway.errors import JournalError
 from gateway.journal import Journal, survey
+from gateway.journal.file import Outcome, Work
 from gateway.metrics import Metrics
 from gateway.model import Gap
 from gateway.options import JournalOptions
@@ -337,6 +338,18 @@ async def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_who_changes_the_publishers_of_a_journal_that_ends_is_told(tmp_path: Path) -> None:
+    """Nobody waits for ever for a writer that is gone."""
+    async with opened(tmp_path) as journal:
+        closing = asyncio.create_task(journal.close())
+        await asyncio.sleep(0)
+        journal._writer.join()
+        with pytest.raises(JournalError, match="closed"):
+            async with asyncio.timeout(30):
+                await journal.publish_to(["cloud", "other"])
+        await closing
+
+
 async def test_a_mark_is_there_in_the_next_run_and_tells_of_no_more_than_was_committed(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         assert journal.marks == {}
@@ -368,6 +381,35 @@ async def test_a_mark_waits_for_all_that_was_appended_before_it(tmp_path: Path) 
         journal.mark("line", b"newer")
         journal._put_back(work)
         assert journal._take(1 << 20).marks == {"line": b"newer"}
+
+
+async def test_a_mark_waits_for_what_a_full_disk_took_in_pieces_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut between two pieces would take readings for given that are not in the journal."""
+    async with opened(tmp_path) as journal:
+        commit, there = journal._file.commit, []
+
+        def full_at_first(work: Work, full: str) -> Outcome:
+            there.append((len(work.entries), dict(work.marks)))
+            if len(there) == 1:
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return commit(work, full)
+
+        monkeypatch.setattr(journal._file, "commit", full_at_first)
+        with journal._shared:  # nothing is committed before all is there
+            for _ in range(4):
+                journal.append(bytes(100_000), 1)
+            journal.mark("line", b"four")
+        await journal.flush()
+        while (await journal.flush(), kept(tmp_path))[1] != {"line": b"four"}:
+            await asyncio.sleep(0.01)
+        assert there[0] == (4, {"line": b"four"})
+        assert there[1] == (2, {})
+        assert sum(entries for entries, _ in there[1:]) == 4
+        assert [entries for entries, marks in there if marks] == [4, 2]
 
 
 async def test_a_journal_of_a_version_without_marks_is_gone_on_with(tmp_path: Path) -> None:
