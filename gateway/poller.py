@@ -18,12 +18,11 @@ Drivers try once and say what happened; this module decides what follows, the sa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -38,6 +37,8 @@ from gateway.pipeline import Pipeline
 from gateway.schedule import Backoff, missed, next_instant
 
 log = structlog.get_logger()
+
+_T = TypeVar("_T")
 
 Clock = Callable[[], int]
 """Gives the wall clock in ns."""
@@ -147,7 +148,6 @@ class Poller:
         self._room = room
         self._clock = clock
         self._log = log.bind(link=link.name)
-        self._resumed: Mapping[tuple[str, str], int] = {}
         options = link.options
         self.connecting = PATIENCE + 2.0 * options.connect_timeout  # s; the driver has its own deadline, as for reads
         self.closing = PATIENCE  # s
@@ -155,7 +155,6 @@ class Poller:
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._set([self._peer(device, pipelines) for device in link.devices])
         self._changes: deque[tuple[Link, Pipelines, asyncio.Future[None]]] = deque()
-        self._polling = False  # whether `_poll` looks at them
         self._wishes: deque[_Wish] = deque()
         self._wished = asyncio.Event()
         self._ended = 0  # sessions that are over; a call left behind in one must not go on in the next
@@ -214,7 +213,8 @@ class Poller:
 
     def resume(self, dues: Mapping[tuple[str, str], int]) -> None:
         """Go on at these scan instants, before `run`: what passes until the first scan is declared as skipped."""
-        self._resumed = dues
+        for turn in self._turns:
+            turn.due = dues.get((turn.group.device, turn.group.name), 0)
 
     async def adapt(self, link: Link, pipelines: Pipelines) -> None:
         """Poll the devices of `link` instead, within the session; returns when that is so.
@@ -224,10 +224,10 @@ class Poller:
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changes.append((link, pipelines, done))
-        if self._polling:
-            self._wished.set()
-        else:
+        if self._down:
             self._change()
+        else:
+            self._wished.set()
         await done
 
     def _change(self) -> None:
@@ -343,8 +343,7 @@ class Poller:
     async def run(self) -> None:
         """Poll until cancelled. Raises JournalError only."""
         for turn in self._turns:
-            due = self._resumed.get((turn.group.device, turn.group.name), 0)
-            turn.due = due or turn.slot(self._clock())
+            turn.due = turn.due or turn.slot(self._clock())
         while True:
             try:
                 await _within(self.connecting, self._driver.connect(), "connect")
@@ -383,10 +382,7 @@ class Poller:
         Both run in tasks of their own: what a driver does to the task that calls it does not reach this one.
         """
         stuck = self._stuck = asyncio.get_running_loop().create_future()
-        tasks = []
-        if self._polled or isinstance(self._driver, Writable):
-            self._polling = True
-            tasks.append(asyncio.create_task(_contained(self._poll()), name=f"{self._link.name} scans"))
+        tasks = [asyncio.create_task(_contained(self._poll()), name=f"{self._link.name} scans")]
         if self._subscribed:
             tasks.append(asyncio.create_task(_contained(self._listen()), name=f"{self._link.name} changes"))
         try:
@@ -398,7 +394,6 @@ class Poller:
                 task.cancel()
                 task.add_done_callback(_looked_at)
             await asyncio.wait(tasks, timeout=self.closing)
-            self._polling = False
             self._change()
         errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
         for error in sorted(filter(None, errors), key=lambda error: not isinstance(error, JournalError)):
@@ -496,9 +491,7 @@ class Poller:
             wish.answer.set_exception(error)
             return
         try:
-            with self._watched(WRITE):
-                async with asyncio.timeout(WRITE):
-                    (written,) = await self._driver.write([wish.write])
+            (written,) = await self._in_time(WRITE, self._driver.write([wish.write]))
         except NoAnswer as error:
             written = _unknown(error.status, error)
         except NotConnected as error:
@@ -545,7 +538,7 @@ class Poller:
             turn.outcome, turn.took = str(error), asyncio.get_running_loop().time() - started
             if not isinstance(error, NoAnswer):
                 raise
-            self._silent(peer, error, asyncio.get_running_loop().time() - started)
+            self._silent(peer, error, turn.took)
             return
         turn.due = next_instant(now, group.interval, group.phase)
         if not peer.up:
@@ -561,22 +554,23 @@ class Poller:
         while True:
             tries -= 1
             try:
-                with self._watched(turn.deadline):
-                    async with asyncio.timeout(turn.deadline):
-                        return await self._driver.read(turn.plan)
+                return await self._in_time(turn.deadline, self._driver.read(turn.plan))
             except NoAnswer:
                 if not tries:
                     raise
             except TimeoutError as error:
                 raise NotConnected("the driver did not come back in time", turn.group.device) from error
 
-    @contextlib.contextmanager
-    def _watched(self, seconds: float) -> Iterator[None]:
-        """End the session where a call does not come back even when it is cancelled; end the call when it does."""
+    async def _in_time(self, seconds: float, call: Awaitable[_T]) -> _T:
+        """Await a driver's call. Raises TimeoutError where it was cancelled for taking too long.
+
+        One that does not come back even then ends the session, and is itself ended when it does come back.
+        """
         session, stuck = self._ended, self._stuck
         timer = asyncio.get_running_loop().call_later(seconds + LET_GO, _settle, stuck)
         try:
-            yield
+            async with asyncio.timeout(seconds):
+                return await call
         finally:
             timer.cancel()
             if session != self._ended:
