@@ -22,11 +22,10 @@ from typing import Final
 
 import structlog
 
-from gateway.contracts import Record, Sink
+from gateway.contracts import Peer, Record
 from gateway.journal import Journal
 from gateway.options import PublisherOptions
 from gateway.ranges import Range, Ranges
-from gateway.sinks import Heard
 from gateway.unconfirmed import Unconfirmed
 
 log = structlog.get_logger()
@@ -53,11 +52,11 @@ class Acknowledgements:
     """What one publisher's peer has taken and the journal still keeps. `lost` gets what is to be sent again."""
 
     def __init__(
-        self, name: str, options: PublisherOptions, journal: Journal, sink: Sink, lost: Callable[[list[Range]], None]
+        self, name: str, options: PublisherOptions, journal: Journal, peer: Peer, lost: Callable[[list[Range]], None]
     ) -> None:
         self._name = name
         self._journal = journal
-        self._sink = sink
+        self._peer = peer
         self._lost = lost
         self._settle = options.settle
         self._held: deque[tuple[float, Bundle]] = deque()  # taken over by the peer, and when to believe it
@@ -153,8 +152,7 @@ class Acknowledgements:
         """Acknowledge what was taken so long before the peer's last sign of life that it has surely been kept."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        heard = self._sink.heard if isinstance(self._sink, Heard) else now
-        while self._held and (all_of_them or self._held[0][0] <= heard + 0.001):
+        while self._held and (all_of_them or self._held[0][0] <= self._peer.heard + 0.001):
             _, bundle = self._held.popleft()
             self._journal.acknowledge(self._name, bundle.first, bundle.last, bundle.readings)
         if self._listening is not None:
@@ -164,8 +162,8 @@ class Acknowledgements:
         if not self._held:
             return
         self._listening = loop.call_later(max(_LISTEN, self._held[0][0] - now), self.let_go)
-        if self._held[0][0] <= now and isinstance(self._sink, Heard):
-            self._sink.ask()
+        if self._held[0][0] <= now:
+            self._peer.ask()
 
     def doubt(self) -> None:
         """Have the next session send again what the peer took in the last moments of one that broke."""

@@ -233,8 +233,53 @@ class Delivery(Enum):
     NOT_NOW = "not now"  # refused for a reason that may pass (access rules): it stays in the journal
 
 
+class Peer(Protocol):
+    """What a sink knows of its peer, in the present session and after its end."""
+
+    @property
+    def refusal(self) -> str:
+        """Why the peer refused the last message that it refused."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the session lives; also where it is given up because of what the peer answered."""
+        ...
+
+    @property
+    def act(self) -> bool:
+        """Whether somebody must act: credentials, access rules, certificates, a client id that is used twice."""
+        ...
+
+    @property
+    def largest(self) -> int:
+        """Bytes of a payload, at most, in this session; 0 where the peer names no limit."""
+        ...
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the peer ended the session over a message that was too large."""
+        ...
+
+    @property
+    def heard(self) -> float:
+        """Time of the last sign of life, by the event loop's clock."""
+        ...
+
+    def ask(self) -> None:
+        """Ask the peer for a sign of life, without waiting for it. Never raises."""
+        ...
+
+    async def ended(self) -> str:
+        """Return, with the reason, when the session has ended."""
+        ...
+
+
 class Sink(Protocol):
     """One northbound peer. `send` may be called again while earlier sends wait for their acknowledgement."""
+
+    @property
+    def peer(self) -> Peer: ...
 
     async def connect(self) -> None:
         """Make the session. Raises SinkUnavailable."""

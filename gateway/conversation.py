@@ -42,18 +42,27 @@ Execute = Callable[[Command], Awaitable[Sequence[Result]]]
 
 
 class Hearing(Protocol):
-    """A sink that also hears. `arrivals` come with the time (ns); `overflowed` counts those that had no room."""
+    """A peer that speaks too. `arrivals` come with the time (ns); `overflowed` counts those that had no room."""
 
-    refusal: str
     denied: list[str]
     overflowed: int
     arrivals: asyncio.Queue[tuple[Arrived, int]]
 
     @property
+    def refusal(self) -> str: ...
+    @property
     def connected(self) -> bool: ...
 
     async def subscribe(self, subscriptions: Sequence[Subscription]) -> None: ...
     def acknowledge(self, message: Arrived) -> None: ...
+
+
+class Speaking(Protocol):
+    """A sink to a peer that speaks too."""
+
+    @property
+    def peer(self) -> Hearing: ...
+
     async def send(self, message: Message) -> Delivery: ...
 
 
@@ -81,12 +90,13 @@ class Conversation:
         self,
         name: str,
         dialogue: Talk,
-        sink: Hearing,
+        sink: Speaking,
         current: Callable[[], Sequence[Batch]],
         desk: Desk | None = None,
     ) -> None:
         self._dialogue = dialogue
         self._sink = sink
+        self._peer = sink.peer
         self._current = current
         self._desk = desk or Desk(_commands_are_off, lambda _: None, lambda: True)
         self._lock = asyncio.Lock()
@@ -140,7 +150,7 @@ class Conversation:
 
     async def farewell(self) -> None:
         """Say the last words of a session that still lives, late for the rate if need be. Never raises."""
-        if self._sink.connected:
+        if self._peer.connected:
             with suppress(SinkUnavailable, TimeoutError):
                 words = self._dialogue.end()
                 with suppress(TimeoutError):
@@ -153,11 +163,11 @@ class Conversation:
 
     async def _listen(self) -> None:
         while True:
-            message, at = await self._sink.arrivals.get()
+            message, at = await self._peer.arrivals.get()
             self.counts(on_the_wire(message.topic, len(message.payload)))
             async with self._lock:
                 await self._follow(self._hear(message), at)
-            self._sink.acknowledge(message)
+            self._peer.acknowledge(message)
 
     def _hear(self, message: Arrived) -> Heard:
         """Read an arrival, where it is not too large; a command that the broker keeps for whoever comes is none."""
@@ -177,15 +187,15 @@ class Conversation:
             await asyncio.sleep(_TICK)
             async with self._lock:
                 await self._follow(self._dialogue.tick())
-            if overflowed := self._sink.overflowed:
-                self._sink.overflowed = 0
+            if overflowed := self._peer.overflowed:
+                self._peer.overflowed = 0
                 reason = "more messages than can be read came at once; these were not"
                 self._desk.refused(Refused("", reason, cause=Cause.TOO_FAST, count=overflowed))
 
     async def _follow(self, heard: Heard, at: int = 0) -> None:
         """Do what follows from something heard. Raises SinkUnavailable where that is to leave."""
         if heard.subscribe:
-            await self._sink.subscribe(heard.subscribe)
+            await self._peer.subscribe(heard.subscribe)
             self._tell_denied()
         # births must not be left out (Sparkplug counts messages); answers to a flood must
         if not heard.refused or self._dialogue.limits.qos == 0 or self._desk.answers():
@@ -225,10 +235,10 @@ class Conversation:
             await asyncio.gather(*sends, return_exceptions=True)
         for message, delivery in zip(messages, deliveries, strict=True):
             if delivery is Delivery.REJECTED:
-                self._log_once("The broker refuses what is to be said.", f"{message.topic}: {self._sink.refusal}")
+                self._log_once("The broker refuses what is to be said.", f"{message.topic}: {self._peer.refusal}")
 
     def _tell_denied(self) -> None:
-        for name in self._sink.denied:
+        for name in self._peer.denied:
             self._log_once("The broker refuses a subscription: commands and answers there are not heard.", name)
 
     def _log_once(self, what: str, text: str) -> None:

@@ -36,7 +36,7 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from gateway.acknowledgements import Acknowledgements, Bundle
-from gateway.contracts import Delivery, Encoder, Record, Sink
+from gateway.contracts import Delivery, Encoder, Peer, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
 from gateway.dialects import Limits
@@ -53,7 +53,6 @@ from gateway.pace import Pace
 from gateway.ranges import Range, Ranges
 from gateway.schedule import Backoff
 from gateway.selection import Selection
-from gateway.sinks import Demanding, Explaining, Limited, Outspoken, Watched
 from gateway.thinning import Thinning
 from gateway.valve import Valve
 
@@ -149,7 +148,7 @@ class Publisher:
         self._was_up: bool | None = None
         self._session: _Session | None = None
         self._selection = selection
-        self._acknowledgements = Acknowledgements(name, options, journal, sink, self._lost)
+        self._acknowledgements = Acknowledgements(name, options, journal, sink.peer, self._lost)
         self._last_taken = (0, 0)  # when the peer last took readings (ns), and the last sequence inside
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
@@ -195,7 +194,7 @@ class Publisher:
                 self._log.exception("A publisher failed over a defect; it starts again.")
             self._up.set(0)
             self._health.publisher(self.name, up=False, reason=reason)
-            act = isinstance(self._sink, Demanding) and self._sink.act
+            act = self._sink.peer.act
             if act and reason != self._said:
                 self._log.error("The peer refuses us: somebody must act. The journal keeps all.", reason=reason)
             elif self._was_up is not False:
@@ -260,7 +259,7 @@ class Publisher:
         self._valve.shut()
 
     def _begin(self) -> _Session:
-        allowed = self._sink.largest if isinstance(self._sink, Limited) else 0
+        allowed = self._sink.peer.largest
         self._fitting = min(self._largest, allowed or self._largest)
         if isinstance(self._extract.encoder, Sized):
             self._extract.encoder.max_message = self._fitting
@@ -289,12 +288,12 @@ class Publisher:
 
     def _learn(self, session: _Session) -> None:
         """Draw conclusions from a session's end: how large messages may be, and how many under way."""
-        lost = not (isinstance(self._sink, Outspoken) and self._sink.connected)
+        lost = not self._sink.peer.connected
         barren = lost and session.sent > 0 and not session.settled
         if barren or session.refused:
             self._careful = _CAREFUL
         self._barren = self._barren + 1 if barren else 0
-        if isinstance(self._sink, Limited) and self._sink.overrun:
+        if self._sink.peer.overrun:
             self._careful, self._barren = _CAREFUL, _BARREN
         if self._barren >= _BARREN and self._largest > _SMALLEST:
             self._barren = 0
@@ -320,8 +319,7 @@ class Publisher:
         if self._thinning:
             self._spawn(session, self._declare_lane(session, self._thinning), "declare")
         asyncio.get_running_loop().call_later(_WELL, self._look_after, session)
-        if isinstance(self._sink, Watched):
-            self._spawn(session, _end_with(self._sink), "watch")
+        self._spawn(session, _end_with(self._sink.peer), "watch")
         try:
             await session.over
         finally:
@@ -556,7 +554,7 @@ class Publisher:
             for each in bundle.declares or (bundle,):  # what cannot be declared is sent in full
                 each.put_off = True
                 self._later.add(each.first, each.last)
-        reason = self._sink.refusal if isinstance(self._sink, Explaining) else f"the peer refuses {topic}"
+        reason = self._sink.peer.refusal
         if topic not in self._denied:
             self._log.error("The peer refuses messages: somebody must act. The journal keeps them.", reason=reason)
         self._denied[topic] = reason
@@ -590,8 +588,7 @@ class Publisher:
 
     def _reject(self, message: Message, reason: str = "") -> None:
         self._rejected.inc()
-        reason = reason or (self._sink.refusal if isinstance(self._sink, Explaining) else "refused by the peer")
-        self._letters.put(message.topic, message.payload, reason)
+        self._letters.put(message.topic, message.payload, reason or self._sink.peer.refusal)
         if message.definition:  # it would be sent in each session anew, and may cost each session its life
             self._refused.add(message.topic)
 
@@ -610,5 +607,5 @@ def _advance(ranges: deque[Range], through: int) -> None:
         ranges.appendleft((through + 1, last))
 
 
-async def _end_with(sink: Watched) -> None:
-    raise SinkUnavailable(await sink.ended())
+async def _end_with(peer: Peer) -> None:
+    raise SinkUnavailable(await peer.ended())

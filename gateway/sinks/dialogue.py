@@ -9,23 +9,13 @@ messages that wait.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from typing import Final
 
 from gateway.contracts import Delivery
-from gateway.dialects import Subscription
 from gateway.dialects.dialogue import Dialogue
 from gateway.model import Message
-from gateway.mqtt import TOO_LARGE, Answer, Arrived, Connection, Envelope, Will
+from gateway.mqtt import Connection, Envelope, Will
 from gateway.options import PublisherOptions
-from gateway.sinks.answers import Denied, delivery, refusal
-from gateway.sinks.sessions import Sessions
-
-_ARRIVALS: Final = 1000  # incoming messages that may wait; more are not acknowledged until these are dealt with
-
-Arrivals = asyncio.Queue[tuple[Arrived, int]]
-"""What came, and when (ns)."""
+from gateway.sinks.broker import Broker
 
 
 class DialogueSink:
@@ -33,80 +23,37 @@ class DialogueSink:
 
     def __init__(self, name: str, options: PublisherOptions, gateway: str, dialogue: Dialogue) -> None:
         """Prepare; no I/O. Raises ValueError for a URL that is none."""
-        self.refusal = ""
-        self.denied: list[str] = []  # subscriptions that the broker refused in this session
-        self.overflowed = 0  # arrivals that had no room
-        self.arrivals = Arrivals(_ARRIVALS)
         self._options = options
         self._dialogue = dialogue
         self._client_id = f"plantbridge-{gateway}-{name}"
-        self._connection = Connection(options, client_id=self._client_id)
-        self._question = ""  # a filter to ask for where an answer is needed
+        self.peer = Broker(Connection(options, client_id=self._client_id))
         self._handed = 0  # messages of QoS 0 in this session
         self._known = 0  # how many of them the broker has got
         self._asking: asyncio.Future[None] | None = None
-        self._forbidden = False  # something that all depends on was refused in this session
-        self._sessions = Sessions()
         self._envelope = Envelope(options.expiry, options.content_type, options.user_properties)
 
     async def connect(self) -> None:
         """Make the session and subscribe. Raises SinkUnavailable."""
-        self.arrivals = Arrivals(_ARRIVALS)
         self._handed = self._known = 0
         self._asking = None
-        self.denied = []
-        self._connection = self._make()
-        self._forbidden = False
-        await self._connection.open()
-        self._sessions.began()
+        await self.peer.open(self._make(), self._options.ack_timeout)
         try:
-            await self.subscribe(self._dialogue.subscriptions())
+            await self.peer.subscribe(self._dialogue.subscriptions())
         except BaseException:
-            self._sessions.over(self._connection)
-            await self._connection.close()
+            await self.peer.close()
             raise
-
-    async def subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        """Subscribe; what the broker refuses is in `denied`. Raises SinkUnavailable."""
-        for qos in sorted({each.qos for each in subscriptions}):
-            filters = [each.filter for each in subscriptions if each.qos == qos]
-            answers = await self._connection.subscribe(filters, timeout=self._options.ack_timeout, qos=qos)
-            self.denied += [name for name, answer in zip(filters, answers, strict=True) if answer.refused]
-            self._question = self._question or filters[0]
-
-    def acknowledge(self, message: Arrived) -> None:
-        """Take responsibility for an arrival."""
-        self._connection.acknowledge(message)
 
     async def send(self, message: Message) -> Delivery:
         """Publish; return when the broker has it or refuses it. Raises SinkUnavailable."""
         limits, topic = self._dialogue.limits, message.topic
-        self._sessions.sent()
+        self.peer.sending()
         if limits.qos and not topic.startswith(limits.qos_0 or ("\0",)):
-            answer = await self._publish(message)
+            answer = await self.peer.publish(message)
         else:
-            answer = self._connection.hand_over(topic, message.payload, retain=message.retain)
+            answer = self.peer.connection.hand_over(topic, message.payload, retain=message.retain)
             if not answer.refused and message.readings:
                 await self._got_it()
-        try:
-            result = delivery(self._connection, message, answer)
-        except Denied:
-            self._forbidden = True
-            raise
-        if result is Delivery.ACCEPTED:
-            self._sessions.took()
-        else:
-            self._sessions.sent(refused=True)
-            self.refusal = refusal(self._connection, message, answer)
-        return result
-
-    async def _publish(self, message: Message) -> Answer:
-        try:
-            return await self._connection.publish(
-                message.topic, message.payload, timeout=self._options.ack_timeout, retain=message.retain
-            )
-        except ValueError as error:
-            return Answer(0x90, f"topic {message.topic!r}: {error}")
+        return self.peer.judge(message, answer)
 
     async def _got_it(self) -> None:
         """Return when the broker has all that was handed over until now."""
@@ -119,52 +66,17 @@ class DialogueSink:
 
     async def _ask(self, handed: int) -> None:
         try:
-            await self._connection.subscribe([self._question], timeout=self._options.ack_timeout)
+            await self.peer.connection.subscribe([self.peer.asked], timeout=self._options.ack_timeout)
             self._known = handed
         finally:
             self._asking = None
-
-    @property
-    def act(self) -> bool:
-        """Whether what ended the session will not pass by itself."""
-        return self._forbidden or self._sessions.act(self._connection)
-
-    @property
-    def largest(self) -> int:
-        """The largest payload that the broker takes; 0 where it names no limit."""
-        return self._connection.largest
-
-    @property
-    def overrun(self) -> bool:
-        """Whether the broker ended the session over a message that was too large."""
-        return self._connection.code == TOO_LARGE
-
-    @property
-    def heard(self) -> float:
-        """When the broker gave the last sign of life, by the event loop's clock."""
-        return self._connection.heard
-
-    def ask(self) -> None:
-        """Ask the broker for a sign of life."""
-        self._connection.ask()
-
-    @property
-    def connected(self) -> bool:
-        """Whether the session lives; also after a SinkUnavailable by which we leave it."""
-        return self._connection.connected
-
-    async def ended(self) -> str:
-        """Return, with the reason, when the session has ended."""
-        await self._connection.lost.wait()
-        return self._sessions.reason(self._connection)
 
     async def close(self) -> None:
         """Disconnect. Idempotent; never raises.
 
         Where it is us who leave (the primary host is not there), the next session begins with the next broker.
         """
-        self._sessions.over(self._connection, elsewhere=self._connection.connected)
-        await self._connection.close()
+        await self.peer.close(elsewhere=self.peer.connected)
 
     def _make(self) -> Connection:
         """Prepare a session with fresh credentials and a fresh will."""
@@ -182,13 +94,7 @@ class DialogueSink:
             options.model_copy(update=changes),
             client_id=client_id,
             will=None if will is None or not limits.will else Will(will.topic, will.payload, will.retain),
-            on_message=self._arrived,
+            on_message=self.peer.arrived,
             envelope=self._envelope,
-            first=self._sessions.first,
+            first=self.peer.first,
         )
-
-    def _arrived(self, message: Arrived) -> None:
-        try:
-            self.arrivals.put_nowait((message, time.time_ns()))
-        except asyncio.QueueFull:  # not acknowledged: the broker stops, or sends it again
-            self.overflowed += 1

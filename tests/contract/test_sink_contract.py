@@ -17,7 +17,7 @@ from gateway.errors import SinkUnavailable
 from gateway.model import Message
 from gateway.mqtt import Arrived, Connection
 from gateway.options import MqttOptions, PublisherOptions
-from gateway.sinks import Explaining, Watched, sink_for
+from gateway.sinks import sink_for
 from tests.servers import Mosquitto, certificates
 
 
@@ -138,8 +138,7 @@ async def test_a_refused_message_is_a_result(peer: Peer) -> None:
     assert await sink.send(message(b"y", "plant/#")) is Delivery.REJECTED  # nobody can publish there
     assert await sink.send(message(b"z")) is Delivery.ACCEPTED
     assert await sink.send(message(b"x", peer.refused_topic)) is Delivery.NOT_NOW  # access rules change
-    if isinstance(sink, Explaining):
-        assert peer.refused_topic in sink.refusal
+    assert peer.refused_topic in sink.peer.refusal
     await sink.close()  # the peer may have ended the session by now
     await sink.connect()
     assert await sink.send(message(b"z")) is Delivery.ACCEPTED
@@ -191,12 +190,10 @@ async def test_a_silent_peer_is_unavailable_within_the_timeout(peer: Peer) -> No
 
 async def test_the_end_of_an_idle_session_is_noticed(peer: Peer) -> None:
     sink = peer.make()
-    if not isinstance(sink, Watched):
-        pytest.skip("this sink notices the end when it sends")
     await sink.connect()
     peer.server.kill()
     async with asyncio.timeout(30):
-        assert await sink.ended()
+        assert await sink.peer.ended()
     await sink.close()
 
 

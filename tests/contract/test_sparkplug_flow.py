@@ -340,6 +340,10 @@ class Ear:
         self.arrivals: asyncio.Queue[tuple[Arrived, int]] = asyncio.Queue()
         self.said: list[str] = []
 
+    @property
+    def peer(self) -> Ear:
+        return self
+
     async def subscribe(self, subscriptions: Any) -> None: ...
 
     def acknowledge(self, message: Arrived) -> None: ...

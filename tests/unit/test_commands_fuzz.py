@@ -144,6 +144,11 @@ class Sink:
 
     refusal = ""
     overflowed = 0
+    connected = True
+
+    @property
+    def peer(self) -> Sink:
+        return self
 
     def __init__(self) -> None:
         self.denied: list[str] = []

@@ -164,8 +164,8 @@ async def test_a_session_that_the_broker_ends_says_why(code: int, words: str, ac
         await sink.connect()
         with pytest.raises(SinkUnavailable):
             await sink.send(message())
-        assert words in await sink.ended()
-        assert (sink.act, sink.overrun) == (act, code == 0x95)
+        assert words in await sink.peer.ended()
+        assert (sink.peer.act, sink.peer.overrun) == (act, code == 0x95)
         await sink.close()
 
 
@@ -193,13 +193,13 @@ async def test_what_a_broker_answers_to_a_message_is_taken_kept_set_aside_or_wai
         if wanted is None:
             with pytest.raises(SinkUnavailable, match="takes no more now"):
                 await sink.send(message())
-            assert not sink.act
+            assert not sink.peer.act
         else:
             assert await sink.send(message()) is wanted
         if code == 0x87:
             with pytest.raises(SinkUnavailable, match="Not authorized"):
                 await sink.send(message(retain=True, readings=0))  # a definition: nothing can be read without
-            assert sink.act
+            assert sink.peer.act
         await sink.close()
 
 
@@ -208,8 +208,8 @@ async def test_the_brokers_limits_are_known_before_anything_is_sent() -> None:
     async with mqtt5(properties=limit) as peer:
         sink = sink_to(peer.url, user_properties={"site": "n" * 100})
         await sink.connect()
-        assert 0 < sink.largest < 4096 - 100
-        assert await sink.send(message(b"x" * sink.largest)) is Delivery.ACCEPTED
+        assert 0 < sink.peer.largest < 4096 - 100
+        assert await sink.send(message(b"x" * sink.peer.largest)) is Delivery.ACCEPTED
         packets = len(peer.packets)
         assert await sink.send(message(b"x" * 4096)) is Delivery.REJECTED
         assert len(peer.packets) == packets
@@ -243,11 +243,11 @@ async def test_sessions_that_are_cut_off_again_and_again_name_their_likely_cause
         await sink.send(message())
         other = Connection(MqttOptions(url=mosquitto.url), client_id="plantbridge-demo-cloud", exclusive=False)
         await other.open()
-        reason = await sink.ended()
+        reason = await sink.peer.ended()
         await other.close()
         await sink.close()
         assert ("another client connected with the client id plantbridge-demo-cloud" in reason) is (time == 3)
-        assert sink.act is (time == 3)
+        assert sink.peer.act is (time == 3)
 
 
 async def test_a_broker_that_lets_us_in_and_no_more_is_left_for_the_next_of_the_list(mosquitto: Mosquitto) -> None:

@@ -42,6 +42,18 @@ class Told:
         self.most_open = 0
         self.dead: asyncio.Event = asyncio.Event()
         self.refuse_connect = ""
+        self.act = self.overrun = False
+        self.largest = 0
+
+    @property
+    def peer(self) -> Told:
+        return self
+
+    @property
+    def heard(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def ask(self) -> None: ...
 
     async def connect(self) -> None:
         assert not self.connected

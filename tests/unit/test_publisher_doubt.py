@@ -62,9 +62,10 @@ async def test_sessions_that_break_again_and_again_cost_one_repetition_of_each_r
 class Heard(Told):
     """A sink whose peer gives signs of life as it is told."""
 
+    heard = 0.0
+
     def __init__(self) -> None:
         super().__init__()
-        self.heard = 0.0
         self.asked = 0
 
     def ask(self) -> None:
