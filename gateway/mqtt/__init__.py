@@ -13,12 +13,10 @@ from gateway.mqtt.connection import Answer, Arrived, Connection, Will
 from gateway.mqtt.dial import tls_context
 from gateway.mqtt.envelope import Envelope
 from gateway.mqtt.places import Endpoint, endpoints
-from gateway.mqtt.reasons import NO_MATCHING_SUBSCRIBERS, QUOTA_EXCEEDED, REFUSED, TOO_LARGE
+from gateway.mqtt.reasons import NO_MATCHING_SUBSCRIBERS, TOO_LARGE
 
 __all__ = [
     "NO_MATCHING_SUBSCRIBERS",
-    "QUOTA_EXCEEDED",
-    "REFUSED",
     "TOO_LARGE",
     "Answer",
     "Arrived",
