@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from drivers.opcua import described, explain, names, rows, wire
 from drivers.opcua.address import parse_node
 from drivers.opcua.browse import browse
-from drivers.opcua.decode import Columns, decode
+from drivers.opcua.decode import Columns
 from drivers.opcua.events import QUEUE, Told, known_types, select
 from drivers.opcua.items import Watched, Wish
 from drivers.opcua.plan import CHUNK, EventWish, OpcuaPlan, plan
@@ -41,7 +41,7 @@ from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Write, Written
-from gateway.errors import ConfigError, DeviceError, NotConnected, Problem, ProtocolError
+from gateway.errors import ConfigError, DeviceError, NotConnected, Problem
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
 AHEAD: Final = 8  # requests of a scan that are under way at once
@@ -451,12 +451,7 @@ class OpcuaDriver:
                 if asked and not self._took_many:
                     self._ahead = 1  # it may be the many at once that the server does not take
                 raise
-            try:
-                if wire.int32(body, at) != count:
-                    raise ProtocolError(f"{session.url}: {wire.int32(body, at)} values in answer to {count}")
-                decode(body, at + 4, columns, row, count)
-            except wire.Malformed as error:
-                raise ProtocolError(f"{session.url}: an answer that makes no sense: {error}") from error
+            session.unpack(body, at, columns, row, count)
             row += count
         self._took_many |= self._ahead > 1 and len(prepared.tails) > 1
         for absent, status in prepared.missing:

@@ -13,12 +13,10 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.opcua import wire
-from drivers.opcua.decode import Columns, decode
+from drivers.opcua.decode import Columns
 from drivers.opcua.items import Forgotten, Items, rows_of
 from drivers.opcua.names import Limits
 from drivers.opcua.session import Session
-from gateway.errors import ProtocolError
 from gateway.model import Batch
 
 
@@ -70,14 +68,4 @@ def _as_of_now(items: Items, columns: Columns, handles: NDArray[np.intp], chosen
 
 async def read(session: Session, limits: Limits, items: Items, handles: NDArray[np.intp]) -> Columns:
     """Read the values of items. Raises as the session does."""
-    ids = [items.id(handle) or b"\0\0" for handle in handles.tolist()]
-    columns = Columns.empty(len(ids))
-    for first in range(0, len(ids), limits.read):
-        some = ids[first : first + limits.read]
-        body, at = await session.exchange(
-            wire.READ_REQUEST, wire.READ_RESPONSE, wire.read_tail(some), session.options.timeout
-        )
-        if wire.int32(body, at) != len(some):
-            raise ProtocolError(f"{session.url}: {wire.int32(body, at)} values in answer to {len(some)}")
-        decode(body, at + 4, columns, first, len(some))
-    return columns
+    return await session.values([items.id(handle) or b"\0\0" for handle in handles.tolist()], limits.read)

@@ -43,9 +43,7 @@ CLOSE_TIMEOUT: Final = 1.0
 PORT: Final = 4840
 _STATE: Final = nodeid_to_binary(ua.NodeId(ua.ObjectIds.Server_ServerStatus_State))
 _LEVEL: Final = nodeid_to_binary(ua.NodeId(ua.ObjectIds.Server_ServiceLevel))
-HEALTHY: Final = (
-    200  # ServiceLevel (Part 4, 6.6.2.4.2): 200 to 255 healthy, 2 to 199 degraded, 1 no data, 0 maintenance
-)
+HEALTHY: Final = 200  # ServiceLevel (Part 4, 6.6.2.4.2): 2 to 199 degraded, 1 no data, 0 maintenance
 LOOK_AT_LEVEL: Final = 5.0  # s; a server that has substitutes is asked this often how it feels
 _LOST: Final = {
     ua.StatusCodes.BadSessionIdInvalid, ua.StatusCodes.BadSessionClosed, ua.StatusCodes.BadSessionNotActivated,
@@ -126,10 +124,7 @@ class Session:
         self._heard = 0.0
         self._lost: DeviceError | None = None
         self._silent = False
-        self.origin: tuple[str, str] = (
-            self.url,
-            "",
-        )  # whose subscriptions can be fetched: this server, since its start
+        self.origin = self.url, ""  # whose subscriptions can be fetched: this server, since its start
         self.floor = 0  # a ServiceLevel below this ends the session: another server may do better
 
     @property
@@ -222,6 +217,25 @@ class Session:
         self._heard = time.monotonic()
         return body, self._check(body, answer_id)
 
+    async def values(self, nodes: list[bytes], most: int = 1, index_range: str = "") -> Columns:
+        """Read the values of nodes, `most` in a request. Raises Refused, NotConnected, ProtocolError."""
+        columns = Columns.empty(len(nodes))
+        for first in range(0, len(nodes), most):
+            some = nodes[first : first + most]
+            tail = wire.read_tail(some, index_range)
+            body, at = await self.exchange(wire.READ_REQUEST, wire.READ_RESPONSE, tail, self.options.timeout)
+            self.unpack(body, at, columns, first, len(some))
+        return columns
+
+    def unpack(self, body: bytes, at: int, columns: Columns, row: int, count: int) -> None:
+        """Put the `count` values of a ReadResponse into rows `row`... of `columns`. Raises ProtocolError."""
+        try:
+            if wire.int32(body, at) != count:
+                raise ProtocolError(f"{self.url}: {wire.int32(body, at)} values in answer to {count}")
+            decode(body, at + 4, columns, row, count)
+        except wire.Malformed as error:
+            raise ProtocolError(f"{self.url}: an answer that makes no sense: {error}") from error
+
     async def service(self, request: Any, answer: type[T], doing: str) -> T:
         """Run a service that asyncua has the types of: send its request, give its response."""
         body = await self.call(self.client.uaclient._send_request(request), doing)
@@ -274,14 +288,7 @@ class Session:
 
     async def service_level(self) -> int:
         """Ask how well the server feels: 0 to 255; 255 where it does not say. Raises Refused, NotConnected."""
-        body, at = await self.exchange(
-            wire.READ_REQUEST, wire.READ_RESPONSE, wire.read_tail([_LEVEL]), self.options.timeout
-        )
-        columns = Columns.empty(1)
-        try:
-            decode(body, at + 4, columns, 0, 1)
-        except wire.Malformed as error:
-            raise ProtocolError(f"{self.url}: an answer that makes no sense: {error}") from error
+        columns = await self.values([_LEVEL])
         return int(columns.number[0]) if columns.type[0] == wire.BYTE and columns.status[0] < q.BAD else 255
 
     async def _keep(self) -> None:

@@ -516,10 +516,13 @@ class Watcher:
             if error.status in _FORGOTTEN:
                 raise Forgotten from error
             return None
-        if wire.uint32(body, at) != sequence:
-            return None  # some servers give an empty message instead of BadMessageNotAvailable
-        self._acknowledge.append((subscription.id, sequence))
-        return self._message(body, at, backfill)
+        try:
+            if wire.uint32(body, at) != sequence:
+                return None  # some servers give an empty message instead of BadMessageNotAvailable
+            self._acknowledge.append((subscription.id, sequence))
+            return self._message(body, at, backfill)
+        except wire.Malformed as error:
+            raise ProtocolError(f"{self._session.url}: a notification that makes no sense: {error}") from error
 
     async def _retry(self) -> list[News]:
         """Ask again for items that were refused."""

@@ -19,11 +19,10 @@ from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 
 from drivers.opcua import rows, values, wire
-from drivers.opcua.decode import Columns, decode
+from drivers.opcua.decode import Columns
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
 from gateway.contracts import Write, Written
-from gateway.errors import ProtocolError
 from gateway.model import Tag
 
 Value = float | int | bool | str
@@ -86,7 +85,7 @@ async def write(session: Session, node: ua.NodeId | int, wanted: Write) -> Writt
     source = wanted.tag.source
     if source.field:
         return Written(None, None, q.BAD_NOT_SUPPORTED, "writing a field of a structure is not supported")
-    found = await _read(session, nodeid_to_binary(node))
+    found = await session.values([nodeid_to_binary(node)])
     before = _value(found, wanted.tag)
     kind = int(found.type[0]) or await _declared(session, node)
     try:
@@ -99,7 +98,7 @@ async def write(session: Session, node: ua.NodeId | int, wanted: Write) -> Writt
         return Written(before, before, unfit.status, str(unfit))
     if status >= q.BAD:
         return Written(before, before, status, f"the server refused: {status_name(status)}")
-    return Written(before, _value(await _read(session, nodeid_to_binary(node)), wanted.tag), status)
+    return Written(before, _value(await session.values([nodeid_to_binary(node)]), wanted.tag), status)
 
 
 async def _write_element(session: Session, node: ua.NodeId, found: Columns, wanted: Write) -> int:
@@ -149,8 +148,7 @@ def _elements(found: Columns) -> list[Any]:
 
 async def _knows_ranges(session: Session, node: ua.NodeId, index: int) -> bool:
     """Say whether the server heeds an IndexRange: one that ignores it would replace the array by the element."""
-    tail = wire.read_tail([nodeid_to_binary(node)], str(index))
-    found = await _read(session, b"", tail)
+    found = await session.values([nodeid_to_binary(node)], index_range=str(index))
     if found.status[0] >= q.BAD or not int(found.type[0]) & wire.ARRAY:
         return False
     return len(_elements(found)) == 1
@@ -172,19 +170,6 @@ def _only(variant: ua.Variant) -> ua.DataValue:
     data = ua.DataValue(variant)
     object.__setattr__(data, "StatusCode", None)
     return data
-
-
-async def _read(session: Session, node: bytes, tail: bytes = b"") -> Columns:
-    """Give what a node holds as one row."""
-    body, at = await session.exchange(
-        wire.READ_REQUEST, wire.READ_RESPONSE, tail or wire.read_tail([node]), session.options.timeout
-    )
-    columns = Columns.empty(1)
-    try:
-        decode(body, at + 4, columns, 0, 1)
-    except wire.Malformed as error:
-        raise ProtocolError(f"{session.url}: an answer that makes no sense: {error}") from error
-    return columns
 
 
 def _value(found: Columns, tag: Tag) -> Value | None:
