@@ -65,10 +65,9 @@ async def browse(
     enumerations = described.Enumerations()
     while level and given < limit:
         below: list[_Place] = []
-        for first in range(0, len(level), max(1, min(limits.browse, 100))):
-            places = level[first : first + max(1, min(limits.browse, 100))]
-            fresh = await _children(session, places, seen, limit - given - len(below))
-            below += fresh
+        size = min(limits.browse, 100)
+        for first in range(0, len(level), size):
+            below += await _children(session, level[first : first + size], seen, limit - given - len(below))
         for first in range(0, len(level), 250):
             some = [each for each in level[first : first + 250] if each.path]
             for one in await _described(session, some, namespaces, limits, enumerations):
@@ -120,14 +119,11 @@ async def _children(session: Session, places: Sequence[_Place], seen: set[bytes]
 
 
 def _take(place: _Place, reference: ua.ReferenceDescription, seen: set[bytes], fresh: list[_Place]) -> None:
-    target = reference.NodeId
+    identified = names.local(reference.NodeId)
     if reference.ReferenceTypeId == described.HAS_PROPERTY:
         if reference.BrowseName.Name in described.PROPERTIES:
-            place.properties[reference.BrowseName.Name] = ua.NodeId(
-                target.Identifier, target.NamespaceIndex, target.NodeIdType
-            )
+            place.properties[reference.BrowseName.Name] = identified
         return
-    identified = ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType)
     key = nodeid_to_binary(identified)
     if key in seen:
         return
@@ -167,24 +163,19 @@ async def _described(
         if not place.variable:
             found.append(Found(place.path, address, ""))
             continue
-        states = described.states_of(more) or enumerations.of(data_type, value)
-        word = "int32" if states and described.content(value) is None else described.type_word(value, data_type)
-        found.append(
-            Found(
-                place.path, address, word, described.unit_of(more.get("EngineeringUnits")), _shown(value),
-                _access(access), described.range_of(more.get("EURange")), states,
-            )
-        )  # fmt: skip
+        it = described.description(value, data_type, more, enumerations)
+        found.append(Found(place.path, address, it.type, it.unit, _shown(value), _access(access), it.range, it.states))
     return found
 
 
 def _shown(value: ua.DataValue) -> str:
     if value.StatusCode is not None and value.StatusCode.value >= BAD:
         return str(value.StatusCode.name)
-    return values.plain(value.Value.Value if value.Value is not None else None)[:80]
+    return values.plain(described.content(value))[:80]
 
 
 def _access(value: ua.DataValue) -> str:
-    level = value.Value.Value if value.Value is not None else 0
-    level = level if isinstance(level, int) else 0
+    level = described.content(value)
+    if not isinstance(level, int):
+        return ""
     return ("r" if level & 1 else "") + ("w" if level & 2 else "") + ("h" if level & 4 else "")

@@ -19,7 +19,7 @@ from asyncua import ua
 from asyncua.ua.ua_binary import nodeid_to_binary
 
 from drivers.opcua import wire
-from drivers.opcua.names import Limits
+from drivers.opcua.names import Limits, local
 from drivers.opcua.plan import OpcuaPlan
 from drivers.opcua.session import Refused, Session, status_name
 from drivers.opcua.values import HELD
@@ -74,10 +74,8 @@ class Enumerations:
 
     def of(self, data_type: ua.DataValue, value: ua.DataValue) -> States:
         """Give the states of a variable by its DataType; none where its value is no Int32."""
-        node, variant = content(data_type), value.Value
-        if not isinstance(node, ua.NodeId) or (variant is not None and variant.VariantType != ua.VariantType.Int32):
-            return ()
-        return self.known.get(nodeid_to_binary(node), ())
+        node = is_own(data_type, value)
+        return () if node is None else self.known.get(nodeid_to_binary(node), ())
 
 
 def is_own(data_type: ua.DataValue, value: ua.DataValue) -> ua.NodeId | None:
@@ -167,9 +165,9 @@ async def _read(session: Session, asked: Sequence[tuple[ua.NodeId, ua.AttributeI
 async def properties(session: Session, nodes: Sequence[ua.NodeId], limits: Limits) -> list[dict[str, ua.NodeId]]:
     """Give each node's properties of PROPERTIES, by name. Raises NotConnected."""
     found: list[dict[str, ua.NodeId]] = []
-    for first in range(0, len(nodes), max(1, limits.browse)):
+    for first in range(0, len(nodes), limits.browse):
         request = ua.BrowseRequest()
-        for node in nodes[first : first + max(1, limits.browse)]:
+        for node in nodes[first : first + limits.browse]:
             wanted = ua.BrowseDescription()
             wanted.NodeId = node
             wanted.BrowseDirection = ua.BrowseDirection.Forward
@@ -188,11 +186,7 @@ async def properties(session: Session, nodes: Sequence[ua.NodeId], limits: Limit
 
 def _by_name(result: ua.BrowseResult) -> dict[str, ua.NodeId]:
     there = ((each.BrowseName.Name, each.NodeId) for each in result.References or ())
-    return {
-        name: ua.NodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType)
-        for name, node in there
-        if name in PROPERTIES
-    }
+    return {name: local(node) for name, node in there if name in PROPERTIES}
 
 
 async def describe(session: Session, nodes: Sequence[ua.NodeId], limits: Limits) -> list[Description]:
@@ -212,18 +206,25 @@ async def describe(session: Session, nodes: Sequence[ua.NodeId], limits: Limits)
     described = []
     for value, data_type, each in zip(values, types, found, strict=True):
         said = {name: next(rest) for name in each}
-        states = states_of(said) or enumerations.of(data_type, value)
-        variant = value.Value
-        made = Description(
-            "int32" if states and content(value) is None else type_word(value, data_type),
-            0, unit_of(said.get("EngineeringUnits")), range_of(said.get("EURange")), states,
-        )  # fmt: skip
-        if variant is not None and variant.Value is not None:
-            made.built_in = variant.VariantType.value | (wire.ARRAY if isinstance(variant.Value, list) else 0)
-        if content(data_type) is None:
-            made.status = int(data_type.StatusCode.value) if data_type.StatusCode is not None else 0
-        described.append(made)
+        described.append(description(value, data_type, said, enumerations))
     return described
+
+
+def description(
+    value: ua.DataValue, data_type: ua.DataValue, said: dict[str, ua.DataValue], enumerations: Enumerations
+) -> Description:
+    """Put together what a variable's attributes and its properties say."""
+    states = states_of(said) or enumerations.of(data_type, value)
+    variant = value.Value
+    made = Description(
+        "int32" if states and content(value) is None else type_word(value, data_type),
+        0, unit_of(said.get("EngineeringUnits")), range_of(said.get("EURange")), states,
+    )  # fmt: skip
+    if variant is not None and variant.Value is not None:
+        made.built_in = variant.VariantType.value | (wire.ARRAY if isinstance(variant.Value, list) else 0)
+    if content(data_type) is None:
+        made.status = int(data_type.StatusCode.value) if data_type.StatusCode is not None else 0
+    return made
 
 
 async def learn_names(session: Session, plan: OpcuaPlan, found: Sequence[ua.NodeId | int], limits: Limits) -> None:

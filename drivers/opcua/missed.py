@@ -14,7 +14,6 @@ notifications.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
@@ -24,11 +23,11 @@ from asyncua import ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_from_binary
 
-from drivers.opcua import history
+from drivers.opcua import described, history
 from drivers.opcua.history import Span
 from drivers.opcua.items import Items, News, Watched
 from drivers.opcua.names import Limits
-from drivers.opcua.session import Refused, Session
+from drivers.opcua.session import Session
 from gateway.model import Gap
 
 SETTLE = 2.0  # s; a server's history may be this much behind its subscriptions
@@ -188,20 +187,10 @@ async def _next_of(pages: AsyncIterator[list[News]]) -> list[News] | None:
 
 async def _access(session: Session, limits: Limits, nodes: Sequence[bytes]) -> list[tuple[bool, bool]]:
     """Ask of each node whether its history may be read, and whether it is being kept. Raises NotConnected."""
-    found: list[tuple[bool, bool]] = []
-    for first in range(0, len(nodes), limits.read):
-        some = [nodeid_from_binary(Buffer(node)) for node in nodes[first : first + limits.read]]
-        levels = await _attribute(session, some, ua.AttributeIds.AccessLevel)
-        keeps = await _attribute(session, some, ua.AttributeIds.Historizing)
-        found += [
-            (isinstance(level, int) and bool(level & HISTORY_READ), keep is True)
-            for level, keep in zip(levels, keeps, strict=True)
-        ]
-    return found
-
-
-async def _attribute(session: Session, nodes: Sequence[ua.NodeId], attribute: ua.AttributeIds) -> list[object]:
-    with contextlib.suppress(Refused):
-        values = await session.call(session.client.uaclient.read_attributes(list(nodes), attribute), "reading nodes")
-        return [value.Value.Value if value.Value is not None else None for value in values]
-    return [None] * len(nodes)
+    attributes = (ua.AttributeIds.AccessLevel, ua.AttributeIds.Historizing)
+    asked = [(nodeid_from_binary(Buffer(node)), attribute) for node in nodes for attribute in attributes]
+    said = [described.content(each) for each in await described.read(session, asked, limits)]
+    return [
+        (isinstance(level, int) and bool(level & HISTORY_READ), keeps is True)
+        for level, keeps in zip(said[::2], said[1::2], strict=True)
+    ]

@@ -91,6 +91,11 @@ async def read_structures(session: Session, timeout: float) -> None:
         await session.call(session.client.load_data_type_definitions(), "reading type definitions", timeout)
 
 
+def local(node: ua.ExpandedNodeId) -> ua.NodeId:
+    """Give the node id of a node of this server that a reference or a path leads to."""
+    return ua.NodeId(node.Identifier, node.NamespaceIndex, node.NodeIdType)
+
+
 def index_of(namespace: Namespace, namespaces: Sequence[str]) -> int | None:
     """Give a namespace's index on this server; None where it is not there."""
     if isinstance(namespace, int):
@@ -145,7 +150,7 @@ async def resolve(
         for (row, _), result in zip(some, results, strict=True):
             target = result.Targets[0].TargetId if result.Targets else None
             if result.StatusCode.is_good() and target is not None:
-                found[row] = ua.NodeId(target.Identifier, target.NamespaceIndex, target.NodeIdType)
+                found[row] = local(target)
             else:
                 found[row] = int(result.StatusCode.value) or NO_MATCH
     return found
