@@ -87,24 +87,27 @@ def _earlier(mark: bytes) -> _Earlier:
         return _Earlier()
 
 
+def _time_of(options: Any) -> str:
+    return options.time if isinstance(options, OpcuaDevice) else "source"
+
+
 def wish_of(device: Any, group: Group) -> Wish | None:
     """Give how a poll group wants to be told of changes; None where it is read."""
     options = group.options if isinstance(group.options, OpcuaGroup) else device
     if not isinstance(options, OpcuaGroup) or options.mode == "read":
         return None
-    if options.events is not None:
-        publishing = options.publishing_interval or group.interval / 1e9
-        clock = device.time if isinstance(device, OpcuaDevice) else "source"
-        return Wish(publishing, 0.0, options.queue_size or QUEUE, options.discard == "oldest", clock=clock)
     interval = group.interval / 1e9
     publishing = options.publishing_interval or interval
+    clock = _time_of(device)
+    if options.events is not None:
+        return Wish(publishing, 0.0, options.queue_size or QUEUE, options.discard == "oldest", clock=clock)
     sampling = interval if options.sampling_interval is None else options.sampling_interval
     queue = options.queue_size or max(2, 2 * math.ceil(publishing / sampling) if sampling else 10)
     band = options.server_deadband
     kind, size = ("none", 0.0) if band is None else ("percent", band[0]) if band[1] else ("absolute", band[0])
     return Wish(
         publishing, sampling, queue, options.discard == "oldest", size, kind, options.trigger, options.freshness,
-        device.time if isinstance(device, OpcuaDevice) else "source", options.fill_gaps,
+        clock, options.fill_gaps,
     )  # fmt: skip
 
 
@@ -124,7 +127,7 @@ class OpcuaDriver:
     def __init__(self, link: Link) -> None:
         self._options: OpcuaLink = link.options
         self._timeouts = {device.name: device.options.timeout or link.options.timeout for device in link.devices}
-        self._times = {device.name: self._time_of(device.options) for device in link.devices}
+        self._times = {device.name: _time_of(device.options) for device in link.devices}
         self._wishes = {
             (device.name, group.name): wish_of(device.options, group)
             for device in link.devices
@@ -153,10 +156,6 @@ class OpcuaDriver:
         self._answers: dict[OpcuaPlan, explain.Answered] = {}  # the last ones of polled groups, for `explain`
         self._given: dict[OpcuaPlan, NDArray[np.int64]] = {}  # each node's source and server time in the last answer
         self._lost = 0  # ns of the wall clock; when the last interruption was over
-
-    @staticmethod
-    def _time_of(options: Any) -> str:
-        return options.time if isinstance(options, OpcuaDevice) else "source"
 
     def plan(self, tables: Sequence[TagTable]) -> OpcuaPlan:
         """Compile the tables of one poll group of one device. Raises ConfigError."""
@@ -240,9 +239,7 @@ class OpcuaDriver:
     async def read(self, plan: Plan) -> list[Batch]:
         """Read a poll group: one batch per table. Raises NoAnswer, NotConnected, ProtocolError."""
         assert isinstance(plan, OpcuaPlan)
-        session = self._session
-        if session is None:
-            raise NotConnected(f"{self._options.url}: no session")
+        session = self._connected()
         if plan.events is not None:  # events happen; there is nothing to read
             return [Batch.bad(table, q.BAD_NOT_SUPPORTED, time.time_ns()) for table in plan.tables]
         prepared = self._prepared.get(plan)
@@ -268,6 +265,12 @@ class OpcuaDriver:
             self._settle(prepared, columns)
         return batches
 
+    def _connected(self) -> Session:
+        """Give the session. Raises NotConnected where there is none."""
+        if self._session is None:
+            raise NotConnected(f"{self._options.url}: no session")
+        return self._session
+
     def subscribes(self, plan: Plan) -> bool:
         """Say whether the server reports this poll group."""
         assert isinstance(plan, OpcuaPlan)
@@ -278,9 +281,7 @@ class OpcuaDriver:
 
         A Gap says what an interruption cost that neither the server's queues nor its history bring back.
         """
-        session = self._session
-        if session is None:
-            raise NotConnected(f"{self._options.url}: no session")
+        session = self._connected()
         watched = []
         for each in plans:
             assert isinstance(each, OpcuaPlan)
@@ -309,9 +310,9 @@ class OpcuaDriver:
         times, heard = self._watcher.delivered()
         groups = {}
         for each in self._watcher.items.watched:
-            if each.wish.fill_gaps and heard:
+            if each.key and heard:
                 mine = times[self._watcher.items.of_group(each)]
-                groups[_key(each.plan)] = base64.b64encode(zlib.compress(mine.tobytes(), 1)).decode()
+                groups[each.key] = base64.b64encode(zlib.compress(mine.tobytes(), 1)).decode()
         return json.dumps({"heard": heard, "groups": groups}).encode() if groups else b""
 
     def recall(self, mark: bytes) -> set[tuple[str, str]]:
@@ -330,17 +331,15 @@ class OpcuaDriver:
         earlier = _earlier(self._recalled)
         delivered = {}
         for place, each in enumerate(watched):
-            times = earlier.groups.get(_key(each.plan))
-            if each.wish.fill_gaps and times is not None and len(times) == len(each.plan.nodes):
+            times = earlier.groups.get(each.key)
+            if times is not None and len(times) == len(each.plan.nodes):
                 delivered[place] = times
         if delivered:
             watcher.recall(delivered, earlier.heard, "the gateway was not running")
 
     async def agree(self, plans: Sequence[Plan]) -> list[Agreed]:
         """Subscribe, tell what the server made of it, and end it again. Raises NotConnected, NoAnswer."""
-        session = self._session
-        if session is None:
-            raise NotConnected(f"{self._options.url}: no session")
+        session = self._connected()
         watched = [await self._watched(session, each) for each in plans if isinstance(each, OpcuaPlan)]
         return await Watcher(session, self._limits, watched).agree()
 
@@ -353,9 +352,7 @@ class OpcuaDriver:
 
     async def compare(self, plans: Sequence[Plan]) -> list[Differs]:
         """Tell where the server's types, units, ranges and states are not those of the file. Raises as `read` does."""
-        session = self._session
-        if session is None:
-            raise NotConnected(f"{self._options.url}: no session")
+        session = self._connected()
         differ: list[Differs] = []
         for each in plans:
             assert isinstance(each, OpcuaPlan)
@@ -373,33 +370,28 @@ class OpcuaDriver:
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
         wish = self._wishes[plan.device, plan.group]
         assert wish is not None
-        timeout = self._timeouts.get(plan.device, self._options.timeout)
         if plan.events is not None:
             nodes = [plan.events.notifier, *plan.events.types]
             found = await names.resolve(session, nodes, self._namespaces, self._limits.translate)
             found[1:] = await known_types(session, found[1:], self._limits)
             asked = select(plan, found, self._namespaces, self._told.setdefault(plan, Told()))
-            return Watched(plan, wish, [], {}, timeout, asked)
+            return Watched(plan, wish, [], {}, events=asked)
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
         await described.learn_names(session, plan, found, self._limits)
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
-        return Watched(plan, wish, ids, missing, timeout)
+        return Watched(plan, wish, ids, missing, _key(plan) if wish.fill_gaps else "")
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         """Set values, one after the other, each read back. Raises NotConnected, ProtocolError."""
-        session = self._session
-        if session is None:
-            raise NotConnected(f"{self._options.url}: no session")
+        session = self._connected()
         nodes = [each.tag.source.node for each in writes]
         found = await names.resolve(session, nodes, self._namespaces, self._limits.translate)
         return [await write(session, node, each) for node, each in zip(found, writes, strict=True)]
 
     async def browse(self, start: str = "", limit: int = 100_000) -> AsyncIterator[Found]:
         """List what the server has below a node. Raises NotConnected, ValueError."""
-        session = self._session
-        if session is None:
-            raise NotConnected(f"{self._options.url}: no session")
+        session = self._connected()
         async for found in browse(session, self._namespaces, self._limits, start, limit):
             yield found
 

@@ -26,7 +26,7 @@ from asyncua.ua.ua_binary import extensionobject_to_binary, nodeid_to_binary
 from drivers.opcua import described, rows, wire
 from drivers.opcua.address import BASE_EVENT, CONDITION, FIELDS, NodeName, field_name
 from drivers.opcua.decode import Columns, decode, nanoseconds
-from drivers.opcua.items import News, Watched
+from drivers.opcua.items import News, Watched, create_request
 from drivers.opcua.names import Limits, index_of
 from drivers.opcua.plan import OpcuaPlan
 from drivers.opcua.session import Session
@@ -46,7 +46,6 @@ FILTER_REFUSED: Final = {
     int(ua.StatusCodes.BadFilterOperandInvalid), int(ua.StatusCodes.BadFilterElementInvalid),
 }  # fmt: skip
 _OWN: Final = ("EventId", "EventType", "Time", "ReceiveTime", "Severity", "Quality")  # selected for every group
-_EVENT_NOTIFIER: Final = struct.pack("<IiHi", 12, -1, 0, -1)  # attribute, no index range, default encoding
 
 
 class Told:
@@ -130,11 +129,8 @@ def select(plan: OpcuaPlan, found: Sequence[ua.NodeId | int], namespaces: Sequen
 def _path(node: NodeName, namespaces: Sequence[str]) -> tuple[tuple[int, str], ...] | None:
     assert isinstance(node.name, tuple)
     path = [(index_of(namespace, namespaces), name) for namespace, name in node.name]
-    return (
-        tuple((index, name) for index, name in path if index is not None)
-        if all(index is not None for index, _ in path)
-        else None
-    )
+    there = tuple((index, name) for index, name in path if index is not None)
+    return there if len(there) == len(path) else None
 
 
 def _operand(path: Sequence[tuple[int, str]], owner: int | ua.NodeId) -> ua.SimpleAttributeOperand:
@@ -200,9 +196,8 @@ class Item:
     def requests(self) -> list[bytes]:
         """Encode a MonitoredItemCreateRequest, and a second one for a server that does not take the first's filter."""
         asked, wish = self.select, self.owner.wish
-        head = (asked.notifier or b"\0\0") + _EVENT_NOTIFIER + struct.pack("<IId", 2, self.handle, 0.0)
-        tail = struct.pack("<I?", wish.queue, wish.discard_oldest)
-        return [head + each + tail for each in asked.filters]
+        notifier = asked.notifier or b"\0\0"
+        return [create_request(notifier, wire.EVENT_NOTIFIER, self.handle, wish, each) for each in asked.filters]
 
     def made(self, status: int, queue: int, body: bytes, at: int) -> None:
         """Take note of the answer to the request; its filter result is at `at`."""

@@ -22,6 +22,7 @@ from drivers.opcua.plan import OpcuaPlan, Part
 from gateway.model import Batch, Gap
 
 _DEADBANDS: Final = {"none": 0, "absolute": 1, "percent": 2}
+NO_FILTER: Final = b"\0\0\0"
 TRIGGERS: Final = {"status": 0, "value": 1, "timestamp": 2}
 
 News = Batch | Gap
@@ -45,7 +46,7 @@ class Wish:
     def filter(self) -> bytes:
         """Encode the DataChangeFilter, or none where the server's default does."""
         if self.deadband_type == "none" and self.trigger == "value":
-            return b"\0\0\0"
+            return NO_FILTER
         body = struct.pack("<IId", TRIGGERS[self.trigger], _DEADBANDS[self.deadband_type], self.deadband)
         return b"\x01\x00\xd4\x02\x01" + struct.pack("<i", len(body)) + body  # i=724
 
@@ -58,7 +59,7 @@ class Watched:
     wish: Wish
     ids: list[bytes | None]
     missing: dict[int, int]
-    timeout: float
+    key: str = ""  # what the group is called in a mark, where it is to be filled
     events: Any = None  # how its events are asked for (events.Select), where it is a group of events
 
 
@@ -121,13 +122,13 @@ class Items:
 
     def __init__(self, watched: Sequence[Watched]) -> None:
         self.watched = watched
-        self._valued = [each for each in watched if each.events is None]
-        self.items = [Item(each, node) for each in self._valued for node in range(len(each.plan.nodes))]
+        valued = [each for each in watched if each.events is None]
+        self.items = [Item(each, node) for each in valued for node in range(len(each.plan.nodes))]
         self._groups: dict[int, list[int]] = {}
         for handle, item in enumerate(self.items):
             self._groups.setdefault(id(item.owner), []).append(handle)
         self._parts: list[tuple[Part, str]] = []
-        self._map()
+        self._map(valued)
         size = len(self.items)
         self.known = Known(np.zeros(size), np.full(size, np.nan), np.zeros(size, np.int64), np.zeros(size, np.uint32))
         self.sampling = np.zeros(size)  # as the server revised it, s
@@ -140,6 +141,12 @@ class Items:
 
     def __getitem__(self, handle: int) -> Item:
         return self.items[handle]
+
+    def request(self, handle: int, identified: bytes) -> bytes:
+        """Encode the MonitoredItemCreateRequest of an item."""
+        item = self.items[handle]
+        wish = item.owner.wish
+        return create_request(identified, wire.VALUE, handle, wish, NO_FILTER if item.plain else wish.filter())
 
     def id(self, handle: int) -> bytes | None:
         """Give the encoded node id of an item; None where it is not on this server."""
@@ -158,20 +165,16 @@ class Items:
         """Give the handles of the items that the server refused."""
         return [handle for handle, item in enumerate(self.items) if item.refused]
 
-    def _map(self) -> None:
+    def _map(self, valued: Sequence[Watched]) -> None:
         """Note for each handle the tags it feeds: target[start[handle]:start[handle] + count[handle]] = (part, tag)."""
-        first = {id(each): 0 for each in self._valued}
-        position = 0
-        for each in self._valued:
-            first[id(each)] = position
-            position += len(each.plan.nodes)
-        targets: list[list[tuple[int, int]]] = [[] for _ in range(position)]
-        silences = [np.inf] * position
-        for each in self._valued:
+        targets: list[list[tuple[int, int]]] = [[] for _ in self.items]
+        silences = [np.inf] * len(self.items)
+        for each in valued:
+            handles = self.of_group(each)
             for part in each.plan.parts:
                 self._parts.append((part, each.wish.clock))
                 for tag, node in enumerate(part.node.tolist()):
-                    handle = first[id(each)] + node
+                    handle = handles[node]
                     targets[handle].append((len(self._parts) - 1, tag))
                     silence = part.table.tags[tag].max_silence
                     if silence:
@@ -228,7 +231,7 @@ class Items:
         owed = known.owed[handles] & (columns.source != 0) & (not backfill)
         given = columns.source == known.time[handles]
         still = owed & (given | (columns.source <= self.lost))
-        untold = np.flatnonzero(still & ~given) if self.lost else np.flatnonzero(still & False)
+        untold = np.flatnonzero(still & ~given & (self.lost != 0))
         before = self.batches(rows_of(columns, untold), handles[untold], time.time_ns(), backfill=True)
         server = known.server[handles]
         if self.seam:
@@ -280,15 +283,14 @@ def rows_of(columns: Columns, chosen: NDArray[np.intp]) -> Columns:
     )  # fmt: skip
 
 
-def create_request(identified: bytes, handle: int, item: Item) -> bytes:
+def create_request(identified: bytes, attribute: bytes, handle: int, wish: Wish, filter_: bytes) -> bytes:
     """Encode a MonitoredItemCreateRequest."""
-    wish = item.owner.wish
     return b"".join(
         (
             identified,
-            struct.pack("<IiHi", 13, -1, 0, -1),
+            attribute,
             struct.pack("<IId", 2, handle, wish.sampling * 1000),
-            b"\0\0\0" if item.plain else wish.filter(),
+            filter_,
             struct.pack("<I?", wish.queue, wish.discard_oldest),
         )
     )

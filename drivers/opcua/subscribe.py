@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from drivers.opcua import events, freshness, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.events import Events, refresh_request
-from drivers.opcua.items import Forgotten, Items, News, Watched, Wish, create_request
+from drivers.opcua.items import Forgotten, Items, News, Watched, Wish
 from drivers.opcua.missed import Hole
 from drivers.opcua.names import Limits
 from drivers.opcua.session import Refused, Session, status_name
@@ -318,7 +318,7 @@ class Watcher:
         for first in range(0, len(ready), self._limits.monitor):
             some = ready[first : first + self._limits.monitor]
             tail = struct.pack("<III", subscription.id, 2, len(some)) + b"".join(
-                create_request(identified, handle, item) for handle, item, identified in some
+                self.items.request(handle, identified) for handle, _, identified in some
             )
             body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
             for (handle, item, _), made in zip(some, _created(body, at, len(some)), strict=True):

@@ -37,7 +37,8 @@ PUBLISH_RESPONSE: Final = b"\x01\x00\x3d\x03"  # i=829
 REPUBLISH_REQUEST: Final = b"\x01\x00\x40\x03"  # i=832
 REPUBLISH_RESPONSE: Final = b"\x01\x00\x43\x03"  # i=835
 SERVICE_FAULT: Final = b"\x01\x00\x8d\x01"  # i=397
-_VALUE_ATTRIBUTE: Final = struct.pack("<IiHi", 13, -1, 0, -1)  # attribute, no index range, default encoding
+VALUE: Final = struct.pack("<IiHi", 13, -1, 0, -1)  # attribute, no index range, default encoding
+EVENT_NOTIFIER: Final = struct.pack("<IiHi", 12, -1, 0, -1)
 
 
 class Malformed(ValueError):
@@ -171,7 +172,7 @@ def skip_diagnostics(body: bytes, at: int, depth: int = 0) -> int:
 
 def read_tail(nodes: list[bytes], index_range: str = "") -> bytes:
     """Encode what follows the header of a ReadRequest: the Value of these nodes, both timestamps, none cached."""
-    attribute = _VALUE_ATTRIBUTE
+    attribute = VALUE
     if index_range:
         part = index_range.encode()
         attribute = struct.pack("<Ii", 13, len(part)) + part + struct.pack("<Hi", 0, -1)

@@ -139,7 +139,7 @@ def test_what_the_server_says_of_a_selected_field_is_the_quality_of_its_rows() -
     wish = plan.EventWish(NodeName(0, "i", 2253), 1, ())
     planned = plan.plan(split_by_kind("d", "g", [tag]), wish)
     asked = select(planned, [ua.NodeId(2253)], ["", "", "urn:p"], Told())
-    item = Item(Watched(planned, Wish(1.0, 0.0), [], {}, 1.0, asked), 0)
+    item = Item(Watched(planned, Wish(1.0, 0.0), [], {}, events=asked), 0)
     refused = ua.StatusCode(ua.StatusCodes.BadNoMatch)
     result = ua.EventFilterResult(SelectClauseResults=[ua.StatusCode()] * 6 + [refused])
     item.made(0, 10, extensionobject_to_binary(result), 0)
@@ -173,7 +173,7 @@ def notified(clock: str, count: int = 1) -> list[Batch]:
         ]  # fmt: skip
         told.Events.append(event)
     asked = select(planned, [ua.NodeId(2253)], [""], Told())
-    listening = Events([Watched(planned, Wish(1.0, 0.0, clock=clock), [], {}, 1.0, asked)], 0)
+    listening = Events([Watched(planned, Wish(1.0, 0.0, clock=clock), [], {}, events=asked)], 0)
     news = listening.notified(struct_to_binary(told), 0, False)
     return [each for each in news if isinstance(each, Batch)]
 

@@ -9,8 +9,9 @@ from asyncua import ua
 from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_to_binary, struct_from_binary
 
+from drivers.opcua import wire
 from drivers.opcua.driver import wish_of
-from drivers.opcua.items import Item, Watched, create_request
+from drivers.opcua.items import create_request
 from drivers.opcua.spec import OpcuaDevice
 from gateway.model import Group
 
@@ -20,10 +21,9 @@ def request_of(**keys: Any) -> ua.MonitoredItemCreateRequest:
     device = OpcuaDevice.model_validate({"interval": "1 s", **keys})
     wish = wish_of(device, Group("d", "g", 10**9, 0, (), device))
     assert wish is not None
-    item = Item(Watched(None, wish, [], {}, 1.0), 0)  # type: ignore[arg-type]
-    made = struct_from_binary(
-        ua.MonitoredItemCreateRequest, Buffer(create_request(nodeid_to_binary(ua.NodeId("a", 2)), 7, item))
-    )
+    identified = nodeid_to_binary(ua.NodeId("a", 2))
+    asked = create_request(identified, wire.VALUE, 7, wish, wish.filter())
+    made = struct_from_binary(ua.MonitoredItemCreateRequest, Buffer(asked))
     assert (made.ItemToMonitor.NodeId, made.ItemToMonitor.AttributeId) == (ua.NodeId("a", 2), ua.AttributeIds.Value)
     assert made.MonitoringMode == ua.MonitoringMode.Reporting
     assert made.RequestedParameters.ClientHandle == 7
