@@ -2,7 +2,7 @@
 
 An item is a node of one poll group; its client handle is its place in the list. Columns that come in under handles
 become batches here; what was given already is left out, and what an interruption lies before is dated anew.
-No I/O: drivers.opcua.subscribe, freshness and missed ask the server. Events are drivers.opcua.events.
+No I/O: drivers.opcua.monitor, subscribe, freshness and missed ask the server. Events are drivers.opcua.events.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Subscriptions: the server says what changed, and this module sees to it that it really does.
 
-One subscription per publishing interval, its monitored items made in chunks of the server's size, several
-PublishRequests outstanding, notifications decoded in columns. A monitored item per node, however many tags use it.
+One subscription per publishing interval (made by drivers.opcua.monitor), several PublishRequests outstanding,
+notifications decoded in columns. A monitored item per node, however many tags use it.
 
 What can go wrong, and what happens:
-- an item is refused (unknown node, ...): Bad rows of its tags, asked for again every RETRY seconds. A filter that the
-  server refuses for an item is left out for that item.
+- an item is refused (unknown node, ...): Bad rows of its tags, asked for again every RETRY seconds.
 - the server forgets the subscription (BadSubscriptionIdInvalid, BadNoSubscription, a StatusChange): it is made again,
   in full, in the same session.
 - a notification is missing (sequence numbers): Republish; where the server has it no more, all nodes are read again,
@@ -23,19 +22,19 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from asyncua import ua
 from numpy.typing import NDArray
 
-from drivers.opcua import events, freshness, wire
+from drivers.opcua import events, freshness, monitor, wire
 from drivers.opcua.decode import Columns, decode
 from drivers.opcua.events import Events, refresh_request
 from drivers.opcua.items import Forgotten, Items, News, Watched, Wish
 from drivers.opcua.missed import Hole
+from drivers.opcua.monitor import Subscription
 from drivers.opcua.names import Limits
 from drivers.opcua.session import Refused, Session, status_name
 from gateway import quality as q
@@ -44,10 +43,7 @@ from gateway.errors import NotConnected, ProtocolError
 from gateway.model import Batch
 
 RETRY: Final = 30.0  # s; refused items are asked for again this often
-KEEP_ALIVE: Final = 5.0  # s; a subscription without changes is heard of about this often
 REFRESH_AGAIN: Final = 10.0  # s; conditions are asked for again at most this often
-LIFETIME: Final = 60.0  # s; how long the server keeps a subscription that nobody asks for
-_CREATE_ITEMS: Final = (b"\x01\x00\xef\x02", b"\x01\x00\xf2\x02")  # i=751, i=754
 _DATA_CHANGE: Final = 811
 _EVENTS: Final = 916
 _STATUS_CHANGE: Final = 820
@@ -55,23 +51,6 @@ _FORGOTTEN: Final = {
     int(ua.StatusCodes.BadSubscriptionIdInvalid), int(ua.StatusCodes.BadNoSubscription),
     int(ua.StatusCodes.BadSequenceNumberUnknown),
 }  # fmt: skip
-_FILTER_REFUSED: Final = {
-    int(ua.StatusCodes.BadFilterNotAllowed), int(ua.StatusCodes.BadMonitoredItemFilterUnsupported),
-    int(ua.StatusCodes.BadMonitoredItemFilterInvalid), int(ua.StatusCodes.BadDeadbandFilterInvalid),
-}  # fmt: skip
-
-
-@dataclass(slots=True, eq=False)
-class _Subscription:
-    """One subscription at the server, as it revised it."""
-
-    wish: Wish
-    id: int = 0
-    interval: float = 0.0
-    keep_alive: float = KEEP_ALIVE
-    expected: int = 1  # sequence number of the next notification
-    heard: float = 0.0
-    lifetime: float = LIFETIME
 
 
 class Watcher:
@@ -86,7 +65,7 @@ class Watcher:
         self.events = Events([each for each in watched if each.events is not None], len(self.items))
         self._refresh_at = 0.0
         self.hole = Hole(self.items)
-        self._subscriptions: dict[int, _Subscription] = {}
+        self._subscriptions: dict[int, Subscription] = {}
         self._acknowledge: list[tuple[int, int]] = []
         self._outstanding: list[tuple[int, asyncio.Future[Any]]] = []  # as they were sent, with their generation
         self._generation = 0
@@ -128,7 +107,7 @@ class Watcher:
     def _all_given(self) -> None:
         """Keep for `delivered` what is known, now that all of it was given; now and then, as it costs a copy."""
         self._idle = True
-        if time.monotonic() - self._given_at > KEEP_ALIVE:
+        if time.monotonic() - self._given_at > monitor.KEEP_ALIVE:
             self._given, self._given_at = (self.items.known.delivered, self._heard_at), time.monotonic()
 
     async def agree(self) -> list[Agreed]:
@@ -136,36 +115,8 @@ class Watcher:
         await self._begin()
         agreed: list[Agreed] = []
         for each in self._watched:
-            wish, name = each.wish, (each.plan.device, each.plan.group)
-            (made,) = (one for one in self._subscriptions.values() if one.wish.publishing == wish.publishing)
-            mine = [n for n, item in enumerate(self.items.items) if item.owner is each and not item.refused]
-            refused = sum(item.owner is each and item.refused != 0 for item in self.items.items)
-            plain = sum(item.owner is each and item.plain for item in self.items.items)
-            agreed += [
-                Agreed(*name, "publishing interval", _span([wish.publishing]), _span([made.interval])),
-                Agreed(*name, "lifetime", _span([max(LIFETIME, wish.publishing)]), _span([made.lifetime])),
-                Agreed(*name, "keep-alive", _span([max(KEEP_ALIVE, wish.publishing)]), _span([made.keep_alive])),
-            ]
-            if each.events is not None:
-                (event,) = (item for item in self.events.items if item.owner is each)
-                got = f"refused: {status_name(event.refused)}" if event.refused else str(each.plan.events)
-                agreed += [
-                    Agreed(*name, "events", str(each.plan.events), got),
-                    Agreed(*name, "queue size", str(wish.queue), str(event.queue)),
-                ]
-                if not event.refused:
-                    why = self.events.conditions
-                    got = f"refused: {status_name(why)}" if why >= q.BAD else "asked for"
-                    agreed.append(Agreed(*name, "active conditions", "asked for", got))
-                continue
-            agreed += [
-                Agreed(*name, "sampling interval", _span([wish.sampling]), _span(self.items.sampling[mine].tolist())),
-                Agreed(*name, "queue size", str(wish.queue), _counts(self.items.queue[mine].tolist())),
-            ]
-            if refused:
-                agreed.append(Agreed(*name, "nodes", str(len(mine) + refused), f"{len(mine)}, {refused} refused"))
-            if plain:
-                agreed.append(Agreed(*name, "filter", "deadband, trigger", f"not taken for {plain} nodes"))
+            (made,) = (one for one in self._subscriptions.values() if one.wish.publishing == each.wish.publishing)
+            agreed += monitor.agreed(each, made, self.items, self.events)
         await self._drop()
         return agreed
 
@@ -193,7 +144,7 @@ class Watcher:
         self._heard_at = start
         self.hole.open(start, reason, [self._watched[place] for place in delivered])
 
-    def _publishing(self, subscription: _Subscription) -> list[Watched]:
+    def _publishing(self, subscription: Subscription) -> list[Watched]:
         return [each for each in self._watched if each.wish.publishing == subscription.wish.publishing]
 
     async def resume(self, session: Session) -> list[News] | None:
@@ -242,7 +193,7 @@ class Watcher:
         await self._refresh()
         return batches
 
-    async def _missed(self, subscription: _Subscription, available: Sequence[int]) -> list[News]:
+    async def _missed(self, subscription: Subscription, available: Sequence[int]) -> list[News]:
         """Fetch the notifications that the server sent, or would have sent, while there was no session."""
         batches: list[News] = []
         for sequence in available:
@@ -273,9 +224,10 @@ class Watcher:
         self.items.known.suspect[:] = False
         self.items.known.owed[:] = True
         for publishing, wish in wishes.items():
-            subscription = await self._create(wish)
-            await self._monitor(subscription, self.items.of(publishing))
-            await self._monitor_events(subscription, self.events.of(publishing))
+            made = await monitor.create(self._session, wish)
+            self._subscriptions[made.id] = made
+            await self._monitor(made, self.items.of(publishing))
+            await monitor.monitor_events(self._session, made, self.events.of(publishing))
         self._most = 2 + 2 * len(self._subscriptions)
         self._retry_at = now + RETRY
         self._look_at = now + 1.0
@@ -283,66 +235,8 @@ class Watcher:
         await self._refresh()
         return [*self.items.bad(self.items.refused()), *self.events.first()]
 
-    async def _create(self, wish: Wish) -> _Subscription:
-        request = ua.CreateSubscriptionRequest()
-        parameters = request.Parameters
-        parameters.RequestedPublishingInterval = wish.publishing * 1000
-        parameters.RequestedMaxKeepAliveCount = max(1, round(KEEP_ALIVE / wish.publishing))
-        parameters.RequestedLifetimeCount = max(
-            3 * parameters.RequestedMaxKeepAliveCount + 1, round(LIFETIME / wish.publishing)
-        )
-        parameters.MaxNotificationsPerPublish = 0
-        parameters.PublishingEnabled = True
-        parameters.Priority = 0
-        answer = await self._session.service(request, ua.CreateSubscriptionResponse, "making a subscription")
-        revised = answer.Parameters
-        interval = revised.RevisedPublishingInterval / 1000
-        made = _Subscription(
-            wish, revised.SubscriptionId, interval, max(revised.RevisedMaxKeepAliveCount, 1) * interval,
-            1, time.monotonic(), revised.RevisedLifetimeCount * interval,
-        )  # fmt: skip
-        self._subscriptions[made.id] = made
-        return made
-
-    async def _monitor(self, subscription: _Subscription, handles: Sequence[int]) -> None:
-        """Make monitored items; the status of each that is refused is left in it."""
-        again: list[int] = []
-        ready = []
-        for handle in handles:
-            item = self.items[handle]
-            identified = self.items.id(handle)
-            if identified is None:
-                item.refused = item.owner.missing[item.node]
-            else:
-                ready.append((handle, item, identified))
-        for first in range(0, len(ready), self._limits.monitor):
-            some = ready[first : first + self._limits.monitor]
-            tail = struct.pack("<III", subscription.id, 2, len(some)) + b"".join(
-                self.items.request(handle, identified) for handle, _, identified in some
-            )
-            body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
-            for (handle, item, _), made in zip(some, _created(body, at, len(some)), strict=True):
-                status, self.items.sampling[handle], self.items.queue[handle], _ = made
-                item.refused = status if status >= q.BAD else 0
-                if status in _FILTER_REFUSED and not item.plain:
-                    item.plain = True
-                    again.append(handle)
-        if again:
-            await self._monitor(subscription, again)
-
-    async def _monitor_events(self, subscription: _Subscription, items: Sequence[events.Item]) -> None:
-        """Make monitored items of notifiers; the status of each that is refused is left in it."""
-        for item in items:
-            item.refused = item.select.status
-            if item.refused:
-                continue
-            for request in item.requests():
-                tail = struct.pack("<III", subscription.id, 2, 1) + request
-                body, at = await self._session.exchange(*_CREATE_ITEMS, tail, self._session.options.timeout)
-                ((status, _, queue, after),) = _created(body, at, 1)
-                item.made(status, queue, body, after)
-                if item.refused not in events.FILTER_REFUSED:
-                    break
+    async def _monitor(self, subscription: Subscription, handles: Sequence[int]) -> None:
+        await monitor.monitor(self._session, self._limits, subscription, self.items, handles)
 
     async def _refresh(self) -> None:
         """Let the server tell of the conditions that are so now. One without conditions refuses: there are none."""
@@ -403,7 +297,7 @@ class Watcher:
             for batch in await freshness.look(self._session, self._limits, self.items, now):
                 yield batch
 
-    def _late(self, subscription: _Subscription) -> float:
+    def _late(self, subscription: Subscription) -> float:
         return subscription.heard + 1.5 * subscription.keep_alive + self._session.options.timeout
 
     async def _drop(self) -> None:
@@ -488,7 +382,7 @@ class Watcher:
 
     # ------------------------------------------------------------------------------------- what may be amiss
 
-    async def _republish(self, subscription: _Subscription, until: int) -> tuple[list[News], bool]:
+    async def _republish(self, subscription: Subscription, until: int) -> tuple[list[News], bool]:
         """Fetch the notifications that are missing before `until`; say whether the server had all of them."""
         batches: list[News] = []
         while subscription.expected != until:
@@ -499,13 +393,13 @@ class Watcher:
             subscription.expected = subscription.expected % (2**32 - 1) + 1
         return batches, True
 
-    def _unheard(self, subscription: _Subscription, since: float) -> list[int]:
+    def _unheard(self, subscription: Subscription, since: float) -> list[int]:
         """Give the items that were not heard of since a time (monotonic)."""
         heard = self.items.known.heard
         members = self.items.of(subscription.wish.publishing)
         return [handle for handle in members if not self.items[handle].refused and heard[handle] < since]
 
-    async def _again(self, subscription: _Subscription, sequence: int, backfill: bool = False) -> list[News] | None:
+    async def _again(self, subscription: Subscription, sequence: int, backfill: bool = False) -> list[News] | None:
         """Ask for a notification once more; None where the server has it no more. Raises Forgotten."""
         tail = struct.pack("<II", subscription.id, sequence)
         try:
@@ -532,7 +426,7 @@ class Watcher:
             if refused:
                 await self._monitor(subscription, refused)
             silent = [item for item in self.events.of(subscription.wish.publishing) if item.refused]
-            await self._monitor_events(subscription, silent)
+            await monitor.monitor_events(self._session, subscription, silent)
             back += [item for item in silent if not item.refused]
         self.events.refresh |= bool(back)
         return [batch for item in back for batch in item.first(time.time_ns())]
@@ -545,17 +439,6 @@ class Watcher:
         return await freshness.resync(self._session, self._limits, self.items, every)
 
 
-def _span(seconds: Sequence[float]) -> str:
-    """Write a duration, or the least and the greatest of many, in ms."""
-    low, high = min(seconds, default=0.0) * 1000, max(seconds, default=0.0) * 1000
-    return f"{low:g} ms" if low == high else f"{low:g} to {high:g} ms"
-
-
-def _counts(numbers: Sequence[int]) -> str:
-    low, high = min(numbers, default=0), max(numbers, default=0)
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def _notified(body: bytes, at: int) -> Columns:
     """Read a DataChangeNotification's values, each under its client handle. Raises Malformed."""
     size = wire.int32(body, at)
@@ -564,17 +447,3 @@ def _notified(body: bytes, at: int) -> Columns:
     columns = Columns.empty(size)
     decode(body, at + 4, columns, 0, size, handles=True)
     return columns
-
-
-def _created(body: bytes, at: int, expected: int) -> Iterator[tuple[int, float, int, int]]:
-    """Give status, revised sampling interval (s), queue size and filter result of each MonitoredItemCreateResult."""
-    try:
-        if wire.int32(body, at) != expected:
-            raise ProtocolError(f"{wire.int32(body, at)} monitored items in answer to {expected}")
-        at += 4
-        for _ in range(expected):
-            sampling, queue = struct.unpack_from("<dI", body, at + 8)
-            yield wire.uint32(body, at), sampling / 1000, queue, at + 20
-            at = wire.skip_scalar(body, at + 20, wire.EXTENSION_OBJECT)
-    except (wire.Malformed, struct.error) as error:
-        raise ProtocolError(f"an answer that makes no sense: {error}") from error

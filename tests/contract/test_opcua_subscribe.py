@@ -13,7 +13,7 @@ from asyncua import ua
 from asyncua.common.utils import ServiceError
 from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, plant, rows
 
-from drivers.opcua import subscribe, wire
+from drivers.opcua import monitor, subscribe, wire
 from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.contracts import Subscribing
@@ -157,7 +157,7 @@ async def test_a_cut_link_ends_the_changes(served: Plant) -> None:
 
 
 async def test_a_silent_link_ends_the_changes(served: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscribe, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(monitor, "KEEP_ALIVE", 0.2)
     async with Proxy(served.port) as proxy:
         async with driver(proxy.url, numbers(0), device=OPTIONS, timeout="500 ms") as (opened, plan):
             async with Listener(opened, plan) as listener:
