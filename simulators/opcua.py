@@ -23,14 +23,13 @@ from asyncua.common.callback import CallbackType
 
 from gateway.model import Link
 from simulators import opcua_security
-from simulators.opcua_history import History
+from simulators.opcua_history import EPOCH, History
 from simulators.opcua_publish import Publication
 from simulators.opcua_space import SPECIAL, TYPES, Space, Variable, signals, variables
 from simulators.signals import TICK, Bank
 
 __all__ = ["OpcuaServer", "signals", "variables"]
 NAMESPACE: Final = "urn:plantbridge:simulator"
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OpcuaServer:

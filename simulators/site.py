@@ -173,24 +173,19 @@ class SiteSimulator:
         return opcua_faults.begin(server, step)
 
     async def _disturb(self, proxy: FaultProxy, step: Step) -> Heal:
-        match step.fault:
-            case "drop":
-                await proxy.down()
-            case "slow":
-                proxy.delay = step.options.delay or 0.0
-            case _:
-                proxy.mode = Mode.HOLD if step.fault == "hang" else Mode.GARBLE
-
-        async def heal() -> None:
+        async def put(*, on: bool) -> None:
             match step.fault:
                 case "drop":
-                    await proxy.up()
+                    await (proxy.down() if on else proxy.up())
                 case "slow":
-                    proxy.delay = 0.0
-                case _:
-                    proxy.mode = Mode.FORWARD
+                    proxy.delay = (step.options.delay or 0.0) if on else 0.0
+                case "hang":
+                    proxy.mode = Mode.HOLD if on else Mode.FORWARD
+                case "garble":
+                    proxy.mode = Mode.GARBLE if on else Mode.FORWARD
 
-        return heal
+        await put(on=True)
+        return lambda: put(on=False)
 
     async def _restart(self, step: Step) -> Heal:
         proxy = self._proxies[step.link]

@@ -25,16 +25,15 @@ def told(plan: ModbusPlan, scan: Scan | None, table: int, row: int) -> Answer:
     tag = plan.tables[table].tags[row]
     if scan is None:
         return Answer(f"unit {plan.pace.unit}, {tag.source.area} {tag.source.address}", note="not asked for yet")
-    request, data, time = scan.trace(table, row)
+    request, data, time, status = scan.trace(table, row)
     if request is None:
         note = "the device refuses this address (exception 01, 02 or 03); it is tried again every ten minutes"
         asked = f"unit {plan.pace.unit}, {tag.source.area} {tag.source.address}: left out"
-        return Answer(asked, quality=q.BAD_CONFIGURATION_ERROR, time=time, note=note)
+        return Answer(asked, quality=status, time=time, note=note)
     last = f"..{request.end - 1}" if request.count > 1 else ""
     asked = f"FC{request.function} {AREAS[request.function]} {request.address}{last} of unit {plan.pace.unit}"
     if not time:
         return Answer(asked, note="nothing has come yet")
-    status = scan.status_of(table, row)
     if status:
         return Answer(asked, data.hex(" ", 2), None, status, time, "the last scan brought no data for it")
     value, quality = scan.decoded(table, row)

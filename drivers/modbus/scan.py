@@ -157,26 +157,25 @@ class Scan:
             self._join()
         return batches
 
-    def trace(self, number: int, row: int) -> tuple[Request | None, bytes, int]:
-        """Give a tag's request (None where it was set aside), its bytes as they last came, and when (ns; 0: never)."""
+    def trace(self, number: int, row: int) -> tuple[Request | None, bytes, int, int]:
+        """Give a tag's request (None where it was set aside), its bytes as they last came, when (ns; 0: never).
+
+        And what the last scan says of that request, GOOD where it was answered with data.
+        """
         span = int(self._span_of_row[number][row])
         request = next((index for index, part in enumerate(self._parts) if span in part), None)
         at = self.plan.places[span]
         size = self.plan.spans[span].count * (2 if self.plan.spans[span].function > 2 else 1)
         data = self.buffer[at : at + size].tobytes()
-        return (None, data, 0) if request is None else (self.requests[request], data, int(self.times[request]))
+        if request is None:
+            return None, data, 0, q.BAD_CONFIGURATION_ERROR
+        return self.requests[request], data, int(self.times[request]), int(self.status[request])
 
     def decoded(self, number: int, row: int) -> tuple[Any, int]:
         """Decode one tag of what the buffer holds, as `batches` would: value and quality."""
         with np.errstate(invalid="ignore", over="ignore"):
             values, quality = self._decoders[number].decode(self.buffer)
         return values[row], q.GOOD if quality is None else int(quality[row])
-
-    def status_of(self, number: int, row: int) -> int:
-        """Give what the last scan says of a tag's request, GOOD where it was answered with data."""
-        span = int(self._span_of_row[number][row])
-        request = next((index for index, part in enumerate(self._parts) if span in part), None)
-        return q.BAD_CONFIGURATION_ERROR if request is None else int(self.status[request])
 
     def _batch(self, number: int, troubled: bool) -> Batch:
         table, rows = self.plan.tables[number], self._rows[number]

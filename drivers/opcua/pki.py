@@ -67,21 +67,21 @@ def describe(certificate: x509.Certificate) -> str:
 
 def uris(certificate: x509.Certificate) -> list[str]:
     """Give the URIs in the subject's alternative names: the ApplicationUri is the first."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
+    return _names(certificate).get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def hosts(certificate: x509.Certificate) -> list[str]:
     """Give the host names and addresses in the subject's alternative names."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
+    names = _names(certificate)
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
     return [*names.get_values_for_type(x509.DNSName), *addresses]
+
+
+def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return x509.SubjectAlternativeName([])
 
 
 def application_uri() -> str:
