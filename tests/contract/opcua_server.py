@@ -11,11 +11,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from asyncua import Node, Server, ua
 from asyncua.common.callback import CallbackType
 
+from drivers.opcua import wire
 from drivers.opcua.driver import OpcuaDriver
+from drivers.opcua.session import Refused
 from drivers.opcua.spec import SPEC, OpcuaDevice, OpcuaLink, OpcuaTag
+from gateway import quality as q
+from gateway.errors import NotConnected
 from gateway.model import Batch, Device, Gap, Group, Link, Tag, split_by_kind
 
 NAMESPACE = "urn:test:plant"
@@ -287,6 +292,44 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
+
+
+async def lose(proxy: Proxy, listener: Listener, opened: Any) -> None:
+    """Cut the link, wait until the driver notices, and close it."""
+    proxy.cut()
+    with pytest.raises(NotConnected):
+        await listener.until(lambda: False)
+    await opened.close()
+
+
+def losing(opened: Any, unlucky: Callable[[bytes], bool], most: int = 1) -> list[bytes]:
+    """Let notifications of this kind not arrive, at most so many; give those that did not."""
+    session, real, lost = opened._session, opened._session.taken, list[bytes]()
+
+    def lossy(future: Any, answer: bytes) -> Any:
+        body, at = real(future, answer)
+        if answer == wire.PUBLISH_RESPONSE and unlucky(body) and len(lost) < most:
+            lost.append(body)
+            raise Refused("dropped", status=q.BAD_TIMEOUT)
+        return body, at
+
+    session.taken = lossy
+    return lost
+
+
+def is_data_change(body: bytes) -> bool:
+    return b"\x01\x00\x2b\x03" in body
+
+
+def cutting_short(opened: Any, cut: bytes) -> None:
+    """Let the answers of this type end where their content begins."""
+    session, real = opened._session, opened._session.taken
+
+    def taken(future: Any, answer: bytes) -> Any:
+        body, at = real(future, answer)
+        return (body[:at] if answer == cut else body), at
+
+    session.taken = taken
 
 
 class Background:

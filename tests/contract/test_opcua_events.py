@@ -14,22 +14,21 @@ import pytest_asyncio
 from asyncua import ua
 from asyncua.server.monitored_item_service import MonitoredItemService
 from opcua_events import Alarms, nanoseconds
-from opcua_server import NAMESPACE, Proxy, driver, plant
-from test_opcua_poller import Running, polling, until
-from test_opcua_subscribe import Listener
+from opcua_server import NAMESPACE, Listener, Proxy, driver, lose, losing, plant
+from test_opcua_poller import Running, until
 
-from drivers.opcua import subscribe, wire
+from drivers.opcua import subscribe
 from drivers.opcua.driver import OpcuaDriver
 from drivers.opcua.events import BAD_NOT_FOUND
-from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.config import load_site
 from gateway.contracts import PlannedRequest
-from gateway.errors import ConfigError, NotConnected
+from gateway.errors import ConfigError
 from gateway.stores.duckdb import DuckdbStore
 from gateway.stores.inquiry import read
 from tests.memory_journal import MemoryJournal
 from tests.native import block
+from tests.polling import polling
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SAMPLE = Path(__file__).parents[2] / "drivers" / "opcua" / "sample-alarms.yaml"
@@ -108,10 +107,7 @@ async def test_active_conditions_are_known_again_after_a_cut(alarms: Alarms) -> 
         await alarms.raise_alarm("Old", 1)
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: told(listener) == ["Old"])  # from before we came
-            proxy.cut()
-            with pytest.raises(NotConnected):
-                await listener.until(lambda: False)
-        await opened.close()
+            await lose(proxy, listener, opened)
         service = alarms.plant.server.iserver.subscription_service
         await service.delete_subscriptions(list(service.subscriptions))
         await alarms.raise_alarm("Meanwhile", 2)
@@ -129,10 +125,7 @@ async def test_events_of_a_short_cut_are_fetched(alarms: Alarms) -> None:
     async with Proxy(alarms.plant.port) as proxy, driver(proxy.url, FIELDS, device=OPTIONS) as (opened, plan):
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: len(listener.last()) == 6)
-            proxy.cut()
-            with pytest.raises(NotConnected):
-                await listener.until(lambda: False)
-        await opened.close()
+            await lose(proxy, listener, opened)
         await alarms.raise_alarm("Missed", 3, active=False, acked=True)
         await opened.connect()
         async with Listener(opened, plan) as listener:
@@ -279,16 +272,7 @@ async def test_an_event_that_did_not_arrive_is_fetched_again(alarms: Alarms) -> 
         await listener.until(lambda: len(listener.last()) == 6)
         await alarms.raise_alarm("First", 1)
         await listener.until(lambda: told(listener) == ["First"])
-        session, real, dropped = opened._session, opened._session.taken, []
-
-        def lossy(future: Any, answer: bytes) -> Any:
-            body, at = real(future, answer)
-            if answer == wire.PUBLISH_RESPONSE and b"Second" in body and not dropped:
-                dropped.append(body)
-                raise Refused("dropped", status=q.BAD_TIMEOUT)
-            return body, at
-
-        session.taken = lossy
+        dropped = losing(opened, lambda body: b"Second" in body)
         await alarms.raise_alarm("Second", 2)
         await listener.until_true(lambda: bool(dropped))
         await alarms.raise_alarm("Third", 3)

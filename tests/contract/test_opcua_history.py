@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from asyncua import ua
 from asyncua.common.utils import ServiceError
-from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, link, plant
+from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, link, lose, plant
 
 from drivers.opcua import history, missed
 from drivers.opcua.driver import OpcuaDriver
-from gateway.errors import ConfigError, NotConnected
+from gateway.errors import ConfigError
 
 OPTIONS: dict[str, Any] = {
     "mode": "subscribe", "publishing_interval": "50 ms", "sampling_interval": "0 s", "fill_gaps": True,
@@ -84,11 +84,17 @@ async def archive(ahead: datetime.timedelta = datetime.timedelta()) -> AsyncIter
         yield made
 
 
-async def lose(proxy: Proxy, listener: Listener, opened: Any) -> None:
-    proxy.cut()
-    with pytest.raises(NotConnected):
-        await listener.until(lambda: False)
-    await opened.close()
+@contextlib.asynccontextmanager
+async def interrupted(made: Archive, last: int) -> AsyncIterator[tuple[Proxy, Any, Any]]:
+    """A driver that listened, missed the changes 1 to `last` with its subscription, and is connected again."""
+    async with Proxy(made.served.port) as proxy, driver(proxy.url, ADDRESSES[:1], device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            await lose(proxy, listener, opened)
+        await made.forget()
+        await made.tell_all(1, last)
+        await opened.connect()
+        yield proxy, opened, plan
 
 
 def wanted(made: Archive, first: int, last: int) -> list[tuple[int, float]]:
@@ -131,13 +137,7 @@ async def test_a_server_that_cuts_its_answer_without_a_word_is_asked_for_the_res
     monkeypatch.setattr(history, "VALUES", 4)
     monkeypatch.setattr(history, "LEAST", 4)
     async with archive() as made:
-        async with Proxy(made.served.port) as proxy, driver(proxy.url, ADDRESSES[:1], device=OPTIONS) as (opened, plan):
-            async with Listener(opened, plan) as listener:
-                await listener.until(lambda: bool(listener.batches))
-                await lose(proxy, listener, opened)
-            await made.forget()
-            await made.tell_all(1, 22)
-            await opened.connect()
+        async with interrupted(made, 22) as (_, opened, plan):
             async with Listener(opened, plan) as listener:
                 await listener.until(lambda: len(listener.readings("t0", backfill=True)) >= 22)
                 assert sorted(listener.readings("t0", backfill=True)) == wanted(made, 1, 22)
@@ -148,13 +148,7 @@ async def test_live_data_and_history_meet_without_an_overlap_while_both_go_on() 
     """Changes do not wait for the history to be read: none may fall between the two, none come twice."""
     async with archive() as made:
         made.storage.max_history_data_response_size = 3
-        async with Proxy(made.served.port) as proxy, driver(proxy.url, ADDRESSES[:1], device=OPTIONS) as (opened, plan):
-            async with Listener(opened, plan) as listener:
-                await listener.until(lambda: bool(listener.batches))
-                await lose(proxy, listener, opened)
-            await made.forget()
-            await made.tell_all(1, 30)
-            await opened.connect()
+        async with interrupted(made, 30) as (_, opened, plan):
             going_on = asyncio.create_task(made.tell_all(31, 200))
             async with Listener(opened, plan) as listener:
                 await listener.until(lambda: len(listener.values("t0")) > 0 and listener.last()["t0"][0] == 200.0)
@@ -173,13 +167,7 @@ async def test_a_server_that_refuses_its_history_costs_a_declared_gap_and_nothin
             raise ServiceError(ua.StatusCodes.BadHistoryOperationUnsupported)
 
         made.served.server.iserver.history_manager.read_history = refuse
-        async with Proxy(made.served.port) as proxy, driver(proxy.url, ADDRESSES[:1], device=OPTIONS) as (opened, plan):
-            async with Listener(opened, plan) as listener:
-                await listener.until(lambda: bool(listener.batches))
-                await lose(proxy, listener, opened)
-            await made.forget()
-            await made.tell_all(1, 3)
-            await opened.connect()
+        async with interrupted(made, 3) as (_, opened, plan):
             async with Listener(opened, plan) as listener:
                 await listener.until(lambda: bool(listener.gaps))
                 await made.tell("A", 4)
@@ -202,13 +190,7 @@ async def test_a_fill_that_an_interruption_ends_is_gone_on_with_behind_it() -> N
             return await real(parameters)
 
         manager.read_history = slow
-        async with Proxy(made.served.port) as proxy, driver(proxy.url, ADDRESSES[:1], device=OPTIONS) as (opened, plan):
-            async with Listener(opened, plan) as first:
-                await first.until(lambda: bool(first.batches))
-                await lose(proxy, first, opened)
-            await made.forget()
-            await made.tell_all(1, 20)
-            await opened.connect()
+        async with interrupted(made, 20) as (proxy, opened, plan):
             async with Listener(opened, plan) as second:
                 await asyncio.wait_for(held.wait(), 30)
                 await lose(proxy, second, opened)

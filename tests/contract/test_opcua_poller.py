@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,11 @@ from opcua_server import Proxy
 from drivers.opcua.spec import OpcuaGroup
 from gateway import quality as q
 from gateway.config import Site, load_site
-from gateway.health import Health
-from gateway.metrics import Metrics
 from gateway.model import Batch, Link
-from gateway.names import driver_spec
-from gateway.pipeline import Pipeline
-from gateway.poller import Poller
 from simulators.opcua import OpcuaServer
 from simulators.site import expected
 from tests.memory_journal import MemoryJournal
+from tests.polling import polling
 
 SITE = """
 gateway: g
@@ -81,28 +76,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def polling(link: Link, journal: MemoryJournal) -> AsyncIterator[None]:
-    metrics = Metrics()
-    pipelines = {
-        (group.device, group.name): Pipeline(group, journal, metrics)
-        for device in link.devices
-        for group in device.groups
-    }
-
-    async def room() -> None:
-        return
-
-    poller = Poller(link, driver_spec("opcua").open(link), pipelines, metrics, Health(), room)
-    task = asyncio.create_task(poller.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def true_and_once(site: Site, batches: list[Batch]) -> None:

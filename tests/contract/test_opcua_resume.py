@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def good(site: Site, name: str) -> list[tuple[int, float, bool]]:
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while True:
-            with contextlib.suppress(JournalError):
+            with contextlib.suppress(JournalError, sqlite3.OperationalError):  # it is being made just now
                 if condition():
                     return
             await asyncio.sleep(0.05)

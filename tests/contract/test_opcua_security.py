@@ -329,6 +329,14 @@ ISSUED = make("boiler house", KEY, (MIDDLE, ROOT_KEY))
 SECURE = {"security_policy": "Basic256Sha256"}
 
 
+def trust_issuers(folder: Path) -> None:
+    """Trust ROOT, know MIDDLE, and have the revocation lists of both."""
+    put(folder, "trusted", ROOT)
+    put(folder, "issuers", MIDDLE)
+    revocations(folder, MIDDLE)
+    revocations(folder, ROOT)
+
+
 async def test_a_server_of_a_trusted_issuer_is_trusted(tmp_path: Path, issued: Plant) -> None:
     revocations(tmp_path, MIDDLE)
     revocations(tmp_path, ROOT)
@@ -361,10 +369,7 @@ async def test_of_a_trusted_issuer_s_server_the_revocation_lists_must_be_there(
     tmp_path: Path, issued: Plant, prepare: Callable[[Path], None], message: str, suppressed: bool
 ) -> None:
     """A thief of a server's key is locked out by revoking its certificate; where nobody looks, he is not."""
-    put(tmp_path, "trusted", ROOT)
-    put(tmp_path, "issuers", MIDDLE)
-    revocations(tmp_path, MIDDLE)
-    revocations(tmp_path, ROOT)
+    trust_issuers(tmp_path)
     prepare(tmp_path)
     options = {**SECURE, "pki": str(tmp_path)}
     with pytest.raises(NotConnected, match=message) as caught:
@@ -396,10 +401,7 @@ async def test_a_trusted_issuer_s_server_at_another_host_is_refused_until_a_pers
     tmp_path: Path, issued: Plant
 ) -> None:
     """OPC 10000-4, 6.1.3: another server of the plant must not be taken for the one that was meant."""
-    put(tmp_path, "trusted", ROOT)
-    put(tmp_path, "issuers", MIDDLE)
-    revocations(tmp_path, MIDDLE)
-    revocations(tmp_path, ROOT)
+    trust_issuers(tmp_path)
     options = {**SECURE, "pki": str(tmp_path)}
     url = issued.url.replace("127.0.0.1", "localhost")
     with pytest.raises(NotConnected, match=r"names 127\.0\.0\.1, not localhost, which was called") as caught:
@@ -413,10 +415,7 @@ async def test_a_trusted_issuer_s_server_at_another_host_is_refused_until_a_pers
 async def test_a_trusted_issuer_s_server_of_another_application_uri_is_refused_until_a_person_trusts_it(
     tmp_path: Path, issued: Plant
 ) -> None:
-    put(tmp_path, "trusted", ROOT)
-    put(tmp_path, "issuers", MIDDLE)
-    revocations(tmp_path, MIDDLE)
-    revocations(tmp_path, ROOT)
+    trust_issuers(tmp_path)
     options = {**SECURE, "pki": str(tmp_path)}
     endpoints = issued.server.iserver.endpoints
     try:

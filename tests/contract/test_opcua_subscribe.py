@@ -11,13 +11,24 @@ import pytest
 import pytest_asyncio
 from asyncua import ua
 from asyncua.common.utils import ServiceError
-from opcua_server import NAMESPACE, Listener, Plant, Proxy, driver, plant, rows
+from opcua_server import (
+    NAMESPACE,
+    Listener,
+    Plant,
+    Proxy,
+    cutting_short,
+    driver,
+    is_data_change,
+    lose,
+    losing,
+    plant,
+    rows,
+)
 
 from drivers.opcua import monitor, subscribe, wire
-from drivers.opcua.session import Refused
 from gateway import quality as q
 from gateway.contracts import Subscribing
-from gateway.errors import NotConnected
+from gateway.errors import NotConnected, ProtocolError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 V = ua.VariantType
@@ -168,6 +179,34 @@ async def test_a_silent_link_ends_the_changes(served: Plant, monkeypatch: pytest
             proxy.resume()
 
 
+async def test_a_look_whose_answer_makes_no_sense_ends_the_changes(served: Plant) -> None:
+    options = {**OPTIONS, "freshness": "100 ms"}
+    async with driver(served.url, numbers(0), device=options) as (opened, plan), Listener(opened, plan) as listener:
+        await listener.until(lambda: bool(listener.batches))
+        cutting_short(opened, wire.READ_RESPONSE)
+        with pytest.raises(ProtocolError, match="an answer that makes no sense"):
+            await listener.until(lambda: False)
+
+
+async def test_a_notification_that_is_fetched_and_makes_no_sense_ends_the_changes(served: Plant) -> None:
+    """In the session that takes the subscription over: what the server says of the time between is nonsense."""
+    known = served.server.iserver.subscription_service.subscriptions
+    async with Proxy(served.port) as proxy, driver(proxy.url, numbers(0), device=OPTIONS) as (opened, plan):
+        async with Listener(opened, plan) as listener:
+            await listener.until(lambda: bool(listener.batches))
+            await lose(proxy, listener, opened)
+        (number,) = opened._watcher._subscriptions
+        before = known[number]._notification_seq
+        await served.change("N0", 1.0)
+        await listener.until_true(lambda: known[number]._notification_seq > before)
+        await opened.connect()
+        cutting_short(opened, wire.REPUBLISH_RESPONSE)
+        async with Listener(opened, plan) as listener:
+            with pytest.raises(ProtocolError, match="a notification that makes no sense"):
+                await listener.until(lambda: False)
+        await served.change("N0", 0.0)
+
+
 async def test_a_quiet_tag_is_read_after_its_max_silence(served: Plant) -> None:
     import dataclasses
 
@@ -195,16 +234,7 @@ async def test_a_notification_that_did_not_arrive_is_fetched_again(served: Plant
     async with driver(served.url, numbers(0), device={**OPTIONS, "queue_size": 100}) as (opened, plan):
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: bool(listener.batches))
-            session, real, dropped = opened._session, opened._session.taken, []
-
-            def lossy(future: Any, answer: bytes) -> Any:
-                body, at = real(future, answer)
-                if answer == wire.PUBLISH_RESPONSE and b"\x01\x00\x2b\x03" in body and len(dropped) < 2:
-                    dropped.append(body)
-                    raise Refused("dropped", status=q.BAD_TIMEOUT)
-                return body, at
-
-            session.taken = lossy
+            dropped = losing(opened, is_data_change, most=2)
             for value in (1.0, 2.0, 3.0):
                 seen = len(dropped)
                 await served.change("N0", value)
@@ -250,10 +280,7 @@ async def test_after_a_short_cut_what_was_missed_is_fetched(served: Plant, sent:
         async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=options) as (opened, plan):
             async with Listener(opened, plan) as listener:
                 await listener.until(lambda: len(listener.last()) == 5)
-                proxy.cut()
-                with pytest.raises(NotConnected):
-                    await listener.until(lambda: False)
-            await opened.close()
+                await lose(proxy, listener, opened)
             before = set(known)
             (number,) = opened._watcher._subscriptions
             subscription = known[number]
@@ -290,16 +317,7 @@ async def test_a_notification_that_is_gone_for_good_is_a_gap_and_what_is_so_now_
     async with driver(served.url, numbers(0, 1), device={**OPTIONS, "queue_size": 100}) as (opened, plan):
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: len(listener.last()) == 2)
-            session, taken, dropped = opened._session, opened._session.taken, []
-
-            def lossy(future: Any, answer: bytes) -> Any:
-                body, at = taken(future, answer)
-                if answer == wire.PUBLISH_RESPONSE and b"\x01\x00\x2b\x03" in body and not dropped:
-                    dropped.append(body)
-                    raise Refused("dropped", status=q.BAD_TIMEOUT)
-                return body, at
-
-            session.taken = lossy
+            session, dropped = opened._session, losing(opened, is_data_change)
             service.republish = gone
             try:
                 await served.change("N1", 11.0)  # lost, and never told of again
@@ -339,10 +357,7 @@ async def send_into_a_dead_link(served: Plant, kept: int) -> None:
                     before = subscription._notification_seq
                     await served.change("N0", value)
                     await listener.until_true(lambda before=before: subscription._notification_seq > before)
-                proxy.cut()
-                with pytest.raises(NotConnected):
-                    await listener.until(lambda: False)
-            await opened.close()
+                await lose(proxy, listener, opened)
             messages = subscription._not_acknowledged_results
             for sequence in sorted(messages)[: len(messages) - kept]:
                 del messages[sequence]
@@ -372,10 +387,7 @@ async def test_where_the_server_does_not_hand_subscriptions_over_they_are_made_a
     async with Proxy(served.port) as proxy, driver(proxy.url, numbers(0), device=OPTIONS) as (opened, plan):
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: bool(listener.batches))
-            proxy.cut()
-            with pytest.raises(NotConnected):
-                await listener.until(lambda: False)
-        await opened.close()
+            await lose(proxy, listener, opened)
         service.transfer_subscriptions = refuse
         try:
             await opened.connect()
@@ -394,11 +406,8 @@ async def test_after_a_long_cut_the_subscription_is_made_anew(served: Plant) -> 
     async with Proxy(served.port) as proxy, driver(proxy.url, numbers(*range(5)), device=OPTIONS) as (opened, plan):
         async with Listener(opened, plan) as listener:
             await listener.until(lambda: len(listener.last()) == 5)
-            proxy.cut()
-            with pytest.raises(NotConnected):
-                await listener.until(lambda: False)
+            await lose(proxy, listener, opened)
             lost = time.time_ns()
-        await opened.close()
         service = served.server.iserver.subscription_service
         await service.delete_subscriptions(list(service.subscriptions))
         await opened.connect()

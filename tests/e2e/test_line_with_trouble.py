@@ -6,17 +6,12 @@ The line is a pseudo terminal; every answer takes as long as its characters do a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
-from drivers.modbus.spec import SPEC
-from gateway.health import Health
-from gateway.metrics import Metrics
-from gateway.pipeline import Pipeline
-from gateway.poller import Poller
 from simulators.modbus import ModbusServer
 from tests.memory_journal import MemoryJournal
 from tests.modbus_links import link_of
+from tests.polling import polling
 
 UNITS = range(1, 9)
 SILENT = 5
@@ -41,18 +36,7 @@ async def test_one_silent_unit_of_eight_costs_the_others_less_than_5_percent_of_
         server.faults[SILENT].silent = True
         link = link_of(f"rtu://{terminal}?baud=9600", devices, timeout="300 ms")
         journal = MemoryJournal(list(link.tables))
-        metrics, health = Metrics(), Health()
-        pipelines = {
-            (group.device, group.name): Pipeline(group, journal, metrics)
-            for device in link.devices
-            for group in device.groups
-        }
-
-        async def room() -> None:
-            return
-
-        poller = asyncio.create_task(Poller(link, SPEC.open(link), pipelines, metrics, health, room).run())
-        try:
+        async with polling(link, journal):
             started = time.monotonic()
             silent = f"unit-{SILENT}"
             await until(lambda: journal.bad(silent) == 1)
@@ -67,7 +51,3 @@ async def test_one_silent_unit_of_eight_costs_the_others_less_than_5_percent_of_
             assert all(journal.bad(name) == 0 for name in others)
             server.faults[SILENT].silent = False
             await until(lambda: journal.good(silent) >= 2)
-        finally:
-            poller.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await poller

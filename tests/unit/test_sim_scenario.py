@@ -152,6 +152,14 @@ class Place:
             await asyncio.sleep(0.02)
         return found
 
+    async def goes_to(self, value: float, ramp: Step, highest: float) -> None:
+        """Carry out a ramp: the tag gets to its end, and comes back to where its signal is, at `highest` or below."""
+        tag = f"{ramp.device}/{ramp.tag}"
+        heal = await self.simulator.begin(ramp)
+        await self.until(ramp.link, lambda found: found[tag][0] == value)
+        await heal()
+        await self.until(ramp.link, lambda found: found[tag][0] <= highest)
+
 
 @asynccontextmanager
 async def simulated(tmp_path: Path, site: Any, text: str) -> AsyncIterator[tuple[Place, tuple[Step, ...]]]:
@@ -195,10 +203,7 @@ steps:
         ] == still["drive/power"]
         await heal()
         await place.until("line", lambda found: found["drive/power"] != still["drive/power"])
-        heal = await place.simulator.begin(ramp)
-        await place.until("line", lambda found: found["drive/speed"][0] == 30_000.0)  # x 0.1
-        await heal()
-        await place.until("line", lambda found: found["drive/speed"][0] <= 15_000.0)
+        await place.goes_to(30_000.0, ramp, 15_000.0)  # x 0.1
         heal = await place.simulator.begin(silence)
         found = await place.read("line")
         assert found["meter/energy"][1] >= q.BAD
@@ -233,10 +238,7 @@ steps:
         assert later["boiler/level"] == still["boiler/level"]
         await heal()
         await place.until("house", lambda found: found["boiler/level"] != still["boiler/level"])
-        heal = await place.simulator.begin(ramp)
-        assert await place.until("house", lambda found: found["boiler/pressure"][0] == 25.0)
-        await heal()
-        await place.until("house", lambda found: found["boiler/pressure"][0] <= 16.0)
+        await place.goes_to(25.0, ramp, 16.0)
         loop = asyncio.get_running_loop()
         heal = await place.simulator.begin(slow)
         start = loop.time()
