@@ -27,7 +27,6 @@ WIDTHS: Final[dict[int, int]] = {
 EPOCH: Final = 116_444_736_000_000_000  # 1970-01-01 in 100 ns since 1601-01-01
 
 _INT32: Final = struct.Struct("<i")
-_UINT32: Final = struct.Struct("<I")
 _REQUEST: Final = struct.Struct("<qIIiI3x")
 _RESPONSE: Final = struct.Struct("<qIIB")
 READ_REQUEST: Final = b"\x01\x00\x77\x02"  # i=631, FourByte
