@@ -54,14 +54,16 @@ def _page(directory: Path, max_size: int, found: Survey) -> list[RenderableType]
     from rich.markup import escape
     from rich.table import Table
 
+    from gateway.cli.shown import size
+
     head = Table.grid(padding=(0, 2))
     head.add_column(style="dim")
     head.add_column()
     share = found.bytes / max_size
     rows = {
         "journal": f"{found.id} in {escape(str(directory))}, since {_time(found.created)}",
-        "kept": f"{_count(found.records, 'record')}, {_count(found.readings, 'reading')}, {_size(found.bytes)}"
-        f" ({share:.1%} of {_size(max_size)}); {_size(found.file_bytes)} on disk",
+        "kept": f"{_count(found.records, 'record')}, {_count(found.readings, 'reading')}, {size(found.bytes)}"
+        f" ({share:.1%} of {size(max_size)}); {size(found.file_bytes)} on disk",
         "from, to": f"{_time(found.oldest)} … {_time(found.newest)}",
         "appended": f"{_count(found.appended, 'reading')} in {_count(found.last, 'record')}",
         "dropped": _count(found.dropped, "reading"),
@@ -94,11 +96,3 @@ def _time(ns: int | None) -> str:
         return datetime.datetime.fromtimestamp(ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     except (ValueError, OverflowError, OSError):  # a source's clock may say anything
         return f"{ns} ns"
-
-
-def _size(octets: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if octets < 1000:
-            return f"{octets:.3g} {unit}"
-        octets /= 1000
-    return f"{octets:.3g} GB"
