@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import io
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -228,12 +230,13 @@ def compose_into(
     """Compose an existing file with the list's tags in it. Raises ConfigError where the site is not well."""
     loaded = load_site(site, secrets=False)
     known = {each.name: (each, line) for line in loaded.links for each in line.devices}
+    files, links = _links_of(site)
     sources: dict[Path, Any] = {}
     composed: Composed | None = None
     yaml = round_trip()
     for each in listed.devices:
         if each.name in known:
-            there = _there(site, each.name, *known[each.name])
+            there = _there(links, files, each.name, *known[each.name])
             file = there.file
         else:
             there, file = None, site
@@ -261,12 +264,17 @@ def drivers_of(site: Path) -> dict[str, str]:
     return {device.name: link.driver for link in load_site(site, secrets=False).links for device in link.devices}
 
 
-def _there(site: Path, name: str, device: Any, link: Any) -> _There:
+def _links_of(site: Path) -> tuple[Files, Any]:
+    """Read the links of a site and of the files that it includes."""
     files = Files(site.parent, References(needed=False))
     tree = open_root(site, files, "")
     links = tree.get("links")
     links = links if isinstance(links, document.Mapping) else tree.new()
     include(tree, site, links, files)
+    return files, links
+
+
+def _there(links: Any, files: Files, name: str, device: Any, link: Any) -> _There:
     devices = links[link.name]["devices"]
     own = devices[name]
     merged = begin_from_template(own, link.driver, (), files)
@@ -312,12 +320,12 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
     """Bring a device's tags to what the list says."""
     own = data["links"][there.link]["devices"][device.name]
     covers = listed.covers | ({"address"} & listed.covers and set(LOCATING))
-    usual = ""
+    unshared = cache(lambda: _unshared(data, own, device.name))  # before the first change, and once is enough
     for tag in device.tags:
         old = there.tags.get(tag.name)
-        wanted = group_of(tag, usual) if tag.group else ""
+        wanted = group_of(tag, "") if tag.group else ""
         if old is None:
-            _unshared(data, own, device.name)
+            unshared()
             _tags_of(own, wanted, tag.interval)[_text(tag.name)] = tag_value(tag.keys)
             composed.added.append(tag.name)
             continue
@@ -330,7 +338,7 @@ def _update(device: ListedDevice, there: _There, data: Any, listed: RegisterList
         if group == old.group and _meaning(old.keys, there) == _meaning(new, there):
             composed.same += 1
             continue
-        _unshared(data, own, device.name)
+        unshared()
         _replace(own, tag, old, new, group)
         composed.changed.append(tag.name)
     names = {tag.name for tag in device.tags}
@@ -481,7 +489,8 @@ class _Rows:
     """Which lines of a composed text are which tag of the list."""
 
     file: str
-    starts: Mapping[int, ListedTag]
+    lines: Sequence[int]  # on which a tag begins, ascending
+    tags: Mapping[int, ListedTag]  # by that line
 
     @classmethod
     def of(cls, composed: Composed, listed: RegisterList) -> _Rows:
@@ -497,18 +506,18 @@ class _Rows:
                 for name, device in (link.get("devices") or {}).items()
             }
             devices = [(device, there[device.name]) for device in listed.devices if device.name in there]
-        starts = {}
+        starts: dict[int, ListedTag] = {}
         for device, found in devices:
             named = {tag.name: tag for tag in device.tags}
             for _, tags in tag_trees(found):
                 assert isinstance(tags, document.Mapping)
                 starts.update({tags.key_at(name).line: named[name] for name in tags if name in named})
-        return cls(files.names[0], starts)
+        return cls(files.names[0], sorted(starts), starts)
 
     def tag(self, problem: Problem) -> ListedTag | None:
         """Find the tag that a problem is about."""
         if problem.file != self.file:
             return None
-        before = [line for line in self.starts if line <= problem.line]
-        tag = self.starts[max(before)] if before else None
+        before = bisect_right(self.lines, problem.line)
+        tag = self.tags[self.lines[before - 1]] if before else None
         return tag if tag is not None and tag.name in problem.path else None
