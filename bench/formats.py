@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.pipeline import SECOND, cpu
 from gateway import codec
-from gateway.contracts import Record
+from gateway.contracts import Encoder, Record
 from gateway.conversation import Conversation
 from gateway.dialects.dialogue import Dialogue, Forgetful
 from gateway.dialects.thingsboard import Thingsboard
@@ -118,24 +118,18 @@ def _unpack(scans: list[Batch]) -> float:
 def _publisher(form: str, scans: list[Batch], journal: Journal, url: str, directory: Path) -> tuple[Publisher, Any]:
     """Make a publisher as the daemon does; with its sink."""
     options = PublisherOptions.model_validate({"url": url, "format": form, "settle": "0 s", "unheard": "deliver"})
+    encoder: Encoder
+    sink: Any
+    talk = None
     if form == "sparkplug":
-        node = EdgeNode(SparkplugOptions(), "bench", (scans[0].table,), Forgetful())
-        speaking = DialogueSink("scada", options, "bench", node)
-        talk, encoder, sink = Conversation("scada", node, speaking, list), node, speaking
-        return Publisher(
-            "scada",
-            options,
-            "bench",
-            journal,
-            sink,
-            encoder,
-            Metrics(),
-            Health(),
-            directory / "dead",
-            conversation=talk,
-        ), sink
-    plain, other = encoder_for(options, "bench", journal.id), sink_for("scada", options, "bench")
-    return Publisher("scada", options, "bench", journal, other, plain, Metrics(), Health(), directory / "dead"), other
+        encoder = node = EdgeNode(SparkplugOptions(), "bench", (scans[0].table,), Forgetful())
+        sink = DialogueSink("scada", options, "bench", node)
+        talk = Conversation("scada", node, sink, list)
+    else:
+        encoder, sink = encoder_for(options, "bench", journal.id), sink_for("scada", options, "bench")
+    dead, metrics = directory / "dead", Metrics()
+    made = Publisher("scada", options, "bench", journal, sink, encoder, metrics, Health(), dead, conversation=talk)
+    return made, sink
 
 
 async def _through_a_broker(form: str, scans: list[Batch], directory: Path) -> float:
