@@ -94,8 +94,7 @@ class Json:
         self._bodies: dict[tuple[str, str], tuple[str, Members]] = {}  # topic and body by device and group
         self._weights: dict[str, float] = {}  # by topic: bytes of a row, so that a large scan is not written in vain
         self._retained: dict[str, int] = {}  # by topic: the newest time that was sent
-        # by identity; the table is kept so that it stays its own
-        self._writers: dict[int, tuple[TagTable, _Writer]] = {}
+        self._writers: dict[bytes, _Writer] = {}  # by fingerprint
 
     def reset(self) -> None:
         """Nothing: every message speaks for itself."""
@@ -249,10 +248,10 @@ class Json:
         return True
 
     def _writer(self, table: TagTable) -> _Writer:
-        found = self._writers.get(id(table))
+        found = self._writers.get(table.fingerprint)
         if found is None:
-            found = self._writers[id(table)] = table, _Writer(table)
-        return found[1]
+            found = self._writers[table.fingerprint] = _Writer(table)
+        return found
 
 
 class _Writer:
