@@ -128,28 +128,26 @@ class Decoder:
         return values, quality if quality.any() else None
 
 
-def make_decoder(table: TagTable, place: Callable[[ModbusSource], int]) -> Decoder:
-    """Compile a table; `place` gives where in the buffer a source's first byte is."""
+def make_decoder(table: TagTable, sources: Sequence[ModbusSource], place: Callable[[ModbusSource], int]) -> Decoder:
+    """Compile a table with its tags' sources; `place` gives where in the buffer a source's first byte is."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     texts: list[int] = []
-    for row, tag in enumerate(table.tags):
-        source: ModbusSource = tag.source
+    for row, source in enumerate(sources):
         if table.kind is Kind.TEXT:
             texts.append(row)
         else:
             alike.setdefault((source.type, source.bit, source.bits, bool(source.absent)), []).append(row)
-    sources = [tag.source for tag in table.tags]
     columns = tuple(_columns(rows, sources, place) for rows in alike.values())
     objects = None
     if texts:
         gathers = tuple(np.array(positions(sources[row], place(sources[row])), np.intp) for row in texts)
         makers = tuple(text_maker(sources[row]) for row in texts)
         objects = Objects(np.array(texts, np.intp), gathers, makers, tuple(sources[row].absent for row in texts))
-    scaled = [row for row, source in enumerate(sources) if source.power is not None]
+    scaled = {row: source.power for row, source in enumerate(sources) if source.power is not None}
     powers = None
     if scaled:
-        gather = [positions(sources[row].power, place(sources[row].power)) for row in scaled]
-        powers = Powers(np.array(scaled, np.intp), np.array(gather, np.intp))
+        gather = [positions(power, place(power)) for power in scaled.values()]
+        powers = Powers(np.array(list(scaled), np.intp), np.array(gather, np.intp))
     return Decoder(table, columns, objects, powers)
 
 

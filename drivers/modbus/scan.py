@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.modbus.address import ModbusSource
-from drivers.modbus.decode import make_decoder
+from drivers.modbus.decode import Decoder, make_decoder
 from drivers.modbus.frames import Request
 from drivers.modbus.plan import ModbusPlan, Span
 from gateway import quality as q
@@ -65,13 +65,14 @@ class Scan:
         def from_source(source: ModbusSource) -> int:
             return index[Span.of(source)]
 
+        self._decoders: list[Decoder] = []
         for table in plan.tables:
             sources = [tag.source for tag in table.tags]
+            self._decoders.append(make_decoder(table, sources, lambda source: plan.places[from_source(source)]))
             self._span_of_row.append(np.array([from_source(source) for source in sources], np.intp))
             scaled = [row for row, source in enumerate(sources) if source.power is not None]
             powers = [from_source(sources[row].power) for row in scaled]
             self._span_of_power.append((np.array(scaled, np.intp), np.array(powers, np.intp)))
-        self._decoders = [make_decoder(table, lambda source: plan.places[from_source(source)]) for table in plan.tables]
 
     def begin(self, now: int) -> None:
         """Forget the last scan's findings; put refused spans whose time has come back to the test."""
