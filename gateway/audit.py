@@ -52,6 +52,9 @@ class Line:
     sequence: int
     hash: str
 
+    def __str__(self) -> str:
+        return f"{self.sequence}:{self.hash}"
+
 
 @dataclass(frozen=True, slots=True)
 class Broken:

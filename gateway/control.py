@@ -230,10 +230,7 @@ class Control:
         except OSError as error:
             log.error("The gateway is isolated until it ends: the switch cannot be written.", error=str(error))  # noqa: TRY400
         self._tell_switch()
-        try:
-            await self._audit.append({"event": "isolated", **_about(access, command), "reason": command.reason})
-        except AuditError as error:
-            self._unaudited(error)
+        await self._try_append({"event": "isolated", **_about(access, command), "reason": command.reason})
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -360,7 +357,7 @@ class Control:
         mark = ""
         try:
             done = await self._audit.append({"event": "outcome", "of": line.sequence, "results": said})
-            mark = f"{done.sequence}:{done.hash}"
+            mark = str(done)
         except AuditError as error:
             self._unaudited(error, outcome=said)
         seen.results = tuple(Result(each.before, each.after, each.quality, each.reason, mark) for each in results)
@@ -407,7 +404,7 @@ class Control:
         except AuditError as error:
             self._unaudited(error)
             return ""
-        return f"{line.sequence}:{line.hash}"
+        return str(line)
 
     def refused(self, access: Access, refused: dialects.Refused) -> None:
         """Audit what never became a command."""
