@@ -185,7 +185,7 @@ class Gateway:
     async def _change_publishers(self, site: Site, ending: Set[str], again: Sequence[str]) -> None:
         plant = self.plant
         await self._silence([each for each in plant.publishers if each.name in ending], HANDOVER)
-        self._current.keep(table for link in site.links for table in link.tables)
+        self._current.keep(site.tables)
         made = voices(site, again)
         there = {each.name: each for each in plant.publishers if each.name not in ending}
         there |= {name: publisher(self._ground, site, name, made) for name in again}
@@ -199,9 +199,8 @@ class Gateway:
     def _retire(self, site: Site, lines: Mapping[tuple[str, str], Pipeline]) -> None:
         """Let the tags that are not configured any more end with a Bad row each."""
         names: dict[str, set[str]] = {}
-        for link in site.links:
-            for table in link.tables:
-                names.setdefault(table.device, set()).update(table.names)
+        for table in site.tables:
+            names.setdefault(table.device, set()).update(table.names)
         now = time.time_ns()
         for (device, _), line in lines.items():
             line.retire(names.get(device, set()), now)

@@ -24,7 +24,7 @@ from gateway.errors import ConfigError, Problem
 from gateway.health import Health
 from gateway.journal import Journal
 from gateway.metrics import Metrics
-from gateway.model import Batch, TagTable
+from gateway.model import Batch
 from gateway.options import PublisherOptions
 from gateway.publisher import Publisher
 from gateway.ranges import Range
@@ -55,7 +55,7 @@ class Voices:
 
 def voices(site: Site, names: Iterable[str], memory: Callable[[Path], Memory] = FileMemory) -> Voices:
     """Make selections and dialogues of these publishers. Raises ConfigError."""
-    every = _tables(site)
+    every = site.tables
     chosen = {name: site.publishers[name] for name in names}
     selections: dict[str, Selection] = {}
     dialogues: dict[str, Dialogue] = {}
@@ -116,7 +116,7 @@ def publisher(ground: Ground, site: Site, name: str, made: Voices) -> Publisher:
     fresh = Publisher(
         name, options, gateway, ground.journal, sink, encoder, ground.metrics, ground.health,
         site.data / "dead-letters",
-        conversation=talk, selection=selection, tables=_tables(site) if options.widen > 1 else (),
+        conversation=talk, selection=selection, tables=site.tables if options.widen > 1 else (),
         memory=FileMemory(site.data / "publishers" / f"{name}.budget.json") if options.budget else None,
     )  # fmt: skip
     speaker.append(fresh)
@@ -153,10 +153,6 @@ def _desk(site: Site, name: str, control: Control, selection: Selection | None) 
         functools.partial(control.answers, access),
         largest,
     )
-
-
-def _tables(site: Site) -> list[TagTable]:
-    return [table for link in site.links for table in link.tables]
 
 
 def _selected(current: Current, selection: Selection) -> list[Batch]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Problem
-from gateway.model import Link
+from gateway.model import Link, TagTable
 from gateway.options import CommandOptions, JournalOptions, LogOptions, MetricsOptions, PublisherOptions
 
 
@@ -40,3 +40,8 @@ class Site:
     """Whether a change of the files is loaded without being asked to."""
     sources: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
     """The YAML files as they were read, compressed by zlib: never the secrets, nor what is shipped with the gateway."""
+
+    @property
+    def tables(self) -> list[TagTable]:
+        """The tables of all devices."""
+        return [table for link in self.links for table in link.tables]

@@ -80,7 +80,7 @@ def _without(site: Site, path: Path, name: str, reason: str, *, json: bool) -> N
                 print(f"  {say(text)}")
             print("Next:", *commands, sep="\n  ")
             return
-    raise GatewayError(missing(name, [table for link in site.links for table in link.tables]))
+    raise GatewayError(missing(name, site.tables))
 
 
 def _show(found: dict[str, Any], told: Account) -> None:

@@ -49,10 +49,6 @@ class Plant:
             for sample in family.samples
         }
 
-    def tables(self) -> list[TagTable]:
-        """Give the tables of all devices."""
-        return [table for link in self.site.links for table in link.tables]
-
     def newest(self) -> list[Batch]:
         """Give the last full scan of each table that is scanned."""
         return [batch for poller in self.pollers.values() for batch in poller.newest()]
@@ -183,7 +179,7 @@ def explain(plant: Plant, name: str) -> dict[str, Any]:
             "publishers": [_cursor(plant, each, name, passed["sequence"], report) for each in plant.publishers],
             "now": time.time_ns(),
         }
-    raise LookupError(missing(name, plant.tables()))
+    raise LookupError(missing(name, plant.site.tables))
 
 
 def definition(tag: Tag, group: Group) -> dict[str, Any]:

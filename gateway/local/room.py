@@ -121,7 +121,7 @@ class Room:
 
     def _watch(self, question: dict[str, Any]) -> Watch:
         globs = [str(each) for each in question.get("tags", [])]
-        if said := refuse(globs, self._plant.tables()):
+        if said := refuse(globs, self._plant.site.tables):
             raise LookupError(said)
         return Watch(globs)
 
