@@ -208,8 +208,8 @@ class Cloud:
             self.passed_over += len(batch)
             return
         for section in self._sections(batch, old):
-            for fitting in self._fit(section):
-                self._put(messages, sequence, fitting, now)
+            for fitting, room in self._fit(section):
+                self._put(messages, sequence, fitting, room, now)
         if not old and is_loss(batch) and self._current.lost(device):
             self._flush(messages, now)
             messages += self._dialect.presence([device], False, now)
@@ -221,9 +221,8 @@ class Cloud:
             self._strangers.add(device)
             self._troubles.append(f"{device} is not published: the platform has no such device (see the key devices)")
 
-    def _put(self, messages: list[Message], sequence: int, section: Section, now: int) -> None:
+    def _put(self, messages: list[Message], sequence: int, section: Section, room: int, now: int) -> None:
         key = self._dialect.together(section)
-        room = self._dialect.room(section)
         draft = self._drafts.get(key)
         if draft is not None and not self._takes(draft, section, room):
             self._close(messages, key, now)
@@ -306,12 +305,16 @@ class Cloud:
         size = sum(map(len, names)) + sum(map(len, values))
         return Section(table.device, table.group, stamp, names, values, statuses, old, size)
 
-    def _fit(self, section: Section) -> Iterator[Section]:
-        """Halve a section until it fits into a message. One value too large for the platform goes as it is."""
+    def _fit(self, section: Section) -> Iterator[tuple[Section, int]]:
+        """Halve a section until it fits into a message; with the bytes it takes there.
+
+        One value too large for the platform goes as it is.
+        """
         limits, rows = self._dialect.limits, len(section)
-        fits = self._dialect.room(section) <= self._room - ENVELOPE
+        room = self._dialect.room(section)
+        fits = room <= self._room - ENVELOPE
         if rows < 2 or (fits and (not limits.readings or rows <= limits.readings)):
-            yield section
+            yield section, room
             return
         for half in (slice(0, rows // 2), slice(rows // 2, rows)):
             names, values = section.names[half], section.values[half]
