@@ -18,17 +18,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
-
-import structlog
+from typing import Any, Final
 
 from gateway.contracts import Peer, Record
 from gateway.journal import Journal
 from gateway.options import PublisherOptions
 from gateway.ranges import Range, Ranges
 from gateway.unconfirmed import Unconfirmed
-
-log = structlog.get_logger()
 
 _LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
 
@@ -52,8 +48,15 @@ class Acknowledgements:
     """What one publisher's peer has taken and the journal still keeps. `lost` gets what is to be sent again."""
 
     def __init__(
-        self, name: str, options: PublisherOptions, journal: Journal, peer: Peer, lost: Callable[[list[Range]], None]
+        self,
+        name: str,
+        options: PublisherOptions,
+        journal: Journal,
+        peer: Peer,
+        lost: Callable[[list[Range]], None],
+        log: Any,
     ) -> None:
+        """Prepare. `log` is the publisher's."""
         self._name = name
         self._journal = journal
         self._peer = peer
@@ -65,7 +68,7 @@ class Acknowledgements:
         self._unconfirmed = Unconfirmed(options.patience) if options.acknowledge == "store" else None
         self._stored = Ranges()  # what ingest says is in the store
         self.news = asyncio.Event()  # set when something was settled
-        self._log = log.bind(publisher=name)
+        self._log = log
 
     @property
     def settling(self) -> int:

@@ -13,9 +13,7 @@
   While a budget is nearly used up readings may be thinned (gateway.thinning); records that lost some are acknowledged
   when the peer has the declaration of it.
 - A message that is larger than the peer takes, and cannot be split, goes to the dead letters unsent.
-- A session that ends over a message (mosquitto ends it over one it refuses, AWS IoT over one too large) is followed by
-  a careful one: a record at a time, each settled before the next, so that the guilty one does not hold up the others.
-  Where nothing goes through session after session, messages are made smaller.
+- A session that ends over a message is followed by a careful one, and by smaller messages (gateway.sizing).
 - Transitions are logged, the rest is counted.
 - A defect in a format or a sink ends the session, not the daemon: it is logged and tried again like a lost peer.
 """
@@ -29,7 +27,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -39,8 +36,7 @@ from gateway.acknowledgements import Acknowledgements, Bundle
 from gateway.contracts import Delivery, Encoder, Peer, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
-from gateway.dialects import Limits
-from gateway.encoders import Bounded, Sized, Windowed
+from gateway.encoders import Bounded, Windowed
 from gateway.errors import JournalError, SinkUnavailable
 from gateway.extract import Extract
 from gateway.health import Health
@@ -53,17 +49,13 @@ from gateway.pace import Pace
 from gateway.ranges import Range, Ranges
 from gateway.schedule import Backoff
 from gateway.selection import Selection
+from gateway.sizing import SMALLEST, Sizing
 from gateway.thinning import Thinning
 from gateway.valve import Valve
 
 log = structlog.get_logger()
 
 _SECONDS_WORTH: Final = 1 << 20  # bytes in the journal beyond which a backlog is left to its own lane
-_BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller
-_SMALLEST: Final = 4096
-_SLOW: Final = 10  # messages a second, at most, of a peer that gets small pieces of the journal
-_FEW: Final = 1024  # bytes of such a piece
-_CAREFUL: Final = 50  # records that go one by one after a session that ended over a message
 _DECLARE: Final = 60.0  # s between declarations of what was thinned
 _TRIES: Final = 3  # times that a record was sent again before somebody must know
 _WELL: Final = 5.0  # s after which a session in which nothing was to be sent counts as a good one
@@ -76,7 +68,6 @@ class _Session:
     window: asyncio.Semaphore
     behind: asyncio.Semaphore  # the backlog's share of the window
     over: asyncio.Future[None]  # never has a result, only the reason of the end
-    began: float
     live: deque[Range]  # what the live lane has to send before what is committed from now on
     next: int  # and where that begins
     backlog: deque[Range] = field(default_factory=deque)
@@ -127,20 +118,14 @@ class Publisher:
         self._backoff = Backoff(options.retry_first, options.retry_longest)
         self._pace = Pace(16 << 10, options.window * options.max_message)
         limits = encoder.limits if isinstance(encoder, Bounded) else None
-        self._slow = limits is not None and limits.messages <= _SLOW
         self._valve = Valve(name, options, limits, memory, health, metrics, clock)
+        self._sizing = Sizing(options, limits, self._extract, self._valve, sink.peer, self._log)
         if conversation is not None:
             conversation.counts, conversation.passes = self._valve.spend, self._valve.pass_on
         self._thinning = None
         if options.budget is not None and options.widen > 1:
             self._thinning = Thinning(options.widen, tables if selection is None else selection.tables(tables))
-        self._most = _most(options, limits)
         self._draining = asyncio.Event()
-        self._largest = options.max_message
-        self._shrink(self._valve.largest)
-        self._fitting = self._largest  # what this session's peer takes of that
-        self._barren = 0  # sessions in a row that ended over their first message
-        self._careful = 0  # records that are still to be sent one by one
         self._refused: set[str] = set()  # topics of retained messages that the peer does not want
         self._later = Ranges()  # what was refused for now, and is not tried before its time
         self._denied: dict[str, str] = {}  # topics of messages that the peer does not want now, and why
@@ -148,7 +133,7 @@ class Publisher:
         self._was_up: bool | None = None
         self._session: _Session | None = None
         self._selection = selection
-        self._acknowledgements = Acknowledgements(name, options, journal, sink.peer, self._lost)
+        self._acknowledgements = Acknowledgements(name, options, journal, sink.peer, self._lost, self._log)
         self._last_taken = (0, 0)  # when the peer last took readings (ns), and the last sequence inside
         self._letters = DeadLetters(dead_letters / name, metrics)
         self._published = metrics.published.labels(name)
@@ -242,7 +227,7 @@ class Publisher:
             await self._publish(session)
         except SinkUnavailable as error:
             if session is not None:
-                self._learn(session)
+                self._sizing.learn(sent=session.sent, settled=session.settled, refused=session.refused)
             return str(error)
         finally:
             if session is not None:
@@ -259,20 +244,16 @@ class Publisher:
         self._valve.shut()
 
     def _begin(self) -> _Session:
-        allowed = self._sink.peer.largest
-        self._fitting = min(self._largest, allowed or self._largest)
-        if isinstance(self._extract.encoder, Sized):
-            self._extract.encoder.max_message = self._fitting
+        self._sizing.begin()
         self._extract.encoder.reset()
         if self._thinning is not None:
             self._thinning.forget()
         self._valve.open()
-        window, loop = self._options.window, asyncio.get_running_loop()
+        window = self._options.window
         return _Session(
             asyncio.Semaphore(window),
             asyncio.Semaphore(max(1, window - max(1, window // 4))),
-            over=loop.create_future(),
-            began=loop.time(),
+            over=asyncio.get_running_loop().create_future(),
             live=deque(
                 part for first, last in self._acknowledgements.begin() for part in self._later.missing(first, last)
             ),
@@ -285,30 +266,6 @@ class Publisher:
         if self._was_up is not True:
             self._was_up, self._said = True, ""
             self._log.info("Connected, and messages are taken.")
-
-    def _learn(self, session: _Session) -> None:
-        """Draw conclusions from a session's end: how large messages may be, and how many under way."""
-        lost = not self._sink.peer.connected
-        barren = lost and session.sent > 0 and not session.settled
-        if barren or session.refused:
-            self._careful = _CAREFUL
-        self._barren = self._barren + 1 if barren else 0
-        if self._sink.peer.overrun:
-            self._careful, self._barren = _CAREFUL, _BARREN
-        if self._barren >= _BARREN and self._largest > _SMALLEST:
-            self._barren = 0
-            self._shrink(self._largest / 2)
-            self._log.warning(
-                "The peer ends sessions over messages, it seems too large ones: trying smaller. Set max_message if that"
-                " helps.",
-                max_message=self._largest,
-            )
-
-    def _shrink(self, *most: float) -> None:
-        """Make messages no larger than this."""
-        self._largest = max(_SMALLEST, int(min(self._largest, *most)))
-        if isinstance(self._extract.encoder, Sized):
-            self._extract.encoder.max_message = min(self._extract.encoder.max_message, self._largest)
 
     async def _publish(self, session: _Session) -> NoReturn:
         """Run both lanes until the session ends. Raises SinkUnavailable, JournalError."""
@@ -351,14 +308,14 @@ class Publisher:
             await self._valve.afford(backlog=False)
             self._leave_behind(session)
             if session.live:
-                chunk = await self._read(*session.live[0], self._piece)
+                chunk = await self._read(*session.live[0], self._sizing.piece)
                 _advance(session.live, chunk.through)
             else:
                 last = await self._journal.wait_committed(session.next - 1)
                 if isinstance(self._extract.encoder, Windowed) and self._extract.encoder.window:
                     await self._window_ends(self._extract.encoder.window)
                     last = self._journal.committed
-                chunk = await self._read(session.next, last, self._piece)
+                chunk = await self._read(session.next, last, self._sizing.piece)
                 session.next = chunk.through + 1
             await self._dispatch(session, chunk, backlog=False)
 
@@ -373,7 +330,7 @@ class Publisher:
             while not session.backlog:
                 await session.moved.wait()
             await self._valve.afford(backlog=True)
-            size = min(self._piece, self._pace.message, max(_SMALLEST, self._valve.second / 4))
+            size = min(self._sizing.piece, self._pace.message, max(SMALLEST, self._valve.second / 4))
             await self._dispatch(session, await take(session, int(size)), backlog=True)
 
     async def _take_oldest(self, session: _Session, size: int) -> Chunk:
@@ -417,13 +374,6 @@ class Publisher:
         """Read from `first` on, but not across the end of what was taken before: that is acknowledged by itself."""
         return await self._journal.read(first, self._acknowledgements.together(first, last), size)
 
-    @property
-    def _piece(self) -> int:
-        """How many bytes of records to read at once; 1 gives a single record."""
-        if self._slow and not self._careful:  # a piece is to be through before the next trouble of the line
-            return _FEW
-        return 1 if self._careful else self._valve.piece(int(min(self._fitting, max(_SMALLEST, self._valve.second))))
-
     def _leave_behind(self, session: _Session) -> None:
         """Where more waits than goes out in about a second, let the newest go first."""
         ahead = [*session.live]
@@ -450,7 +400,7 @@ class Publisher:
         if self._acknowledgements.stored_all(read.first, read.through):
             return
         records, lost = self._extract.records(read, backlog=backlog), False
-        if self._thinning and not backlog and not self._careful:
+        if self._thinning and not backlog and not self._sizing.careful:
             records, lost = self._thin(self._thinning, records)
         if not records and not lost:  # nothing that this publisher may tell, or nothing that can be read
             self._acknowledgements.nothing(read.first, read.through)
@@ -482,14 +432,14 @@ class Publisher:
         if not bundle.left:
             self._acknowledgements.nothing(bundle.first, bundle.last)
             return
-        if not self._careful:
+        if not self._sizing.careful:
             await self._launch(session, bundle, messages, backlog=backlog)
             return
         async with session.alone:
             await self._launch(session, bundle, messages, backlog=backlog)
             while bundle.left:
                 await session.moved.wait()
-            self._careful = max(0, self._careful - 1)
+            self._sizing.settled()
 
     async def _launch(self, session: _Session, bundle: Bundle, messages: list[Message], *, backlog: bool) -> None:
         total = 0
@@ -511,7 +461,7 @@ class Publisher:
     async def _send(self, session: _Session, bundle: Bundle, message: Message, *, backlog: bool) -> None:
         size, loop = len(message.payload), asyncio.get_running_loop()
         began = loop.time()
-        too_large = size > self._most and message.readings > 0
+        too_large = size > self._sizing.most and message.readings > 0
         try:
             delivery = Delivery.REJECTED if too_large else await self._sink.send(message)
         finally:
@@ -541,7 +491,7 @@ class Publisher:
         else:
             session.refused += 1
             bundle.refused = True
-            too = f"{size} bytes in one message, and the peer takes {self._most:.0f}" if too_large else ""
+            too = f"{size} bytes in one message, and the peer takes {self._sizing.most:.0f}" if too_large else ""
             self._reject(message, too)
         self._acknowledgements.settle(bundle)
 
@@ -591,13 +541,6 @@ class Publisher:
         self._letters.put(message.topic, message.payload, reason or self._sink.peer.refusal)
         if message.definition:  # it would be sent in each session anew, and may cost each session its life
             self._refused.add(message.topic)
-
-
-def _most(options: PublisherOptions, limits: Limits | None) -> float:
-    """Give the largest payload that the peer takes, where the platform or the site file names one."""
-    named = float(options.max_message) if "max_message" in options.model_fields_set else inf
-    platform = float(limits.payload) if limits is not None and limits.payload < options.max_message else inf
-    return min(named, platform)
 
 
 def _advance(ranges: deque[Range], through: int) -> None:
