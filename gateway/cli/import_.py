@@ -125,7 +125,7 @@ def import_(
         listed = read_list(file, wanted)
         if into and device is None and name not in drivers and any(each.name == name for each in listed.devices):
             _refuse(f"say into which --device of {into} the tags go: {', '.join(drivers)}; a new name makes a new one")
-        composed = _composed(listed, file, into, output, {"device": device, "url": url, "link": link, "unit": unit})
+        composed = _composed(listed, file, into, output, {"url": url, "link": link, "unit": unit})
     except ListError as error:
         _report(locals().get("listed"))
         print(say(f"plantbridge: {error}"), file=sys.stderr)

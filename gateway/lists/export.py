@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.config import document
 from gateway.config.files import Files
 from gateway.config.kinds import check_file
-from gateway.config.merge import begin_from_template, include
+from gateway.config.merge import begin_from_template
 from gateway.config.references import References
 from gateway.config.site import open_root
 from gateway.errors import ConfigError
@@ -25,7 +24,7 @@ from gateway.lists import words
 from gateway.lists.entries import ListError
 from gateway.lists.headings import OWN, RENAMED
 from gateway.lists.sheets import INSTALL
-from gateway.lists.sites import plain_keys, tag_trees
+from gateway.lists.sites import links_of, plain_keys, tag_trees
 
 _ILLEGAL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
@@ -38,16 +37,13 @@ def rows_of(path: Path, devices: Sequence[str] = ()) -> list[Row]:
     errors = [problem for problem in checked.problems if problem.severity == "error"]
     if errors:
         raise ConfigError(errors)
-    files = Files(path.parent, References(needed=False))
-    tree = open_root(path, files, "")
     if checked.kind == "cloud":
         raise ListError(f"{path} is a cloud file: it has no tags")
     if checked.kind == "template":
-        driver = str(tree["driver"])
-        return _device(path.stem, begin_from_template(tree, driver, (), files))
-    links = tree.get("links")
-    links = links if isinstance(links, document.Mapping) else tree.new()
-    include(tree, path, links, files)
+        files = Files(path.parent, References(needed=False))
+        tree = open_root(path, files, "")
+        return _device(path.stem, begin_from_template(tree, str(tree["driver"]), (), files))
+    files, links = links_of(path)
     found = {
         name: begin_from_template(device, str(link["driver"]), (), files)
         for link in links.values()

@@ -224,13 +224,11 @@ class _There:
     tags: Mapping[str, _Old]
 
 
-def compose_into(
-    listed: RegisterList, site: Path, *, device: str | None, link: str | None, url: str, unit: int | None
-) -> Composed:
+def compose_into(listed: RegisterList, site: Path, *, link: str | None, url: str, unit: int | None) -> Composed:
     """Compose an existing file with the list's tags in it. Raises ConfigError where the site is not well."""
     loaded = load_site(site, secrets=False)
     known = {each.name: (each, line) for line in loaded.links for each in line.devices}
-    files, links = _links_of(site)
+    files, links = links_of(site)
     sources: dict[Path, Any] = {}
     composed: Composed | None = None
     yaml = round_trip()
@@ -264,8 +262,8 @@ def drivers_of(site: Path) -> dict[str, str]:
     return {device.name: link.driver for link in load_site(site, secrets=False).links for device in link.devices}
 
 
-def _links_of(site: Path) -> tuple[Files, Any]:
-    """Read the links of a site and of the files that it includes."""
+def links_of(site: Path) -> tuple[Files, Any]:
+    """Read the links of a site file and of what it includes; give them with the files, for their templates."""
     files = Files(site.parent, References(needed=False))
     tree = open_root(site, files, "")
     links = tree.get("links")

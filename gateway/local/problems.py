@@ -19,7 +19,7 @@ class Trouble:
 
 def troubles(status: dict[str, Any], site: str) -> list[Trouble]:
     """Give what is wrong, the worst first: lost readings, then links and devices, then what is late."""
-    return [*_journal(status, site), *_links(status, site), *_publishers(status, site), *_writes(status, site)]
+    return [*_journal(status, site), *_links(status, site), *_publishers(status), *_writes(status, site)]
 
 
 def _journal(status: dict[str, Any], site: str) -> Iterator[Trouble]:
@@ -81,7 +81,7 @@ def _device(device: dict[str, Any], now: int, site: str) -> Iterator[Trouble]:
             )
 
 
-def _publishers(status: dict[str, Any], site: str) -> Iterator[Trouble]:
+def _publishers(status: dict[str, Any]) -> Iterator[Trouble]:
     for publisher in status["publishers"]:
         name, to = publisher["publisher"], " or ".join(publisher["url"])
         if not publisher["up"]:

@@ -54,7 +54,7 @@ def test_a_shipped_site_stays_byte_by_byte_what_it_is(sample: Path, suffix: str,
         shutil.copy(recording, tmp_path)
     file = exported(site, tmp_path, suffix)
     listed = listed_from(file, drivers=drivers_of(site))
-    composed = checked(listed, lambda each: compose_into(each, site, device=None, link=None, url="", unit=None))
+    composed = checked(listed, lambda each: compose_into(each, site, link=None, url="", unit=None))
     assert not [str(each) for each in listed.findings if each.severity == "error"]
     assert (composed.added, composed.changed, composed.kept) == ([], [], [])
     assert composed.same == len(rows_of(site)) > 0
@@ -187,7 +187,7 @@ def test_any_site_survives_the_way_through_a_spreadsheet(device: dict[str, Any],
     file = exported(site, tmp_path, suffix)
     listed = listed_from(file, drivers={"dev": "modbus"})
     assert [str(each) for each in listed.findings if each.severity == "error"] == []
-    composed = checked(listed, lambda each: compose_into(each, site, device="dev", link=None, url="", unit=None))
+    composed = checked(listed, lambda each: compose_into(each, site, link=None, url="", unit=None))
     assert (composed.added, composed.changed, composed.kept) == ([], [], [])
     assert composed.text.encode() == site.read_bytes()
     anew = tmp_path / "anew.yaml"
