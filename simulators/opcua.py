@@ -75,7 +75,7 @@ class OpcuaServer:
         self._publication = Publication(self)
         self.history.serve(server)
         server.subscribe_server_callback(CallbackType.PreRead, self._hesitate)
-        _hand_over_wholly(server)
+        hand_over_wholly(server)
         await server.start()
         listening = server.bserver._server
         self.port = listening.sockets[0].getsockname()[1]
@@ -184,8 +184,11 @@ class OpcuaServer:
             self._publication.collect()
 
 
-def _hand_over_wholly(server: Server) -> None:
-    """Let TransferSubscriptions take the new session's Publish requests too: asyncua 2.1.0 stays with the old ones."""
+def hand_over_wholly(server: Server) -> None:
+    """Let TransferSubscriptions take the new session's Publish requests too: asyncua 2.1.0 stays with the old ones.
+
+    The new session drops such answers, or takes them for answers to requests of its own that have the same number.
+    """
     service = server.iserver.subscription_service
     transfer = service.transfer_subscriptions
 

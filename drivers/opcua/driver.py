@@ -11,12 +11,8 @@ hold, is a Bad row of that tag.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import json
 import math
 import time
-import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +30,7 @@ from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns
 from drivers.opcua.events import QUEUE, Told, known_types, select
 from drivers.opcua.items import Watched, Wish
+from drivers.opcua.mark import Mark, group_key, pack, unpack
 from drivers.opcua.plan import CHUNK, EventWish, OpcuaPlan, plan
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
 from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
@@ -58,33 +55,6 @@ class _Prepared:
     missing: list[tuple[int, int]]  # rows behind those asked for, of nodes that have no node id, and their status
     at: float
     settled: bool = field(default=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Earlier:
-    """How far an earlier run had given data: by group the source time of each node's last value, and when that was."""
-
-    heard: int = 0
-    groups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-
-
-def _key(plan: OpcuaPlan) -> str:
-    """Name a poll group by what it holds: in a changed one the times of an earlier run have no place."""
-    table = plan.tables[0]
-    return f"{table.device}/{table.group}/{hashlib.sha256(repr(plan.nodes).encode()).hexdigest()[:16]}"
-
-
-def _earlier(mark: bytes) -> _Earlier:
-    """Read a mark; one that makes no sense is none."""
-    try:
-        read = json.loads(mark)
-        groups = {
-            key: np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.int64)
-            for key, text in read["groups"].items()
-        }
-        return _Earlier(int(read["heard"]), groups)
-    except (ValueError, TypeError, KeyError, AttributeError, zlib.error):
-        return _Earlier()
 
 
 def _time_of(options: Any) -> str:
@@ -307,33 +277,29 @@ class OpcuaDriver:
         """Say how far the subscribed groups that are to be filled were given; `recall` reads it in a later run."""
         if self._watcher is None:
             return self._recalled
+        items = self._watcher.items
         times, heard = self._watcher.delivered()
-        groups = {}
-        for each in self._watcher.items.watched:
-            if each.key and heard:
-                mine = times[self._watcher.items.of_group(each)]
-                groups[each.key] = base64.b64encode(zlib.compress(mine.tobytes(), 1)).decode()
-        return json.dumps({"heard": heard, "groups": groups}).encode() if groups else b""
+        return pack(Mark(heard, {each.key: times[items.of_group(each)] for each in items.watched if each.key}))
 
     def recall(self, mark: bytes) -> set[tuple[str, str]]:
         """Take a mark of an earlier run; give the groups whose hole since then is filled, or declared, from here."""
         self._recalled = mark
-        earlier = _earlier(mark)
+        earlier = unpack(mark)
         return {
             (group.device, group.name)
             for group in self._groups
             if (wish := self._wishes[group.device, group.name]) is not None
             and wish.fill_gaps
-            and _key(self.plan(group.tables)) in earlier.groups
+            and group_key(self.plan(group.tables)) in earlier.groups
         }
 
     def _go_on_from_earlier_run(self, watcher: Watcher, watched: Sequence[Watched]) -> None:
-        earlier = _earlier(self._recalled)
+        earlier = unpack(self._recalled)
         delivered = {}
-        for place, each in enumerate(watched):
+        for each in watched:
             times = earlier.groups.get(each.key)
             if times is not None and len(times) == len(each.plan.nodes):
-                delivered[place] = times
+                delivered[each] = times
         if delivered:
             watcher.recall(delivered, earlier.heard, "the gateway was not running")
 
@@ -380,7 +346,7 @@ class OpcuaDriver:
         await described.learn_names(session, plan, found, self._limits)
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
-        return Watched(plan, wish, ids, missing, _key(plan) if wish.fill_gaps else "")
+        return Watched(plan, wish, ids, missing, group_key(plan) if wish.fill_gaps else "")
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         """Set values, one after the other, each read back. Raises NotConnected, ProtocolError."""

@@ -137,12 +137,12 @@ class Watcher:
         self.hole.follow(before.hole)
         return self.hole.open(before._heard_at, "the server did not keep the subscription", self._watched)
 
-    def recall(self, delivered: Mapping[int, NDArray[np.int64]], start: int, reason: str) -> None:
-        """Go on behind an earlier run, which gave these groups (by place) up to these source times."""
-        for place, times in delivered.items():
-            self.items.known.time[self.items.of_group(self._watched[place])] = times
+    def recall(self, delivered: Mapping[Watched, NDArray[np.int64]], start: int, reason: str) -> None:
+        """Go on behind an earlier run, which gave these groups up to these source times."""
+        for group, times in delivered.items():
+            self.items.known.time[self.items.of_group(group)] = times
         self._heard_at = start
-        self.hole.open(start, reason, [self._watched[place] for place in delivered])
+        self.hole.open(start, reason, delivered)
 
     def _publishing(self, subscription: Subscription) -> list[Watched]:
         return [each for each in self._watched if each.wish.publishing == subscription.wish.publishing]

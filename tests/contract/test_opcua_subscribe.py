@@ -29,6 +29,7 @@ from drivers.opcua import monitor, subscribe, wire
 from gateway import quality as q
 from gateway.contracts import Subscribing
 from gateway.errors import NotConnected, ProtocolError
+from simulators.opcua import hand_over_wholly
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 V = ua.VariantType
@@ -247,20 +248,10 @@ async def test_a_notification_that_did_not_arrive_is_fetched_again(served: Plant
 
 @contextlib.contextmanager
 def handing_over(served: Plant) -> Iterator[None]:
-    """TransferSubscriptions as it should be: asyncua's server goes on to answer the PublishRequests of the old session.
-
-    The new session drops such answers, or takes them for answers to requests of its own that have the same number.
-    """
+    """TransferSubscriptions as it should be, for the time of one test."""
     service = served.server.iserver.subscription_service
     real = service.transfer_subscriptions
-
-    async def hand_over(parameters: Any, session: Any, callback: Any) -> Any:
-        results = await real(parameters, session, callback)
-        for number in parameters.SubscriptionIds:
-            service.subscriptions[number].pub_request_callback = callback.__self__.get_publish_request
-        return results
-
-    service.transfer_subscriptions = hand_over
+    hand_over_wholly(served.server)
     try:
         yield
     finally:
