@@ -22,7 +22,7 @@ from bench.pipeline import SECOND, cpu
 from gateway import codec
 from gateway.contracts import Encoder, Record
 from gateway.conversation import Conversation
-from gateway.dialects.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue
 from gateway.dialects.thingsboard import Thingsboard
 from gateway.encoders import encoder_for
 from gateway.encoders.cloud import Cloud
@@ -31,6 +31,7 @@ from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
 from gateway.health import Health
 from gateway.journal import Journal
+from gateway.memory import Forgetful
 from gateway.metrics import Metrics
 from gateway.model import Batch, Kind, Tag, TagTable
 from gateway.options import JournalOptions, OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions

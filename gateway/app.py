@@ -21,8 +21,6 @@ from gateway import quality as q
 from gateway.changes import Changes
 from gateway.contracts import Adaptable, Driver, Resuming
 from gateway.control import Control
-from gateway.conversation import FileMemory
-from gateway.dialects.dialogue import Forgetful, Memory
 from gateway.encoders.current import Current
 from gateway.errors import ConfigError, JournalError, Problem
 from gateway.health import Health, heartbeat, notify, serve
@@ -30,6 +28,7 @@ from gateway.journal import Journal
 from gateway.local.plant import Plant
 from gateway.local.room import Room
 from gateway.log import Threshold
+from gateway.memory import FileMemory, Forgetful, Memory
 from gateway.metrics import Metrics
 from gateway.model import Gap, Group, Link
 from gateway.names import driver_spec

@@ -17,13 +17,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import orjson
 import structlog
 
-from gateway import durable
 from gateway import quality as q
 from gateway.commands import Cause, Result
 from gateway.contracts import Delivery, Record
@@ -245,28 +242,6 @@ class Conversation:
         if text not in self._said and len(self._said) < _TEXTS:
             self._said.add(text)
             self._log.warning(what, reason=text)
-
-
-class FileMemory:
-    """A dialogue's Memory in a small file of its own, written anew as a whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> dict[str, Any]:
-        try:
-            found = orjson.loads(self._path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            log.warning(
-                "What a publisher remembered cannot be read; it begins anew.", file=str(self._path), error=str(error)
-            )
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def save(self, state: dict[str, Any]) -> None:
-        durable.write(self._path, orjson.dumps(state))
 
 
 async def _at_once(size: int) -> None:

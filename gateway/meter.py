@@ -25,10 +25,11 @@ import datetime
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final
 
 import structlog
 
+from gateway.memory import Memory
 from gateway.options import Rate, VolumeBudget
 
 log = structlog.get_logger()
@@ -42,14 +43,6 @@ _HEADERS: Final = 40
 CONNECTING: Final = 500  # bytes of TCP and MQTT connection, will, status and farewell
 PING: Final = 4 + 2 * _HEADERS
 RESERVE: Final = 1.1  # s: messages may come closer together at the platform than they left here
-
-
-class Memory(Protocol):
-    """A small JSON object that outlives the process."""
-
-    def load(self) -> dict[str, Any]: ...
-
-    def save(self, state: dict[str, Any]) -> None: ...
 
 
 def packet(topic: int, payload: int, properties: int = 1) -> int:

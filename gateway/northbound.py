@@ -14,8 +14,8 @@ from pathlib import Path
 from gateway import __version__
 from gateway.contracts import Encoder, Sink
 from gateway.control import Access, Control
-from gateway.conversation import Conversation, Desk, FileMemory
-from gateway.dialects.dialogue import Dialogue, Memory
+from gateway.conversation import Conversation, Desk
+from gateway.dialects.dialogue import Dialogue
 from gateway.dialects.ingest import Accounted
 from gateway.dialects.native import Native
 from gateway.encoders import dialogue_for, encoder_for
@@ -23,6 +23,7 @@ from gateway.encoders.current import Current
 from gateway.errors import ConfigError, Problem
 from gateway.health import Health
 from gateway.journal import Journal
+from gateway.memory import FileMemory, Memory
 from gateway.metrics import Metrics
 from gateway.model import Batch
 from gateway.options import PublisherOptions

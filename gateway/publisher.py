@@ -41,7 +41,8 @@ from gateway.errors import JournalError, SinkUnavailable
 from gateway.extract import Extract
 from gateway.health import Health
 from gateway.journal import Chunk, Journal
-from gateway.meter import Memory, on_the_wire
+from gateway.memory import Memory
+from gateway.meter import on_the_wire
 from gateway.metrics import Metrics
 from gateway.model import Gap, Message, TagTable
 from gateway.options import PublisherOptions

@@ -18,7 +18,8 @@ import structlog
 
 from gateway.dialects import Limits
 from gateway.health import Health
-from gateway.meter import CONNECTING, PORTION, Account, Memory, Rates
+from gateway.memory import Memory
+from gateway.meter import CONNECTING, PORTION, Account, Rates
 from gateway.metrics import Metrics
 from gateway.options import PublisherOptions, Rate
 

@@ -27,37 +27,12 @@ bytes and calls. The order of calls in one session:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from gateway.commands import Result
 from gateway.contracts import Record
 from gateway.dialects import Command, Credentials, Heard, Limits, Subscription, Will
 from gateway.model import Batch, Message
-
-
-class Memory(Protocol):
-    """A small JSON object that outlives the process; the publisher's owner keeps it in a file of its own."""
-
-    def load(self) -> dict[str, Any]:
-        """Give what was saved last; {} where nothing was, or where it cannot be read."""
-        ...
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Keep this instead, durably when it returns."""
-        ...
-
-
-class Forgetful:
-    """A Memory for tests and for formats that need none."""
-
-    def __init__(self, state: dict[str, Any] | None = None) -> None:
-        self.state: dict[str, Any] = dict(state or {})
-
-    def load(self) -> dict[str, Any]:
-        return dict(self.state)
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.state = dict(state)
 
 
 class Talk(Protocol):

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 
 from gateway.contracts import Encoder
 from gateway.dialects import Dialect, Limits
-from gateway.dialects.dialogue import Dialogue, Memory
+from gateway.dialects.dialogue import Dialogue
+from gateway.memory import Memory
 from gateway.model import TagTable
 from gateway.options import JsonOptions, OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
 

@@ -46,9 +46,9 @@ from gateway.dialects import (
     note,
     unexpected,
 )
-from gateway.dialects.dialogue import Memory
 from gateway.encoders.shares import Share
 from gateway.encoders.texts import Form, Texts, form, once
+from gateway.memory import Memory
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import OpcuaJsonOptions
 

@@ -50,7 +50,6 @@ from gateway.dialects import (
     note,
     unexpected,
 )
-from gateway.dialects.dialogue import Memory
 from gateway.encoders.current import Current, is_loss
 from gateway.encoders.shares import Share
 from gateway.encoders.sparkplug_births import (
@@ -75,6 +74,7 @@ from gateway.encoders.sparkplug_payload import (
     milliseconds,
     payload,
 )
+from gateway.memory import Memory
 from gateway.model import Batch, Gap, Message, TagTable
 from gateway.options import SparkplugOptions
 

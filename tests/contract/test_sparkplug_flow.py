@@ -20,15 +20,16 @@ from gateway import codec
 from gateway import quality as q
 from gateway.commands import Result
 from gateway.contracts import Delivery
-from gateway.conversation import Conversation, Desk, FileMemory
+from gateway.conversation import Conversation, Desk
 from gateway.dialects import SECOND, Command, Will
-from gateway.dialects.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue
 from gateway.encoders.cloud import Cloud
 from gateway.encoders.current import Current
 from gateway.encoders.sparkplug import EdgeNode
 from gateway.errors import SinkUnavailable
 from gateway.health import Health
 from gateway.journal import Journal
+from gateway.memory import FileMemory, Forgetful
 from gateway.metrics import Metrics
 from gateway.model import Batch, Kind, Message, Tag, TagTable
 from gateway.mqtt import Arrived, Connection

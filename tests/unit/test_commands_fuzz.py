@@ -20,12 +20,12 @@ from gateway.contracts import Write, Written
 from gateway.control import Access, Control
 from gateway.conversation import Conversation, Desk
 from gateway.dialects import Refused
-from gateway.dialects.dialogue import Forgetful
 from gateway.dialects.native import Native
 from gateway.encoders.cloud import Cloud
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
 from gateway.health import Health
+from gateway.memory import Forgetful
 from gateway.metrics import Metrics
 from gateway.model import Device, Group, Kind, Link, Tag, split_by_kind
 from gateway.mqtt import Arrived

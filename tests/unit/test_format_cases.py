@@ -18,12 +18,13 @@ import pytest
 from gateway import quality as q
 from gateway.contracts import Record
 from gateway.dialects import SECOND
-from gateway.dialects.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue
 from gateway.encoders import Sized
 from gateway.encoders.cloud import Cloud
 from gateway.encoders.json import Json
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
+from gateway.memory import Forgetful
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import JsonOptions, OpcuaJsonOptions, SparkplugOptions, WriteRule
 from tests.unit.test_format_clouds import CASES

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from gateway import quality as q
 from gateway.contracts import Record
 from gateway.dialects import SECOND
-from gateway.dialects.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue
 from gateway.encoders.opcua_json import OpcuaJson, builtin_type, timestamp
+from gateway.memory import Forgetful
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import OpcuaJsonOptions
 from tests.fakes.opcua_reader import Reader

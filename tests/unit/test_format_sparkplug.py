@@ -16,9 +16,10 @@ from gateway import quality as q
 from gateway.commands import Result
 from gateway.contracts import Record
 from gateway.dialects import SECOND
-from gateway.dialects.dialogue import Dialogue, Forgetful
+from gateway.dialects.dialogue import Dialogue
 from gateway.encoders.sparkplug import PATIENCE, EdgeNode
 from gateway.encoders.sparkplug_payload import DataType
+from gateway.memory import Forgetful
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import SparkplugOptions, WriteRule
 from tests.fakes.sparkplug_host import Host, proves
