@@ -168,11 +168,7 @@ def _restore(site: Path, then: dict[Path, bytes], now: dict[Path, bytes]) -> Non
 
 
 def _write(path: Path, text: bytes) -> None:
-    """Write a file as a whole, with the rights of the one it replaces."""
+    from gateway.cli.replacing import replace
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(text)
-    model = path if path.exists() else path.with_name(path.name.removesuffix(".set-aside"))
-    if model.exists():
-        fresh.chmod(model.stat().st_mode)
-    fresh.replace(path)
+    replace(path, text, like=path.with_name(path.name.removesuffix(".set-aside")))

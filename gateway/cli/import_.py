@@ -174,16 +174,14 @@ def _report(listed: RegisterList | None) -> None:
 
 
 def _write(composed: Composed, into: Path | None, output: Path | None) -> None:
+    from gateway.cli.replacing import replace
+
     if into is None and output is None:
         print(composed.text, end="")
         return
     if into is not None and not (composed.added or composed.changed):
         return
-    new = composed.file.with_name(f".{composed.file.name}.new")
-    new.write_text(composed.text, encoding="utf-8", newline="")
-    if composed.file.exists():
-        new.chmod(composed.file.stat().st_mode)
-    new.replace(composed.file)
+    replace(composed.file, composed.text.encode())
 
 
 def _conclude(composed: Composed, listed: RegisterList, target: Path | None, *, dry_run: bool) -> None:

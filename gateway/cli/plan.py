@@ -127,14 +127,12 @@ def _online(link: Link) -> dict[str, Any]:
 
 def _write(site: Path, links: Sequence[Link], said: Sequence[Differs]) -> None:
     """Write what servers say and the file does not into the file. Raises ConfigError, ListError."""
+    from gateway.cli.replacing import replace
     from gateway.lists.fill import filled
 
     made = filled(site, links, said)
     for file, text in made.texts.items():
-        new = file.with_name(f".{file.name}.new")
-        new.write_text(text, encoding="utf-8", newline="")
-        new.chmod(file.stat().st_mode)
-        new.replace(file)
+        replace(file, text.encode())
         print(f"{file}: written", file=sys.stderr)
     print(f"{_count(len(made.tags), 'tag')} filled in from the servers", file=sys.stderr)
     if made.left:
