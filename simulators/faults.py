@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
+from simulators.listening import stop_listening
+
 CHUNK: Final = 65536
 INVERTED: Final = bytes(255 - octet for octet in range(256))
 
@@ -97,9 +99,9 @@ class FaultProxy:
 
     async def down(self) -> None:
         """Refuse new connections and reset those there are."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await stop_listening(listener)
         self.reset()
 
     def cut(self) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self, cast
 
 from gateway.model import Link
+from simulators.listening import stop_listening
 from simulators.modbus_frames import FRAMES
 from simulators.modbus_map import entries
 from simulators.registers import Registers
@@ -114,10 +115,9 @@ class ModbusServer:
     async def close(self) -> None:
         """Stop listening and cut what is connected."""
         for server in self._servers:
-            server.close()
-        for _ in range(10):  # a client may be about to be accepted, and what is aborted is closed a turn later
-            self.drop_connections()
-            await asyncio.sleep(0)
+            await stop_listening(server)
+        self.drop_connections()
+        await asyncio.sleep(0)  # what is aborted is closed a turn later
         for transport in self._datagrams:
             transport.close()
         for ours, theirs in self._terminals:

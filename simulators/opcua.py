@@ -24,6 +24,7 @@ from asyncua.common.callback import CallbackType
 from gateway.model import Link
 from simulators import opcua_security
 from simulators.opcua_history import EPOCH, History
+from simulators.listening import stop_listening
 from simulators.opcua_publish import Publication
 from simulators.opcua_space import SPECIAL, TYPES, Space, Variable, signals, variables
 from simulators.signals import TICK, Bank
@@ -98,6 +99,7 @@ class OpcuaServer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+            await stop_listening(self.server.bserver._server)
             await self.server.stop()
 
     async def __aenter__(self) -> Self:

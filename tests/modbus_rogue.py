@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
+from simulators.listening import stop_listening
+
 
 def crc(data: bytes) -> bytes:
     register = 0xFFFF
@@ -93,11 +95,10 @@ class Rogue:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for _ in range(10):  # a client may be about to be accepted, and what is aborted is closed a turn later
-            for connection in tuple(self.connections):
-                connection.transport.abort()
-            await asyncio.sleep(0)
+        await stop_listening(self._server)
+        for connection in self.connections:
+            connection.transport.abort()
+        await asyncio.sleep(0)  # what is aborted is closed a turn later
         await self._server.wait_closed()
 
 

@@ -22,6 +22,7 @@ from drivers.opcua.spec import SPEC, OpcuaDevice, OpcuaLink, OpcuaTag
 from gateway import quality as q
 from gateway.errors import NotConnected
 from gateway.model import Batch, Device, Gap, Group, Link, Tag, split_by_kind
+from simulators.listening import stop_listening
 
 NAMESPACE = "urn:test:plant"
 MOMENT = datetime.datetime(2026, 3, 4, 5, 6, 7, 890000, tzinfo=datetime.UTC)
@@ -118,6 +119,7 @@ async def plant(
     try:
         yield running
     finally:
+        await stop_listening(server.bserver._server)  # type: ignore[arg-type]
         await server.stop()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -66,6 +68,20 @@ async def peer(proxy: FaultProxy) -> AsyncIterator[Peer]:
     peer = await Peer.to(proxy.port)
     yield peer
     peer.writer.transport.abort()
+
+
+@pytest.mark.parametrize("turns", range(7))  # of the event loop, between its connecting and the end
+async def test_a_client_that_is_just_accepted_is_cut_too(echo: int, turns: int) -> None:
+    proxy = FaultProxy("127.0.0.1", echo)
+    with socket.create_connection(("127.0.0.1", await proxy.up())) as client:
+        client.settimeout(20)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await proxy.down()
+        await asyncio.sleep(0)  # what is aborted is closed a turn later
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(1) == b""
+    await proxy.close()
 
 
 async def test_bytes_pass_both_ways_unchanged(peer: Peer, proxy: FaultProxy) -> None:

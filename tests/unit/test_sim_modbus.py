@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -181,6 +182,19 @@ async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asy
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(5))  # of the event loop, between its connecting and the end
+async def test_a_client_that_is_just_accepted_is_cut_too(turns: int) -> None:
+    server = ModbusServer(link_of({}))
+    port = await server.listen()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(20)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        with suppress(ConnectionError):
+            assert client.recv(1) == b""
 
 
 async def exchange(port: int, *requests: bytes) -> bytes:
