@@ -4,8 +4,9 @@ It knows the site file, the simulator's signals and the store's tables; it does 
 
 - once: no (series, time) is in the store twice.
 - true: each stored value is what the signal of that tag shows at a tick within the time the reading may have taken.
-- whole: every scan instant of every tag, from the first row or gap to the last, has a row in its slot (or the next,
-  where the scan ended late), or lies in a declared gap, or in a time that a Bad row opened and no good row closed.
+- whole: every scan instant of every tag, from the first row or gap to the last, has a row in its slot (or, where the
+  scan ended late, in the next, or the one after the scans that were skipped for it), or lies in a declared gap, or in
+  a time that a Bad row opened and no good row closed.
 """
 
 from __future__ import annotations
@@ -111,11 +112,16 @@ def _uncovered(group: Group, rows: Rows, holes: list[Hole]) -> list[int]:
             place += 1
         elif (place and bad[place - 1]) or any(hole.start <= instant < hole.end for hole in holes):
             continue
-        elif coming < instant + 2 * group.interval:  # the scan ended in the next slot
+        elif coming < _resumed(instant + group.interval, holes) + group.interval:  # the scan ended late
             place += 1
         else:
             missing.append(instant)
     return missing
+
+
+def _resumed(instant: int, holes: list[Hole]) -> int:
+    """Give the first instant from this one on that was not skipped."""
+    return next((hole.end for hole in holes if hole.reason == "skipped scan" and hole.start == instant), instant)
 
 
 def undeclared(evidence: Evidence, site: Path) -> dict[str, list[int]]:
