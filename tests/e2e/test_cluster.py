@@ -14,6 +14,7 @@ from tests.e2e.conftest import prove
 from tests.e2e.plant import CLOUD, SITE, Plant, wait_until
 from tests.nats_servers import Nats
 
+CATCH_UP = 300.0  # nats-server 2.9.10 may leave a consumer's replica behind for some 3 minutes (docs/scale.md)
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 
@@ -45,11 +46,9 @@ class Clustered(Plant):
         self.cloud.write_text(textwrap.dedent(text), encoding="utf-8")
 
 
-@pytest.mark.soak  # a node of nats-server 2.9 sometimes takes minutes to catch up on a busy machine
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("kills", [1, 12])
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_any_node_of_the_cluster_may_be_killed_at_any_time(tmp_path: Path, kills: int) -> None:
-    """Under load, at any moment; it is started again and has caught up before the next is killed."""
+    """Under load, at any moment; it is started again, and the next is killed when all have caught up."""
     print(f"SEED={SEED}")
     chance = random.Random(SEED)
     with Nats(tmp_path / "nats", 3) as cluster:
@@ -58,13 +57,15 @@ def test_any_node_of_the_cluster_may_be_killed_at_any_time(tmp_path: Path, kills
         try:
             plant.up()
             wait_until(lambda: plant.stored() > 0, "the first readings")
-            for number in [chance.randrange(3) for _ in range(kills)]:
+            for turn in range(kills):
+                if turn:  # what is lost when a second node dies before the first has caught up is not asked here
+                    wait_until(lambda: all(map(cluster.healthy, range(3))), "the nodes to have caught up", CATCH_UP)
+                number = chance.randrange(3)
                 time.sleep(chance.uniform(0.2, 2.0))  # a moment, not a wait for something
                 cluster.kill(number)
                 before = plant.stored()
                 wait_until(lambda before=before: plant.stored() > before + 50, "readings with a node away")  # type: ignore[misc]
                 cluster.start(number)
-                wait_until(lambda number=number: cluster.healthy(number), "the node to have caught up")  # type: ignore[misc]
             prove(plant)
         except BaseException:
             print(plant.show())
