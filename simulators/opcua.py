@@ -23,8 +23,8 @@ from asyncua.common.callback import CallbackType
 
 from gateway.model import Link
 from simulators import opcua_security
-from simulators.opcua_history import EPOCH, History
 from simulators.listening import stop_listening
+from simulators.opcua_history import EPOCH, History
 from simulators.opcua_publish import Publication
 from simulators.opcua_space import SPECIAL, TYPES, Space, Variable, signals, variables
 from simulators.signals import TICK, Bank
