@@ -1,6 +1,6 @@
 """Messages of the native format `columns` back into readings: the receiving half of gateway.encoders.columns.
 
-Topics, under a prefix that names the gateway (docs/guide/columns.md has the format in full):
+Topics, under a prefix that names the gateway (docs/guide/formats/columns.md has the format in full):
 
     {prefix}/tables/{journal}/{table id}   a table definition, JSON
     {prefix}/columns                       readings: a zstd frame around an Arrow IPC stream

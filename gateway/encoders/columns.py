@@ -15,7 +15,7 @@
               spread over several, each with [sequence, table, rows, first row, rows of the whole record]. "backfill"
               marks data that is late on purpose.
 
-docs/guide/columns.md tells it to strangers, with ten lines that read it.
+docs/guide/formats/columns.md tells it to strangers, with ten lines that read it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/guide/columns.md is the format's contract with strangers: what it shows is run, on what the encoder makes."""
+"""The guide on columns is the format's contract with strangers: what it shows is run, on what the encoder makes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.model import Batch, Gap, Kind, Tag, TagTable
 from tests.native import BAD, SAMPLES, T0, scan
 from tests.native import table as table_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "columns.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "formats" / "columns.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from gateway.options import Format
 
 GUIDE = Path(__file__).parents[2] / "docs/guide"
-PAGES = {form: GUIDE / "formats" / f"{form}.md" for form in get_args(Format)} | {"columns": GUIDE / "columns.md"}
+PAGES = {form: GUIDE / "formats" / f"{form}.md" for form in get_args(Format)}
 
 
 def samples() -> list[tuple[str, str]]:
