@@ -57,12 +57,13 @@ def encoder_for(
         settings = options.json_settings or JsonOptions()
         renamed = options.tags.names if options.tags is not None else {}
         shown = {renamed.get(device, device): place for device, place in (places or {}).items()}
-        return Json(gateway, options.topic or topic_for(settings), options.max_message, settings, shown)
+        topic = options.topic or topic_for(settings)
+        return Json(gateway, topic, options.max_message, settings, shown, most=options.max_readings)
     if options.format != "columns":
         raise ValueError(f"{options.format} is a conversation: see dialogue_for")
     from gateway.encoders.columns import Columns
 
-    return Columns(gateway, journal, options.prefix(gateway), options.max_message)
+    return Columns(gateway, journal, options.prefix(gateway), options.max_message, options.max_readings)
 
 
 def dialogue_for(
@@ -87,6 +88,7 @@ def dialogue_for(
             tables,
             memory,
             max_message=options.max_message,
+            most=options.max_readings,
             brokers=len(options.url),
             commands=commands,
         )
@@ -94,13 +96,13 @@ def dialogue_for(
         from gateway.encoders.opcua_json import OpcuaJson
 
         of = options.opcua_json or OpcuaJsonOptions()
-        return OpcuaJson(of, gateway, tables, memory, max_message=options.max_message)
+        return OpcuaJson(of, gateway, tables, memory, max_message=options.max_message, most=options.max_readings)
     dialect = _dialect(name, options, gateway)
     if dialect is None:
         return None
     from gateway.encoders.cloud import Cloud
 
-    return Cloud(dialect, max_message=options.max_message, commands=commands)
+    return Cloud(dialect, max_message=options.max_message, most=options.max_readings, commands=commands)
 
 
 def _dialect(name: str, options: PublisherOptions, gateway: str) -> Dialect | None:

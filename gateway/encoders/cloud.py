@@ -78,9 +78,13 @@ class Cloud:
         dialect: Dialect,
         *,
         max_message: int = 256_000,
+        most: int | None = None,
         commands: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        """Prepare. `most`: readings in a message; the platform's own limit holds beside it."""
+        readings = min(filter(None, (dialect.limits.readings, most)), default=0)
+        self._limits = replace(dialect.limits, readings=readings)
         self._dialect = dialect
         self._commands = commands
         self.max_message = max_message
@@ -99,12 +103,12 @@ class Cloud:
 
     @property
     def limits(self) -> Limits:
-        return replace(self._dialect.limits, payload=self._room)
+        return replace(self._limits, payload=self._room)
 
     @property
     def _room(self) -> int:
         """The bytes that a message may have."""
-        return min(self._dialect.limits.payload, self.max_message)
+        return min(self._limits.payload, self.max_message)
 
     @property
     def ready(self) -> bool:
@@ -232,13 +236,13 @@ class Cloud:
         draft.sections.append(section)
         draft.size += room
         draft.names.setdefault(section.device, set())
-        if not self._dialect.limits.repeats:
+        if not self._limits.repeats:
             draft.names[section.device].update(section.names)
         draft.share.take(sequence, len(section), section.time * MILLISECOND)
         self._online[section.device] = now
 
     def _takes(self, draft: _Draft, section: Section, room: int) -> bool:
-        limits = self._dialect.limits
+        limits = self._limits
         if not limits.repeats and not draft.names.get(section.device, set()).isdisjoint(section.names):
             return False
         if draft.size + room > self._room - ENVELOPE:
@@ -310,7 +314,7 @@ class Cloud:
 
         One value too large for the platform goes as it is.
         """
-        limits, rows = self._dialect.limits, len(section)
+        limits, rows = self._limits, len(section)
         room = self._dialect.room(section)
         fits = room <= self._room - ENVELOPE
         if rows < 2 or (fits and (not limits.readings or rows <= limits.readings)):

@@ -21,6 +21,7 @@ docs/guide/formats/columns.md tells it to strangers, with ten lines that read it
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -54,8 +55,10 @@ _Sort = tuple[str, bool, bool]  # what messages are made of: value type, backfil
 class Columns:
     """Encodes journal records in the native format. `know` tells the tables' numbers before records that use them."""
 
-    def __init__(self, gateway: str, journal: str, prefix: str, max_message: int) -> None:
+    def __init__(self, gateway: str, journal: str, prefix: str, max_message: int, most: int | None = None) -> None:
+        """`most`: readings in a message; any number where None."""
         self.max_message = max_message
+        self._rows = most or sys.maxsize
         self._gateway = gateway
         self._journal = journal
         self._prefix = prefix
@@ -127,21 +130,24 @@ class Columns:
     def _portions(self, sort: _Sort, parts: list[_Part]) -> Iterator[list[_Part]]:
         """Put as many records together as are likely to fit into a message."""
         most = self.max_message / self._ratios.get(sort, _RATIO)
-        size, gathered = 0, list[_Part]()
+        size, rows, gathered = 0, 0, list[_Part]()
         for part in parts:
             coming = _size(part[1])
-            if gathered and size + coming > most:
+            if gathered and (size + coming > most or rows + len(part[1]) > self._rows):
                 yield gathered
-                size, gathered = 0, []
+                size, rows, gathered = 0, 0, []
             gathered.append(part)
             size += coming
+            rows += len(part[1])
         yield gathered
 
     def _columns(self, sort: _Sort, parts: list[_Part]) -> list[Message]:
-        payload = self._zstd.compress(self._stream(sort, parts))
-        self._ratios[sort] = max(0.01, 1.05 * len(payload) / sum(_size(batch) for _, batch, *_ in parts))
         rows = sum(len(batch) for _, batch, *_ in parts)
-        if len(payload) > self.max_message and rows > 1:
+        payload = b""
+        if rows <= self._rows:
+            payload = self._zstd.compress(self._stream(sort, parts))
+            self._ratios[sort] = max(0.01, 1.05 * len(payload) / sum(_size(batch) for _, batch, *_ in parts))
+        if rows > 1 and (len(payload) > self.max_message or rows > self._rows):
             one, other = _halves(parts)
             sort = (*sort[:2], sort[2] and len(parts) > 1)
             return [*self._columns(sort, one), *self._columns(sort, other)]

@@ -27,6 +27,7 @@ Retained messages never go back in time: one with a time older than what its top
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -80,14 +81,17 @@ class Json:
         max_message: int,
         options: JsonOptions | None = None,
         places: Mapping[str, Mapping[str, str]] | None = None,
+        *,
+        most: int | None = None,
     ) -> None:
-        """Raises ValueError for a topic template that is none."""
+        """`most`: readings in a message; any number where None. Raises ValueError for a topic template that is none."""
         self._options = options or JsonOptions()
         self._places = places or {}
         levels = {level for place in self._places.values() for level in place}
         for reason, hint in topic_faults(template, (*names_for(self._options.per), *levels)):
             raise ValueError(f"{reason}: {hint}")
         self.max_message = max_message
+        self._most = most or sys.maxsize
         self.window = self._options.window if self._options.per == "window" else 0.0
         self._gateway = gateway
         self._template = template
@@ -151,7 +155,7 @@ class Json:
     def _message(self, first: int, last: int, parts: Sequence[Batch]) -> Iterator[Message]:
         topic, members = self._body(parts[0].table)
         rows = sum(map(len, parts))
-        if rows > 1 and rows * self._weights.get(topic, 0.0) > self.max_message:
+        if rows > 1 and (rows > self._most or rows * self._weights.get(topic, 0.0) > self.max_message):
             for few in _halves(parts):
                 yield from self._message(first, last, few)
             return
@@ -192,12 +196,14 @@ class Json:
 
     def _arrays(self, scans: Sequence[Message]) -> Iterator[Message]:
         """Put the messages of scans into as few arrays as their size allows."""
-        start = size = 0
+        start = size = rows = 0
         for index, scan in enumerate(scans):
-            if index > start and size + len(scan.payload) + 2 > self.max_message:
+            too_large = size + len(scan.payload) + 2 > self.max_message
+            if index > start and (too_large or rows + scan.readings > self._most):
                 yield self._array(scans[start:index])
-                start, size = index, 0
+                start, size, rows = index, 0, 0
             size += len(scan.payload) + 1
+            rows += scan.readings
         yield self._array(scans[start:])
 
     def _array(self, scans: Sequence[Message]) -> Message:

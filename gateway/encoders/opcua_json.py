@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +135,7 @@ class OpcuaJson:
         memory: Memory,
         *,
         max_message: int = 256_000,
+        most: int | None = None,
         clock: Callable[[], int] = time.time_ns,
         identify: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
@@ -143,6 +145,7 @@ class OpcuaJson:
         self._clock = clock
         self._identify = identify
         self.max_message = max_message
+        self._most = most or sys.maxsize  # readings in a message
         kept = memory.load().get("writers")
         self._kept: dict[str, dict[str, Any]] = kept if isinstance(kept, dict) else {}
         self._writers: dict[tuple[str, str], Writer] = {}
@@ -337,7 +340,7 @@ class OpcuaJson:
         """Put a DataSetMessage into the device's NetworkMessage; halve it where it does not fit in one."""
         fields = b"".join(parts)
         rows = len(batch)
-        if len(fields) + 2 * _ENVELOPE > self.max_message and rows > 1:
+        if rows > 1 and (rows > self._most or len(fields) + 2 * _ENVELOPE > self.max_message):
             half = rows // 2
             for rows_, part in (
                 (np.arange(half), parts[: 3 * half]),
@@ -352,7 +355,8 @@ class OpcuaJson:
 
     def _add(self, messages: list[Message], group: str, message: bytes, sequence: int, rows: int, oldest: int) -> None:
         draft = self._drafts.setdefault(group, _Draft())
-        if draft.parts and draft.size + len(message) + _ENVELOPE > self.max_message:
+        too_large = draft.size + len(message) + _ENVELOPE > self.max_message
+        if draft.parts and (too_large or draft.share.readings + rows > self._most):
             self._close(messages, group)
             draft = self._drafts.setdefault(group, _Draft())
         draft.parts.append(message)

@@ -22,6 +22,7 @@ docs/conformance/sparkplug.md lists the standard's rules and the tests that hold
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -117,17 +118,19 @@ class EdgeNode:
         memory: Memory,
         *,
         max_message: int = 256_000,
+        most: int | None = None,
         brokers: int = 1,
         commands: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Prepare. Raises ValueError for an id that Sparkplug does not allow."""
+        """Prepare. `most`: metrics in a DDATA. Raises ValueError for an id that Sparkplug does not allow."""
         self._group, self._node = options.group, options.node or gateway
         self._host = options.primary_host
         for each in (self._group, self._node, *({table.device for table in tables})):
             if problem := id_problem(each):
                 raise ValueError(problem)
         self.max_message = max_message
+        self._most = most or sys.maxsize
         self._memory = memory
         self._brokers = brokers
         self._commands = commands
@@ -325,9 +328,9 @@ class EdgeNode:
         start, oldest = 0, _oldest(batch)
         while start < len(metrics):
             room = self.max_message - OVERHEAD - draft.size
-            stop = min(metrics.fits(start, room), len(metrics))
+            stop = min(metrics.fits(start, room), start + max(1, self._most - draft.share.readings), len(metrics))
             part = metrics.part(start, stop)
-            if len(part) > room and draft.parts:
+            if draft.parts and (len(part) > room or draft.share.readings >= self._most):
                 draft = self._close(messages, device.name)
                 continue
             draft.parts.append(part)

@@ -142,6 +142,9 @@ class PublisherOptions(MqttOptions):
     """Messages that may wait for their acknowledgement at once."""
     max_message: Size = 256_000
     """Largest payload of one message."""
+    max_readings: int | None = Field(default=None, ge=1)
+    """Readings in one message at most, where a peer takes only so many; the limits of the platforms hold anyway. A
+    birth of Sparkplug shows all metrics of its device, however many these are."""
     ack_timeout: Duration = 20.0
     """A message not acknowledged in this time ends the session, and is sent again in the next."""
     unheard: Literal["keep", "deliver"] | None = None

@@ -18,8 +18,8 @@ from tests.native import BAD, T0, scan, table
 TABLES = (*(table(kind) for kind in Kind), table(size=300, device="large"), table(device="压机/2 #+", group="快"))
 
 
-def made(name: str, max_message: int = 256_000) -> Encoder:
-    options = PublisherOptions(url="mqtt://b", format=name, max_message=f"{max_message} B")
+def made(name: str, max_message: int = 256_000, max_readings: int | None = None) -> Encoder:
+    options = PublisherOptions(url="mqtt://b", format=name, max_message=f"{max_message} B", max_readings=max_readings)
     encoder = encoder_for(options, "demo", "j1")
     if isinstance(encoder, Numbering):
         for number, of in enumerate(TABLES):
@@ -60,11 +60,16 @@ CONTENTS = st.lists(
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 @settings(max_examples=80, deadline=None)
-@given(contents=CONTENTS, first=st.integers(1, 2**40), max_message=st.sampled_from([1500, 256_000]))
+@given(
+    contents=CONTENTS,
+    first=st.integers(1, 2**40),
+    max_message=st.sampled_from([1500, 256_000]),
+    max_readings=st.sampled_from([None, 1, 7, 100]),
+)
 def test_records_become_messages_that_speak_for_all_of_them(
-    name: str, contents: list[Batch | Gap], first: int, max_message: int
+    name: str, contents: list[Batch | Gap], first: int, max_message: int, max_readings: int | None
 ) -> None:
-    encoder = ENCODERS[name](max_message=max_message)
+    encoder = ENCODERS[name](max_message=max_message, max_readings=max_readings)
     records = [Record(first + place, each) for place, each in enumerate(contents)]
     messages = encoder.encode(records)
     last = records[-1].sequence
@@ -78,6 +83,7 @@ def test_records_become_messages_that_speak_for_all_of_them(
     # what can be cut is cut: definitions, and single rows, cannot
     for message in messages:
         assert len(message.payload) <= max_message or message.retain or message.readings <= 1
+        assert message.readings <= (max_readings or 10_000)
         assert not set(message.topic) & set("+#\0")
         assert message.retain or message.readings or not message.oldest
         assert not message.readings or message.oldest >= T0

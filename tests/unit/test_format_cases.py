@@ -160,6 +160,24 @@ def test_messages_can_be_made_smaller_on_the_way(name: str) -> None:
     assert sum(message.readings for message in messages) == 300
 
 
+@pytest.mark.parametrize("name", [*CASES, "sparkplug", "opcua-json"])
+def test_a_peer_that_takes_so_many_readings_a_message_gets_no_more(name: str) -> None:
+    made: dict[str, Callable[[], Dialogue]] = {
+        "sparkplug": lambda: EdgeNode(SparkplugOptions(), "gw01", (WIDE,), Forgetful(), most=70),
+        "opcua-json": lambda: OpcuaJson(OpcuaJsonOptions(), "gw01", (WIDE,), Forgetful(), most=70),
+        **{each: (lambda each=each: Cloud(CASES[each]().dialect, most=70)) for each in CASES},  # type: ignore[misc]
+    }
+    dialogue = made[name]()
+    dialogue.will()
+    dialogue.begin()
+    scans = [Batch.full(WIDE, np.random.default_rng(1).random(300), START + number) for number in range(3)]
+    records = [Record(number, scan) for number, scan in enumerate(scans, 1)]
+    dialogue.prepare(records)
+    messages = dialogue.encode(records)
+    assert max(message.readings for message in messages) <= 70
+    assert sum(message.readings for message in messages) == 900
+
+
 def test_names_that_cannot_stand_in_a_topic_are_encoded_and_others_left_as_they_are() -> None:
     table = TagTable("压机/2 #+", "快", Kind.FLOAT, (Tag("x", "x", type="float64"),))
     publisher = OpcuaJson(OpcuaJsonOptions(), "gw01", (table,), Forgetful())
