@@ -25,6 +25,7 @@ from gateway.encoders.current import Current
 from gateway.errors import ConfigError, JournalError, Problem
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.journal import Journal
+from gateway.learned import Learned
 from gateway.local.plant import Plant
 from gateway.local.room import Room
 from gateway.log import Threshold
@@ -34,7 +35,7 @@ from gateway.model import Gap, Group, Link
 from gateway.names import driver_spec
 from gateway.northbound import Ground, Voices, publisher, voices
 from gateway.pipeline import Pipeline, Tap
-from gateway.poller import Poller
+from gateway.poller import Learn, Poller, forgets
 from gateway.publisher import Publisher
 from gateway.reload import Reload, on_hangup
 from gateway.site import Site
@@ -51,6 +52,8 @@ async def run(site: Site, stop: asyncio.Event, threshold: Threshold | None = Non
     `threshold` is that of the log, for a reload to change.
     """
     metrics, health, tap, started = Metrics(), Health(), Tap(), time.time_ns()
+    learned = Learned(FileMemory(site.data / "learned.json"))
+    site = learned.fill(site)
     drivers, made = _drivers(site), voices(site, site.publishers)
     directory = site.data / site.journal.directory
     journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
@@ -63,7 +66,8 @@ async def run(site: Site, stop: asyncio.Event, threshold: Threshold | None = Non
             plant = Plant(site, {}, [], journal, metrics, health, tap, started)
             gateway = Gateway(plant, threshold)
             await gateway.build(drivers, made)
-            reload = Reload(gateway, health)
+            reload = Reload(gateway, health, learned=learned)
+            gateway.learn = reload.learn
             room = Room(plant, functools.partial(_reloaded, reload))
             await room.open()
             try:
@@ -87,6 +91,7 @@ class Gateway:
         self.plant = plant
         self._threshold = threshold
         self._current = Current()
+        self.learn: Learn = forgets  # what devices say of their tags
         self.control: Control | None = None
         self._talking = False  # whether anybody needs `_current`
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
@@ -239,7 +244,7 @@ class Gateway:
         plant = self.plant
         poller = Poller(
             link, driver, self._pipelines, plant.metrics, plant.health, plant.journal.wait_room,
-            keep=plant.journal.mark,
+            keep=plant.journal.mark, learn=lambda said: self.learn(said),
         )  # fmt: skip
         if before is None:
             return poller

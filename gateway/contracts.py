@@ -195,6 +195,29 @@ class Comparing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a peer says itself of a tag that the file leaves open, in the tag's own terms (scaled)."""
+
+    device: str
+    tag: str
+    address: str
+    unit: str = ""
+    range: tuple[float, float] | None = None
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A driver whose peer says itself what the unit and range of its values are."""
+
+    async def describe(self, plans: Sequence[Plan]) -> list[Said]:
+        """Ask for what the file leaves open, in a session before its first scan; nothing where there is nothing to ask.
+
+        A peer that has said it need not be asked again before it may have changed its mind. Raises as `read` does.
+        """
+        ...
+
+
 @runtime_checkable
 class Writable(Protocol):
     """A driver that can set values."""

@@ -22,6 +22,11 @@ def dump(thing: Any, file: IO[bytes]) -> None:
     _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(thing)
 
 
+def folded(table: TagTable) -> TagTable:
+    """Give the same table with its tags as columns."""
+    return _table(table.device, table.group, table.kind, len(table.tags), _fold(table.tags))
+
+
 class _Pickler(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is TagTable:

@@ -1,4 +1,4 @@
-"""What outlives the process for one publisher: a small JSON object, such as the account of a budget.
+"""What outlives the process: a small JSON object, such as the account of a publisher's budget.
 
 A FileMemory writes its file anew as a whole, durably. One that cannot be read is told and taken for empty: what is kept
 here may be forgotten, at a cost that its owner knows.
@@ -43,7 +43,7 @@ class Forgetful:
 
 
 class FileMemory:
-    """A dialogue's Memory in a small file of its own, written anew as a whole."""
+    """A Memory in a small file of its own, written anew as a whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,9 +54,7 @@ class FileMemory:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            log.warning(
-                "What a publisher remembered cannot be read; it begins anew.", file=str(self._path), error=str(error)
-            )
+            log.warning("What was remembered cannot be read; it begins anew.", file=str(self._path), error=str(error))
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -85,6 +85,7 @@ class Tag:
     states: tuple[tuple[int, str], ...] = ()  # names of the values of an enumeration
     writable: Any = None  # WriteRule, the limits of what may be written; None: read-only
     simulate: Any = None  # SignalOptions, for the simulators only; None: they choose what fits
+    said: tuple[str, ...] = ()  # what the file leaves open and the device says: "unit", "range" (gateway.learned)
     where: Where = Where()
 
     def definition(self) -> dict[str, Any]:

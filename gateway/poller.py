@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -28,7 +28,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from gateway import quality as q
-from gateway.contracts import Adaptable, Driver, Plan, Resuming, Subscribing, Writable, Write, Written
+from gateway.contracts import Adaptable, Describing, Driver, Plan, Resuming, Said, Subscribing, Writable, Write, Written
 from gateway.errors import DeviceError, JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -51,6 +51,7 @@ PATIENCE: Final = 10.0  # s beyond a driver's own deadline before it counts as s
 MARK: Final = 10.0  # s; how far a driver has given its data is kept this often
 LET_GO: Final = 1.0  # s that a stuck call has to take its cancellation; then it is left behind
 ROOM: Final = 0.05  # s between looks for writes while the journal is full
+ASK: Final = 60.0  # s beyond connecting that a peer may take to say what its tags are
 WRITE: Final = 30.0  # s; the driver has its own deadlines, this one only guards against a driver that forgets
 
 
@@ -64,8 +65,17 @@ Keep = Callable[[str, bytes], None]
 """Keeps a link's mark: how far its driver has given data, for the next run."""
 
 
+Learn = Callable[[Sequence[Said]], bool]
+"""Takes what a peer says of its tags; true where something is new: then this poller is ended, and another one made."""
+
+
 def _forgets(_link: str, _mark: bytes) -> None:
     return
+
+
+def forgets(_said: Sequence[Said]) -> bool:
+    """Learn nothing."""
+    return False
 
 
 @dataclass(slots=True, eq=False)
@@ -139,8 +149,10 @@ class Poller:
         room: Room,
         clock: Clock = time.time_ns,
         keep: Keep = _forgets,
+        learn: Learn = forgets,
     ) -> None:
         self._keep = keep
+        self._learn = learn
         self._link = link
         self._driver = driver
         self._metrics = metrics
@@ -348,6 +360,7 @@ class Poller:
             try:
                 await _within(self.connecting, self._driver.connect(), "connect")
                 self._linked()
+                await self._ask()
                 self._down = ""
                 await self._session()
             except NotConnected as error:
@@ -361,6 +374,23 @@ class Poller:
                 self._refuse_wishes()
                 await self._close()
             await asyncio.sleep(self._backoff.pause())
+
+    async def _ask(self) -> None:
+        """Let the peer say what the file leaves open, before anything is recorded. Raises NotConnected."""
+        if not isinstance(self._driver, Describing):
+            return
+        said: list[Said] = []
+
+        async def describe(driver: Describing) -> None:
+            said.extend(await driver.describe([turn.plan for turn in self._turns]))
+
+        try:
+            await _within(self.connecting + ASK, describe(self._driver), "describe")
+        except NoAnswer as error:
+            self._log.warning("The server does not say what its tags are; the file alone does.", error=str(error))
+            return
+        if said and self._learn(said):
+            await asyncio.sleep(ASK)  # ended meanwhile; where that fails, what the file says goes on
 
     async def _close(self) -> None:
         try:

@@ -18,7 +18,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -26,8 +26,11 @@ import orjson
 import structlog
 
 from gateway.changes import Changes, compare, watched
+from gateway.contracts import Said
 from gateway.errors import GatewayError, JournalError
 from gateway.health import Health
+from gateway.learned import Learned
+from gateway.memory import Forgetful
 from gateway.site import Site
 from gateway.versions import APPLIED, PROBATION, REPLACED, ROLLED_BACK, Version, Versions
 
@@ -73,10 +76,14 @@ class Running(Protocol):
 class Reload:
     """The configuration of one running gateway."""
 
-    def __init__(self, running: Running, health: Health, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, running: Running, health: Health, clock: Callable[[], int] = time.time_ns, learned: Learned | None = None
+    ) -> None:
         self._running = running
         self._health = health
         self._clock = clock
+        self._learned = learned if learned is not None else Learned(Forgetful())
+        self._news = False  # a device has said what its tags are, and that is not in what runs
         self._versions = Versions(running.site.data)
         self._asked = asyncio.Event()
         self._by = ""
@@ -94,6 +101,18 @@ class Reload:
         self._asked.set()
         return done
 
+    def learn(self, said: Sequence[Said]) -> bool:
+        """Take what a device says of its tags; true where it is new: the link is then started again with it."""
+        try:
+            news = self._learned.take(said)
+        except OSError as error:
+            log.warning("What a device says of its tags cannot be kept; it is asked again.", error=str(error))
+            return False
+        if news:
+            self._news = True
+            self._asked.set()
+        return news
+
     async def run(self) -> None:
         """Load when asked to, until cancelled. Raises JournalError."""
         await self._record(self._running.site, "start", APPLIED)
@@ -101,10 +120,13 @@ class Reload:
             await self._asked.wait()
             self._asked.clear()
             waiting, self._waiting = self._waiting, []
-            result = await self._contained(self._load(self._by))
-            for done in waiting:
-                if not done.done():
-                    done.set_result(result)
+            if self._news:
+                await self._contained(self._retell())
+            if waiting:
+                result = await self._contained(self._load(self._by))
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(result)
             if self._on_probation and not self._asked.is_set():  # what ran before a refused one is so still
                 await self._contained(self._prove(Result(APPLIED)))
 
@@ -130,7 +152,7 @@ class Reload:
         old = self._running.site
         self._known = await asyncio.to_thread(_looks, old)
         try:
-            fresh = await compiled(old)
+            fresh = self._learned.fill(await compiled(old))
             changes, new = await asyncio.to_thread(compare, old, fresh)
             if changes.restart:
                 return self._needs_restart(changes)
@@ -153,19 +175,39 @@ class Reload:
         self._version = await self._record(new, by, PROBATION)
         return await self._prove(Result(APPLIED, lines))
 
+    async def _retell(self) -> Result:
+        """Run with what devices have said of their tags; the files are not looked at."""
+        self._news, old = False, self._running.site
+        changes, new = await asyncio.to_thread(lambda: compare(old, self._learned.fill(old)))
+        if changes:
+            try:
+                await self._running.change(new, changes)
+            except GatewayError as error:
+                log.warning("Units and ranges of devices cannot be taken.", error=str(error))
+                return Result(REFUSED)
+            log.info("Units and ranges are taken from devices.", devices=changes.devices.changed)
+        if self._proven is old:
+            self._proven = self._running.site
+        return Result(APPLIED)
+
     async def _prove(self, result: Result) -> Result:
         """Wait until every device on probation answers; go back where one does not."""
         site = self._running.site
         wanted = await asyncio.to_thread(watched, self._proven, site) & self._answered if site.probation else set()
         deadline = asyncio.get_running_loop().time() + site.probation
         while silent := wanted - self._running.answering:
+            if self._news:
+                self._asked.clear()
+                await self._retell()
+                if self._waiting:
+                    self._asked.set()
             if self._asked.is_set():
                 note = f"its probation was ended by another reload before {', '.join(sorted(silent))} answered"
                 return Result(APPLIED, (*result.lines, note))
             if asyncio.get_running_loop().time() >= deadline:
                 return await self._return(silent)
             await asyncio.sleep(LOOK)
-        self._proven = site
+        self._proven = self._running.site
         await self._settle(APPLIED)
         return result
 
@@ -177,7 +219,7 @@ class Reload:
             for name in sorted(silent)
         )
         reason = f"not up within {self._running.site.probation:g} s: {why}"
-        changes, old = await asyncio.to_thread(compare, self._running.site, self._proven)
+        changes, old = await asyncio.to_thread(compare, self._running.site, self._learned.fill(self._proven))
         await self._running.change(old, changes)
         self._proven = self._running.site
         log.error("The new configuration was taken back, the old one runs again.", reason=reason)

@@ -2,15 +2,16 @@
 
 States are those of the variable (EnumValues, else EnumStrings: Part 8, 5.3.3), else those of its DataType: its
 EnumDefinition, else its EnumValues, else its EnumStrings (Part 3, 5.8.3). Only an Int32 is an enumeration: the names of
-an OptionSet are those of bits. It enters through the file (ADR 010), by browsing or by `plan --online --write`;
-`differences` says where the file and the server do not agree. Only the text of a text tag is taken at run time: the
-names of its enumeration, learned at each connect (`learn_names`), are values and no part of a definition.
+an OptionSet are those of bits. It enters by browsing or by `plan --online --write`; `differences` says where the file
+and the server do not agree. Two things are taken at run time: unit and range of the tags that the file leaves open
+(`open_nodes`, `said`; ADR 022), and the text of a text tag: the names of its enumeration, learned at each connect
+(`learn_names`), are values and no part of a definition.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
@@ -24,11 +25,12 @@ from drivers.opcua.plan import OpcuaPlan
 from drivers.opcua.session import Refused, Session, status_name
 from drivers.opcua.values import HELD
 from gateway import quality as q
-from gateway.contracts import Differs
+from gateway.contracts import Differs, Said
 from gateway.model import Kind, Tag
 
 HAS_PROPERTY: Final = ua.NodeId(ua.ObjectIds.HasProperty)
 PROPERTIES: Final = ("EngineeringUnits", "EURange", "EnumStrings", "EnumValues")
+_NUMBERS: Final = ("EngineeringUnits", "EURange")
 WORDS: Final[dict[int, str]] = {
     wire.BOOLEAN: "bool", wire.SBYTE: "int8", wire.BYTE: "uint8", wire.INT16: "int16", wire.UINT16: "uint16",
     wire.INT32: "int32", wire.UINT32: "uint32", wire.INT64: "int64", wire.UINT64: "uint64", wire.FLOAT: "float32",
@@ -210,6 +212,21 @@ async def describe(session: Session, nodes: Sequence[ua.NodeId], limits: Limits)
     return described
 
 
+async def describe_numbers(session: Session, nodes: Sequence[ua.NodeId], limits: Limits) -> list[Description]:
+    """Ask for units and ranges alone. Raises NotConnected."""
+    described: list[Description] = []
+    for first in range(0, len(nodes), limits.browse):  # in portions: the answers are large beside what is kept of them
+        found = await properties(session, nodes[first : first + limits.browse], limits)
+        wanted = [{name: node for name, node in each.items() if name in _NUMBERS} for each in found]
+        asked = [(node, ua.AttributeIds.Value) for each in wanted for node in each.values()]
+        answers = iter(await read(session, asked, limits))
+        for each in wanted:
+            about = {name: next(answers) for name in each}
+            unit, limit = unit_of(about.get("EngineeringUnits")), range_of(about.get("EURange"))
+            described.append(Description(unit=unit, range=limit))
+    return described
+
+
 def description(
     value: ua.DataValue, data_type: ua.DataValue, said: dict[str, ua.DataValue], enumerations: Enumerations
 ) -> Description:
@@ -255,6 +272,47 @@ def _may_have_states(data_type: ua.DataValue) -> bool:
     return isinstance(node, ua.NodeId) and not (node.NamespaceIndex == 0 and node.Identifier in _NO_NUMBERS)
 
 
+def _is_open(tag: Tag) -> tuple[bool, bool]:
+    """Tell whether the file leaves a tag's unit and its range to the server."""
+    if tag.kind in (Kind.TEXT, Kind.BOOL) or tag.source.field:
+        return False, False
+    plain = tag.scale == 1 and tag.offset == 0  # else the server's unit is that of the raw value
+    unlimited = math.isinf(tag.minimum) and math.isinf(tag.maximum)
+    return plain and (not tag.unit or "unit" in tag.said), not tag.states and (unlimited or "range" in tag.said)
+
+
+def open_nodes(plan: OpcuaPlan) -> list[int]:
+    """Give the nodes of a plan whose unit or range the file leaves open for a tag."""
+    found = {
+        node
+        for part in plan.parts
+        for tag, node in zip(part.table.tags, part.node.tolist(), strict=True)
+        if any(_is_open(tag))
+    }
+    return sorted(found)
+
+
+def said(plan: OpcuaPlan, described: Mapping[int, Description]) -> list[Said]:
+    """Give what the server says of the tags that the file leaves open; `described` are nodes of the plan."""
+    found = []
+    for part in plan.parts:
+        for tag, node in zip(part.table.tags, part.node.tolist(), strict=True):
+            one = described.get(node)
+            if one is None:
+                continue
+            unit, limits = _is_open(tag)
+            span = _scaled(tag, one.range) if limits and one.range is not None else None
+            name = one.unit.strip() if unit else ""
+            if name or span is not None:
+                found.append(Said(plan.device, tag.name, tag.address, name, span))
+    return found
+
+
+def _scaled(tag: Tag, ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = sorted(float(Fraction(end) * tag.scale + tag.offset) for end in ends)
+    return low, high
+
+
 def differences(plan: OpcuaPlan, described: Sequence[Description]) -> list[Differs]:
     """Tell where the file and the server do not agree on a plan's tags; `described` are the plan's nodes."""
     found: list[Differs] = []
@@ -282,7 +340,7 @@ def _differs(tag: Tag, said: Description) -> list[tuple[Any, ...]]:
     if said.unit and plain and tag.unit.strip() != said.unit.strip():
         found.append(("unit", tag.unit, said.unit, (("unit", said.unit),)))
     if said.range is not None and not said.states:
-        low, high = sorted(float(Fraction(end) * tag.scale + tag.offset) for end in said.range)
+        low, high = _scaled(tag, said.range)
         if not (math.isclose(tag.minimum, low, rel_tol=1e-6) and math.isclose(tag.maximum, high, rel_tol=1e-6)):
             given = "" if math.isinf(tag.minimum) and math.isinf(tag.maximum) else f"{tag.minimum:g} to {tag.maximum:g}"
             found.append(("range", given, f"{low:g} to {high:g}", (("min", low), ("max", high))))

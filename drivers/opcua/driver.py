@@ -37,7 +37,7 @@ from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
-from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Write, Written
+from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Said, Write, Written
 from gateway.errors import ConfigError, DeviceError, NotConnected, Problem
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
@@ -125,6 +125,7 @@ class OpcuaDriver:
         self._troubled = False
         self._answers: dict[OpcuaPlan, explain.Answered] = {}  # the last ones of polled groups, for `explain`
         self._given: dict[OpcuaPlan, NDArray[np.int64]] = {}  # each node's source and server time in the last answer
+        self._asked: tuple[str, str] | None = None  # the server that has said what the file leaves open
         self._lost = 0  # ns of the wall clock; when the last interruption was over
 
     def plan(self, tables: Sequence[TagTable]) -> OpcuaPlan:
@@ -332,6 +333,27 @@ class OpcuaDriver:
             ]
             differ += described.differences(each, said)
         return differ
+
+    async def describe(self, plans: Sequence[Plan]) -> list[Said]:
+        """Ask for units and ranges that the file leaves open: once, and again of a server that was restarted.
+
+        Another server of a redundant set has the same address space.
+        """
+        session = self._connected()
+        asked, origin = self._asked, session.origin
+        if asked is not None and (asked[0] != origin[0] or asked == origin):
+            return []
+        found: list[Said] = []
+        for each in plans:
+            assert isinstance(each, OpcuaPlan)
+            wanted = described.open_nodes(each) if each.events is None else []
+            names_of = [each.nodes[node] for node in wanted]
+            ids = await names.resolve(session, names_of, self._namespaces, self._limits.translate)
+            there = [(node, one) for node, one in zip(wanted, ids, strict=True) if isinstance(one, ua.NodeId)]
+            about = await described.describe_numbers(session, [one for _, one in there], self._limits)
+            found += described.said(each, dict(zip((node for node, _ in there), about, strict=True)))
+        self._asked = origin
+        return found
 
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:
         wish = self._wishes[plan.device, plan.group]

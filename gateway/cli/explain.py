@@ -113,6 +113,9 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("definition", f"{about['where']}: {about.get('address', '')} ({about.get('type', '')})"),
         ("link, device", f"{found['link']['link']}, {found['device']['device']}"),
     ]
+    if about["said"]:
+        told = {"unit": f"unit {unit}", "range": f"range {about.get('min', 'any')} to {about.get('max', 'any')}"}
+        rows.append(("the device says", ", ".join(told[each] for each in about["said"])))
     if (answer := found["answer"]) is not None:
         rows.append(("request", f"{answer['request']}; {found['requests']} in a scan of group {scan['group']}"))
     outcome = f"failed: {scan['outcome']}" if scan["outcome"] else "answered"
@@ -174,7 +177,7 @@ def steps(about: dict[str, Any]) -> list[str]:
     if "scale" in about or "offset" in about:
         scale, offset = (float(Fraction(about.get(key, default))) for key, default in (("scale", 1), ("offset", 0)))
         found.append(f"raw x {scale:.10g}" + (f" {'-' if offset < 0 else '+'} {abs(offset):.10g}" if offset else ""))
-    if "min" in about or "max" in about:
+    if ("min" in about or "max" in about) and "range" not in about["said"]:
         found.append(f"outside {about.get('min', 'any')}..{about.get('max', 'any')}: {about['out_of_range']}")
     if "states" in about:
         found.append(f"{len(about['states'])} named states; a number without a name is uncertain")

@@ -56,10 +56,11 @@ def _compile(table: TagTable) -> _Columns:
     absent = sorted({value for tag in tags for value in tag.not_available}) if numeric else []
     nothing = tuple((np.array([value in tag.not_available for tag in tags]), value) for value in absent)
     limits = None
-    if numeric and any(np.isfinite(tag.minimum) or np.isfinite(tag.maximum) for tag in tags):
+    judged = [tag for tag in tags if "range" not in tag.said]  # a range that the device says is no limit of ours
+    if numeric and any(np.isfinite(tag.minimum) or np.isfinite(tag.maximum) for tag in judged):
         limits = (
-            np.array([tag.minimum for tag in tags]),
-            np.array([tag.maximum for tag in tags]),
+            np.array([-np.inf if "range" in tag.said else tag.minimum for tag in tags]),
+            np.array([np.inf if "range" in tag.said else tag.maximum for tag in tags]),
             np.array([_MODES[tag.out_of_range] for tag in tags], dtype=np.uint8),
         )
     states = None
