@@ -1,6 +1,6 @@
 """What YAML may say about a replay link, its devices and tags. Imports nothing that costs anything.
 
-url      replay:FILE.csv       a recording (drivers/replay/recording.py has its format), relative to the site file
+url      replay:FILE           a recording (gateway/trace.py has its form), relative to the site file
          replay:generated      patterns made up as they are asked for: sine, walk, counter, noise, on-off, constant
 address  SERIES [TYPE]         a series of the recording, or a pattern, and as what it is held: float64 if not said
 """
@@ -30,13 +30,15 @@ class ReplayLink(LinkOptions):
     """A recording, or made-up patterns."""
 
     url: str
-    """replay:FILE.csv, relative to the file that names it, or replay:generated."""
+    """replay:FILE.csv (.arrows, .parquet), relative to the file that names it, or replay:generated."""
     speed: float = Field(default=1.0, gt=0)
     """How much faster than it was recorded a recording is played."""
-    at_end: Literal["repeat", "stop"] = "repeat"
-    """Whether a recording begins again at its end, or the link is then as if the device had gone."""
+    at_end: Literal["repeat", "hold", "stop"] = "repeat"
+    """Whether a recording begins again at its end, stays at what it said last, or the device is then gone."""
     times: Literal["scan", "shifted", "stored"] = "scan"
     """The time that readings carry: that of the scan, that of the recording moved to now, or that of the recording."""
+    rows: Literal["newest", "all"] = "newest"
+    """Whether a scan shows the newest row of each series, or each row is reported at its moment, and nothing asked."""
 
     @field_validator("url")
     @classmethod

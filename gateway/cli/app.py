@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "tail": "live values",
     "explain": "why a value is what it is",
     "probe": "every tag of real devices, once",
+    "record": "what devices say, into a file",
     "simulate": "a stand-in for every device of a site",
     "query": "last values and ranges",
     "account": "what is stored, and what is missing",

@@ -47,6 +47,7 @@ def probe(
     import asyncio
 
     from gateway.cli.run import _urls
+    from gateway.cli.wanted import wanted
     from gateway.config import load_site
     from gateway.local.place import answered
 
@@ -56,7 +57,7 @@ def probe(
     for warning in loaded.warnings:
         if warning.path.startswith("links"):
             typer.echo(say(str(warning)), err=True)
-    wanted = _wanted(loaded, devices or [])
+    chosen = wanted(loaded, devices or [])
     occupied = answered(loaded.data)
     if occupied:
         typer.echo(
@@ -66,7 +67,7 @@ def probe(
             ),
             err=True,
         )
-    found = asyncio.run(_probe(wanted))
+    found = asyncio.run(_probe(chosen))
     about = _about(loaded, site, by, occupied=occupied)
     if report is not None:
         _write(report, about, found)
@@ -75,20 +76,6 @@ def probe(
     else:
         _show(found, only_off=off)
     raise typer.Exit(1 if any(each.off for each in found) else 0)
-
-
-def _wanted(site: Site, names: Sequence[str]) -> list[tuple[Link, list[Device]]]:
-    """Find the devices by name. Raises BadParameter."""
-    import difflib
-
-    known = [device.name for link in site.links for device in link.devices]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known[:20])}"
-            raise typer.BadParameter(f"there is no device {name}; {hint}", param_hint="DEVICE")
-    chosen = [(link, [device for device in link.devices if not names or device.name in names]) for link in site.links]
-    return [(link, devices) for link, devices in chosen if devices]
 
 
 async def _probe(wanted: Sequence[tuple[Link, list[Device]]]) -> list[CheckedDevice]:

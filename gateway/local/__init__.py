@@ -12,7 +12,8 @@ A connection is one question and its answer, in lines of JSON (UTF-8, each ended
     > {"ask":"reload"}
     < {"answer":{"outcome":"applied","lines":["device press-1: changed"]}}      once its probation is over
     > {"ask":"tail","tags":["press-1/*"],"journalled":false}
-    < {"table":0,"device":"press-1","group":"default","tags":[{"name":...,"unit":...,"states":{"1":...}},...]}
+    < {"table":0,"device":"press-1","group":"default","kind":"float64",
+       "tags":[{"name":...,"unit":...,"states":{"1":...}},...]}
     < {"readings":0,"tag":[0,1],"value":[1.5,null],"quality":[0,2147483648],"time":[...],"backfill":false}
     < {"dropped":120}                       readings that the asker was too slow for
     ...                                     until either closes

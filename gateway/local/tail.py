@@ -93,7 +93,8 @@ def _table(view: _View) -> bytes:
         {"name": tag.name, "unit": tag.unit, "states": {str(number): text for number, text in tag.states}}
         for tag in view.table.tags
     ]
-    body = {"table": view.number, "device": view.table.device, "group": view.table.group, "tags": tags}
+    about = {"device": view.table.device, "group": view.table.group, "kind": view.table.kind.value}
+    body = {"table": view.number, **about, "tags": tags}
     return orjson.dumps(body) + b"\n"
 
 

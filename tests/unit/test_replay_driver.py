@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from drivers.replay.driver import ReplayDriver
-from drivers.replay.recording import load
 from gateway import quality as q
 from gateway.config import load_site
 from gateway.errors import ConfigError, NotConnected, ProtocolError
 from gateway.model import Batch, Link
+from gateway.trace import load
 
 START = 1_764_000_000_000_000_000
 SECOND = 10**9
