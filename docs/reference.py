@@ -151,11 +151,13 @@ def reference() -> str:
             section(2, "Every link", options.LinkOptions) + "\nAnd `devices`: devices by name.\n",
             section(2, "Every device", options.DeviceOptions, above=options.GroupOptions)
             + "\nAnd the keys of a poll group, `tags` (the group `default`), and `groups`: poll groups by name.\n",
+            section(3, "A device's `inventory`", options.InventoryOptions),
             section(2, "Every poll group", options.GroupOptions) + "\nAnd `tags`: tags by name.\n",
             section(2, "Every tag", options.TagOptions),
             section(3, "`writable`", options.WriteRule),
             section(3, "`simulate`", options.SignalOptions),
             *drivers(),
+            section(2, "The site's `inventory`", options.UnlinkedOptions),
             section(2, "`publish`", options.PublisherOptions, above=options.MqttOptions)
             + "\nAnd the keys of every MQTT connection.\n",
             section(2, "Every MQTT connection", options.MqttOptions),

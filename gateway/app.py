@@ -64,6 +64,7 @@ async def run(site: Site, stop: asyncio.Event, threshold: Threshold | None = Non
             resumed = _recall(journal, drivers)
             _declare_absence(journal, site.links, resumed)
             plant = Plant(site, {}, [], journal, metrics, health, tap, started)
+            _count_equipment(plant)
             gateway = Gateway(plant, threshold)
             await gateway.build(drivers, made)
             reload = Reload(gateway, health, learned=learned)
@@ -292,6 +293,16 @@ async def _reloaded(reload: Reload) -> dict[str, Any]:
 
 def _nothing() -> None:
     return
+
+
+def _count_equipment(plant: Plant) -> None:
+    """Have both halves of the connection rate counted whenever somebody looks at the metrics."""
+
+    def counted() -> set[str]:
+        return {each.name for each in plant.site.inventory if each.counted}
+
+    plant.metrics.listed.set_function(lambda: len(counted()))
+    plant.metrics.answering.set_function(lambda: len(counted() & plant.health.well("devices")))
 
 
 def _groups(links: Sequence[Link]) -> Iterator[Group]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from gateway.model import Device, Group, Link, Tag, TagTable
 from gateway.site import Site
 
-_WORDS: Final = ("description", "location", "template")  # keys that say nothing of how a device is read
+_WORDS: Final = ("description", "location", "template", "inventory")  # keys that say nothing of how a device is read
 _UNREAD: Final = ("where", "simulate")  # fields of a tag that the daemon does not look at
 _TAG: Final = tuple(field.name for field in fields(Tag) if field.name not in _UNREAD)
 

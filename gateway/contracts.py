@@ -420,3 +420,4 @@ class DriverSpec:
     resolve: Callable[[Any, Any, Any], Sequence[Resolved]]  # (tag options, device options, link options)
     open: Callable[[Link], Driver]
     group: type[GroupOptions] = GroupOptions  # a device model that extends it gives its groups their defaults
+    source_time: bool = False  # readings have the source's time: a value that stands still is one reading, not many

@@ -76,6 +76,10 @@ class Health:
         found = self._conditions[kind].get(name)
         return found.reason if found is not None and not found.up else ""
 
+    def well(self, kind: str) -> frozenset[str]:
+        """Give the links, devices or publishers that are up."""
+        return frozenset(name for name, state in tuple(self._conditions[kind].items()) if state.up)
+
     def commands(self, *, isolated: bool, reason: str = "") -> None:
         """Set whether commands are carried out; without a call they are off."""
         self._commands = {"state": "isolated", "reason": reason} if isolated else {"state": "on"}

@@ -21,6 +21,10 @@ class Metrics:
         self.readings = Counter("plantbridge_readings", "Readings", ("device", "quality"), registry=registry)
         self.link_up = Gauge("plantbridge_link_up", "1 where a device of it answers", ("link",), registry=registry)
         self.device_up = Gauge("plantbridge_device_up", "1 where it answers", ("device",), registry=registry)
+        self.listed = Gauge("plantbridge_devices_listed", "Production equipment in the inventory", registry=registry)
+        self.answering = Gauge(
+            "plantbridge_devices_answering", "Of the equipment in the inventory, what answers", registry=registry
+        )
         self.scan_seconds = Gauge("plantbridge_scan_seconds", "Last scan's duration", device, registry=registry)
         self.appended = Counter("plantbridge_journal_appended_readings", "Readings journalled", registry=registry)
         self.depth = Gauge("plantbridge_journal_depth_records", "Records kept", registry=registry)

@@ -10,8 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Problem
-from gateway.model import Link, TagTable
+from gateway.model import Link, TagTable, Where
 from gateway.options import CommandOptions, JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """One entry of the inventory: a device on a link, or a machine without one."""
+
+    name: str
+    state: str  # connected, planned, not-connectable, auxiliary
+    vendor: str = ""
+    model: str = ""
+    serial: str = ""
+    location: str = ""
+    process: str = ""  # the key process that it has a part in
+    numerically_controlled: bool = False
+    link: str = ""  # empty: it has none
+    where: Where = field(default_factory=Where)
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is production equipment, which the rates of a plant count."""
+        return self.state != "auxiliary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +59,8 @@ class Site:
     """Seconds in which a device that a reload changed must answer, or the old configuration returns; 0: none."""
     watch: bool = False
     """Whether a change of the files is loaded without being asked to."""
+    inventory: tuple[Equipment, ...] = ()
+    """Every device of the links, and the machines that have none."""
     sources: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
     """The YAML files as they were read, compressed by zlib: never the secrets, nor what is shipped with the gateway."""
 

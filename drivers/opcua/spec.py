@@ -203,4 +203,4 @@ def open_driver(link: Link) -> Driver:
     return OpcuaDriver(link)
 
 
-SPEC: Final = DriverSpec("opcua", OpcuaLink, OpcuaDevice, OpcuaTag, resolve, open_driver, OpcuaGroup)
+SPEC: Final = DriverSpec("opcua", OpcuaLink, OpcuaDevice, OpcuaTag, resolve, open_driver, OpcuaGroup, source_time=True)

@@ -88,4 +88,4 @@ def _open(link: Link) -> Driver:
     return ReplayDriver(link)
 
 
-SPEC: Final = DriverSpec("replay", ReplayLink, ReplayDevice, ReplayTag, resolve, _open)
+SPEC: Final = DriverSpec("replay", ReplayLink, ReplayDevice, ReplayTag, resolve, _open, source_time=True)

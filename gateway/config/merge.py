@@ -1,9 +1,9 @@
 """Several files to one tree: fragments named by `include`, and templates that devices begin from.
 
-An included file has only `links` and `include`; a link that two files define is an error. A device's own keys replace
-those of its template; its tags are merged one by one. A tag written with an address (or as text) replaces the tag of
-that name; one without changes only the keys it names; null removes it. Under the device's `tags` it stays in the poll
-group where the template has it, under `groups.NAME.tags` it moves there. A template may begin from another one.
+An included file has only `links`, `inventory` and `include`; a link that two files define is an error. A device's own
+keys replace those of its template; its tags are merged one by one. A tag written with an address (or as text) replaces
+the tag of that name; one without changes only the keys it names; null removes it. Under the device's `tags` it stays in
+the poll group where the template has it, under `groups.NAME.tags` it moves there. A template may begin from another.
 """
 
 from __future__ import annotations
@@ -22,11 +22,33 @@ from gateway.model import Where
 HEADER: Final = ("driver", "source", "trust", "description", "template")
 """Keys of a template that are about the template and not of the device."""
 
+Sections = dict[str, Mapping]
+"""What is put together from all files, by key."""
+
 _WILD: Final = "*?["
 
 
-def include(tree: Mapping, path: Path, links: Mapping, files: Files, inside: tuple[Path, ...] = ()) -> None:
-    """Add to `links` the links of all files that `include` of this tree names, and of those that they name."""
+SECTIONS: Final = {
+    "links": ("link", "expected links by name", "links: {NAME: {driver: ..., devices: ...}}"),
+    "inventory": ("machine", "expected machines by name", "inventory: {NAME: planned}"),
+}
+"""What an included file may have: what each name of it is, what is said where there are none, an example."""
+
+
+def include(
+    tree: Mapping,
+    path: Path,
+    links: Mapping,
+    files: Files,
+    inside: tuple[Path, ...] = (),
+    inventory: Mapping | None = None,
+) -> None:
+    """Add to `links`, and `inventory`, what all files have that `include` of this tree names, and those they name."""
+    into = {"links": links, "inventory": tree.new() if inventory is None else inventory}
+    _include(tree, path, into, files, inside)
+
+
+def _include(tree: Mapping, path: Path, into: Sections, files: Files, inside: tuple[Path, ...]) -> None:
     inside = (*inside, path.resolve())
     names = tree.get("include")
     if not isinstance(names, Listing):
@@ -38,7 +60,7 @@ def include(tree: Mapping, path: Path, links: Mapping, files: Files, inside: tup
                 reason = f"{written(name)} leads back to {found.name} itself"
                 files.report(mark, place, reason, "put included files into a folder of their own")
             elif found.resolve() not in files.read:
-                _add(found, links, files, mark, place, inside)
+                _add(found, into, files, mark, place, inside)
 
 
 def _matches(name: str, folder: Path, files: Files, mark: Where, place: tuple[str | int, ...]) -> list[Path]:
@@ -56,36 +78,37 @@ def _matches(name: str, folder: Path, files: Files, mark: Where, place: tuple[st
 
 
 def _add(
-    path: Path, links: Mapping, files: Files, mark: Where, place: tuple[str | int, ...], inside: tuple[Path, ...]
+    path: Path, into: Sections, files: Files, mark: Where, place: tuple[str | int, ...], inside: tuple[Path, ...]
 ) -> None:
-    """Read one fragment and take over its links."""
+    """Read one fragment and take over its links and machines."""
     try:
         fragment = files.open(path)
     except OSError as error:
         files.report(mark, place, f"{path.name} cannot be read: {error.strerror}")
         return
-    example = "links: {NAME: {driver: ..., devices: ...}}"
     if not isinstance(fragment, Mapping):
         if fragment is not None:
+            example = SECTIONS["links"][2]
             files.report(getattr(fragment, "mark", mark), (), "an included file must have the key links", example)
         return
     for key in fragment:
-        if key not in ("links", "include"):
-            hint = "an included file has only links and include"
+        if key not in (*SECTIONS, "include"):
+            hint = "an included file has only links, inventory and include"
             files.report(fragment.key_at(key), (key,), f"unknown key {key}", hint)
-    theirs = fragment.get("links", {})
-    if not isinstance(theirs, Mapping):
-        if "links" in fragment:
-            files.report(fragment.value_at("links"), ("links",), "expected links by name", example)
-        theirs = fragment.new()
-    for name in theirs:
-        if name in links:
-            first = links.key_at(name)
-            hint = f"first in {first.file}:{first.line}"
-            files.report(theirs.key_at(name), ("links", name), f"the link {name} is defined twice", hint)
-        else:
-            links.put(name, theirs[name], theirs)
-    include(fragment, path, links, files, inside)
+    for section, (what, wanted, example) in SECTIONS.items():
+        theirs = fragment.get(section, fragment.new())
+        if not isinstance(theirs, Mapping):
+            files.report(fragment.value_at(section), (section,), wanted, example)
+            continue
+        ours = into[section]
+        for name in theirs:
+            if name in ours:
+                first = ours.key_at(name)
+                hint = f"first in {first.file}:{first.line}"
+                files.report(theirs.key_at(name), (section, name), f"the {what} {name} is defined twice", hint)
+            else:
+                ours.put(name, theirs[name], theirs)
+    _include(fragment, path, into, files, inside)
 
 
 # ------------------------------------------------------------------------------------------------ templates

@@ -24,6 +24,8 @@ from gateway.options import (
     Options,
     PublisherOptions,
     StoreOptions,
+    Unlinked,
+    UnlinkedOptions,
 )
 
 
@@ -40,6 +42,8 @@ class SiteOptions(Options):
     """Files with more links: names or patterns, relative to this file."""
     links: dict[str, Any] = Field(default_factory=dict)
     """Connections to devices, by name."""
+    inventory: dict[str, Unlinked | UnlinkedOptions] = Field(default_factory=dict, examples=[{"lathe-7": "planned"}])
+    """Machines of the plant that have no link, by name: planned, or not-connectable; or keys and values."""
     publish: dict[str, PublisherOptions] = Field(default_factory=dict)
     """Brokers to publish to, by name. Each has a cursor of its own in the journal."""
     watch: bool = False
@@ -61,6 +65,8 @@ class FragmentOptions(Options):
     """Files with more links; relative to this file."""
     links: dict[str, Any] = Field(default_factory=dict)
     """Connections to devices, by name."""
+    inventory: dict[str, Unlinked | UnlinkedOptions] = Field(default_factory=dict)
+    """Machines that have no link, by name."""
 
 
 class TemplateOptions(Options):

@@ -16,6 +16,7 @@ from gateway.config.advice import in_the_clear
 from gateway.config.document import Mapping as Tree
 from gateway.config.document import locate
 from gateway.config.files import Files, shown
+from gateway.config.inventory import compile_inventory
 from gateway.config.links import compile_links
 from gateway.config.merge import include
 from gateway.config.messages import Piece, check
@@ -25,9 +26,9 @@ from gateway.config.selected import check_commands, check_publishers
 from gateway.config.shipped import shipped
 from gateway.config.tags import check_name, wanted_keys
 from gateway.errors import ConfigError, Problem
-from gateway.model import Link
+from gateway.model import Link, Where
 from gateway.options import CommandOptions, PublisherOptions, TlsOptions
-from gateway.site import Site
+from gateway.site import Equipment, Site
 from gateway.templates import NAMES, SCAN_VALUES, TAG_NAMES, TAG_VALUES, body_faults, names_for, topic_faults
 
 Path_ = tuple[str | int, ...]
@@ -54,7 +55,7 @@ def kind_of(tree: Tree) -> str:
             return "cloud"
         if "driver" in keys:
             return "template"
-    return "fragment" if keys and not keys - {"links", "include"} else "site"
+    return "fragment" if keys and not keys - {"links", "inventory", "include"} else "site"
 
 
 def refuse_other(tree: Tree, path: Path, wanted: str) -> None:
@@ -75,10 +76,10 @@ def refuse_other(tree: Tree, path: Path, wanted: str) -> None:
 
 def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Site:
     """Check and compile the tree of a site file."""
-    compiled = _links(tree, path, files, urls)
+    compiled, inventory = _links(tree, path, files, urls)
     places = _places(tree, compiled, files)
     publishers = _publishers(tree, files, places)
-    options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "publish")), files)
+    options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "inventory", "publish")), files)
     if options is not None and "gateway" in tree:
         check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
     if publishers and not any(problem.severity == "error" for problem in files.found()):
@@ -104,6 +105,7 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
         urls=dict(urls),
         probation=options.probation,
         watch=options.watch,
+        inventory=inventory,
         sources={name: data for name, data in files.sources.items() if not name.is_relative_to(shipped().resolve())},
     )
 
@@ -133,8 +135,8 @@ def _places(tree: Tree, links: tuple[Link, ...], files: Files) -> dict[str, dict
 
 def fragment_of(tree: Tree, path: Path, files: Files) -> tuple[Link, ...]:
     """Check and compile the tree of a file that others include. Raises ConfigError with every problem."""
-    compiled = _links(tree, path, files, {})
-    check(FragmentOptions, Piece(tree, (), tree.mark, ("links",)), files)
+    compiled, _ = _links(tree, path, files, {})
+    check(FragmentOptions, Piece(tree, (), tree.mark, ("links", "inventory")), files)
     problems = files.found()
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
@@ -159,14 +161,17 @@ def open_root(path: Path, files: Files, wanted: str) -> Tree:
     raise ConfigError(files.found())
 
 
-def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tuple[Link, ...]:
-    """Compile the links of the site file and of all included files."""
+def _links(
+    tree: Tree, path: Path, files: Files, urls: Mapping[str, str]
+) -> tuple[tuple[Link, ...], tuple[Equipment, ...]]:
+    """Compile the links and the inventory of the site file and of all included files."""
     links = tree.get("links")
     if "links" in tree and not isinstance(links, Tree):
         files.report(tree.value_at("links"), ("links",), *wanted_keys(links, "links by name"))
     if not isinstance(links, Tree):
         links = tree.new()
-    include(tree, path, links, files)
+    machines = _machines(tree, files)
+    include(tree, path, links, files, inventory=machines)
     if not links and "links" not in tree and not files.problems:
         files.report(tree.mark, (), "this site has no links", "add links: {NAME: {driver: ..., devices: ...}}")
     elif not links and isinstance(tree.get("links"), Tree):
@@ -180,7 +185,25 @@ def _links(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> tup
                 link.put_here("url", url)
         elif name not in links:
             files.report(tree.mark, ("links",), f"there is no link {name} to give another url")
-    return compile_links(links, files)
+    compiled = compile_links(links, files)
+    return compiled, compile_inventory(machines, compiled, _named(links), files)
+
+
+def _machines(tree: Tree, files: Files) -> Tree:
+    """Give the site's own machines without a link, for those of included files to be added to."""
+    machines = tree.get("inventory", tree.new())
+    if isinstance(machines, Tree):
+        return machines
+    files.report(tree.value_at("inventory"), ("inventory",), *wanted_keys(machines, "machines by name"))
+    return tree.new()
+
+
+def _named(links: Tree) -> dict[str, Where]:
+    """Say where each device is named."""
+    every = [
+        link["devices"] for link in links.values() if isinstance(link, Tree) and isinstance(link.get("devices"), Tree)
+    ]
+    return {name: devices.key_at(name) for devices in every for name in devices}
 
 
 def _publishers(tree: Tree, files: Files, places: Mapping[str, Mapping[str, str]]) -> dict[str, PublisherOptions]:

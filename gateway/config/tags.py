@@ -23,7 +23,7 @@ from gateway.config.models import STRUCTURE
 from gateway.config.references import Missing, Referenced
 from gateway.contracts import DriverSpec, Resolved
 from gateway.model import Group, Kind, Tag, Where, split_by_kind
-from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions, WriteRule
+from gateway.options import DeviceOptions, GroupOptions, InventoryOptions, LinkOptions, TagOptions, WriteRule
 
 Path = tuple[str | int, ...]
 
@@ -43,7 +43,7 @@ class Level:
 
     @classmethod
     def of(cls, spec: DriverSpec) -> Level:
-        elsewhere: dict[str, str] = {}
+        elsewhere = dict.fromkeys(keys_of(InventoryOptions), "a device's inventory")
         levels: tuple[tuple[Any, tuple[str, ...], str], ...] = (
             (spec.link, STRUCTURE["link"], "a link"),
             (spec.device, STRUCTURE["device"], "a device"),

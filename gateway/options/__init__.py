@@ -1,8 +1,8 @@
 """What YAML may say, whatever the driver. Drivers extend the models of links, devices, poll groups and tags.
 
 The models are the single source: messages, the JSON schema and the reference pages come from them. Unknown keys are
-errors. Rooms: values (numbers with units), addresses (files, URLs), southbound (links to tags), formats and northbound
-(publishers), operation (journal, commands, metrics, log), cloud (stores, ingest).
+errors. Rooms: values (numbers with units), addresses (files, URLs), southbound (links to tags), inventory, formats and
+northbound (publishers), operation (journal, commands, metrics, log), cloud (stores, ingest).
 """
 
 from gateway.options.addresses import (
@@ -37,6 +37,13 @@ from gateway.options.formats import (
     SparkplugOptions,
     TencentOptions,
     ThingsboardOptions,
+)
+from gateway.options.inventory import (
+    EquipmentOptions,
+    InventoryOptions,
+    Linked,
+    Unlinked,
+    UnlinkedOptions,
 )
 from gateway.options.northbound import (
     MqttOptions,
@@ -86,6 +93,7 @@ __all__ = [
     "DeviceOptions",
     "DuckdbOptions",
     "Duration",
+    "EquipmentOptions",
     "Fingerprints",
     "Format",
     "GroupOptions",
@@ -93,10 +101,12 @@ __all__ = [
     "HuaweiOptions",
     "InfluxdbOptions",
     "IngestOptions",
+    "InventoryOptions",
     "IpAddress",
     "JournalOptions",
     "JsonOptions",
     "LinkOptions",
+    "Linked",
     "Listen",
     "LocalPath",
     "LogOptions",
@@ -122,6 +132,8 @@ __all__ = [
     "TencentOptions",
     "ThingsboardOptions",
     "TlsOptions",
+    "Unlinked",
+    "UnlinkedOptions",
     "VictoriametricsOptions",
     "VolumeBudget",
     "WriteRule",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from gateway.options.inventory import InventoryOptions, Linked
 from gateway.options.values import Duration, Number, Options
 
 
@@ -91,6 +92,8 @@ class DeviceOptions(GroupOptions):
     description: str = ""
     location: dict[str, str] = Field(default_factory=dict, examples=[{"line": "L1", "cell": "press"}])
     """Where the device stands: levels for topics and bodies of `format: json`, beside those of the site."""
+    inventory: Linked | InventoryOptions = "connected"
+    """How the device is counted by `plantbridge report`: its state alone, or keys and values."""
     timeout: Duration | None = None
     """How long one request to this device may take; the link's timeout where not given."""
     retries: int = Field(default=1, ge=0, le=10)
