@@ -164,6 +164,8 @@ async def _work(kind: str, number: int, of: int, ready: Any, results: Any) -> No
         await asyncio.to_thread(ready.wait)
         began, cpu = time.time(), time.process_time()
         await feeds[0].give(messages)
+        if isinstance(store, DuckdbStore):
+            await store.settle()  # roll-ups belong to the work
         results.put((began, time.time(), time.process_time() - cpu))
         stop.set()
         await running

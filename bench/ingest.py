@@ -1,4 +1,5 @@
-"""The cloud side on one core: from a message's bytes to committed rows in DuckDB, and to line protocol.
+"""The cloud side on one core: from a message's bytes to committed rows and roll-ups in DuckDB, and to line
+protocol.
 
 Readings are made as the edge makes them (gateway.encoders.columns): 10,000 float tags a scan, and 60. CPU is the
 process's own, with DuckDB held to one thread; wall clock differs by the disk's fsync. Beside them the straightforward
@@ -36,6 +37,8 @@ def run() -> list[dict[str, Any]]:
     decoding, storing = _duckdb(big, scans=5, writes=60)
     few_decoding, few_storing = _duckdb(small, scans=500, writes=40)
     _, late = _duckdb(big, scans=5, writes=60, live_first=True)
+    _, bare = _duckdb(big, scans=5, writes=60, rollups=False)
+    _, few_bare = _duckdb(small, scans=500, writes=40, rollups=False)
     lines = _lines(big)
     return [
         _row("decode a message, 10,000 tags", decoding * 1e9, "ns/reading"),
@@ -43,6 +46,12 @@ def run() -> list[dict[str, Any]]:
         _row("into DuckDB, 10,000 tags, decoded and committed", 1 / (decoding + storing), "readings/s", ">= 500,000"),
         _row("into DuckDB, 60 tags, decoded and committed", 1 / (few_decoding + few_storing), "readings/s"),
         _row("into DuckDB, a backlog behind live data", 1 / late, "readings/s", ">= 200,000"),
+        _row("into DuckDB, 10,000 tags, beside without roll-ups", (decoding + bare) / (decoding + storing), "times"),
+        _row(
+            "into DuckDB, 60 tags, beside without roll-ups",
+            (few_decoding + few_bare) / (few_decoding + few_storing),
+            "times",
+        ),
         _row("DuckDB, beside an INSERT per reading", _insert_each() / storing, "times faster"),
         _row("line protocol, lines built", 1 / lines, "readings/s", ">= 200,000"),
         _row("line protocol", lines * 1e9, "ns/reading"),
@@ -82,7 +91,9 @@ def _cpu(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def _duckdb(of: TagTable, scans: int, writes: int, *, live_first: bool = False) -> tuple[float, float]:
+def _duckdb(
+    of: TagTable, scans: int, writes: int, *, live_first: bool = False, rollups: bool = True
+) -> tuple[float, float]:
     """Give CPU seconds a reading for decoding and for storing."""
     arrived = _messages(of, scans, writes)
     decoded: list[list[Block]] = []
@@ -95,7 +106,7 @@ def _duckdb(of: TagTable, scans: int, writes: int, *, live_first: bool = False) 
     decoding = _cpu(decode) / readings
     settings = {**SETTINGS, "threads": 1}
     with tempfile.TemporaryDirectory() as directory:
-        store = DuckdbStore(Path(directory) / "bench.duckdb", desk=False, settings=settings)
+        store = DuckdbStore(Path(directory) / "bench.duckdb", desk=False, settings=settings, rollups=rollups)
 
         async def write() -> None:
             for blocks in decoded:
@@ -109,6 +120,7 @@ def _duckdb(of: TagTable, scans: int, writes: int, *, live_first: bool = False) 
                 await store.write([Block("bench", "j", (10**9,), tuple(_scans(of, 10**6, 1)))])
             begin = time.process_time()
             await write()
+            await store.settle()
             used = time.process_time() - begin
             await store.close()
             return used

@@ -52,6 +52,13 @@ def query(
             help="Add readings and gaps to this folder of Parquet files, by gateway and day.", metavar="FOLDER"
         ),
     ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            help="Not each reading but what came in every 1 min, 15 min, 1 h, 1 d: count, good, mean, range.",
+            metavar="DURATION",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many rows, the newest.", min=1)] = None,
 ) -> None:
     """Show last values and ranges from the embedded store, also while ingest is writing.
@@ -64,12 +71,15 @@ def query(
 
     plantbridge query cloud.yaml 'press-1/*' --since '1 h'
 
+    plantbridge query cloud.yaml boiler/level --since '7 d' --every '1 h'
+
     plantbridge query cloud.yaml boiler/level --from 2026-11-20 --to 2026-11-21 --format parquet --output level.parquet
 
     plantbridge query cloud.yaml --to 2026-11-01 --export archive
 
     plantbridge query cloud.yaml --sql 'SELECT device, count(*) FROM readings GROUP BY device'
     """
+    from gateway.cli.query_every import show_buckets
     from gateway.stores import questions
     from gateway.stores.inquiry import read
 
@@ -77,9 +87,11 @@ def query(
         raise typer.BadParameter("parquet goes to a file: add --output FILE.parquet")
     if last and (since or from_ or to):
         raise typer.BadParameter("--last has no time; leave it out, or --since, --from and --to")
-    if sql and (tags or last or since or from_ or to):
+    if sql and (tags or last or since or from_ or to or every):
         raise typer.BadParameter("--sql asks for everything itself; leave out tags and times")
-    if export is not None and (tags or last or sql or output or limit):
+    if every and not (since or from_):
+        raise typer.BadParameter("--every needs to know from when on: add --since or --from")
+    if export is not None and (tags or last or sql or output or limit or every):
         raise typer.BadParameter(
             "--export takes all tags of a time; beside it only --since, --from, --to and --gateway"
         )
@@ -91,7 +103,12 @@ def query(
     if sql is None:
         ids = questions.find(database, tags or [], gateway)
         start, end = _range(since, from_, to)
-        if start is None and end is None:
+        if every and start is not None:
+            sql = _buckets(ids, start, end, every, limit, form)
+            if form is not Form.PARQUET:
+                show_buckets(database, sql, form, output, limit or TABLE_ROWS)
+                return
+        elif start is None and end is None:
             sql = questions.newest(ids)
         else:
             most = limit or (TABLE_ROWS + 1 if form is Form.TABLE else None)
@@ -100,7 +117,7 @@ def query(
             if not _show(questions.rows(database, sql), form, output, limit or TABLE_ROWS):
                 typer.echo(questions.emptiness(database, ids), err=True)
             return
-        sql = questions.columns(sql)
+        sql = sql if every else questions.columns(sql)
     if limit is not None:
         sql = f"SELECT * FROM ({sql}) LIMIT {limit}"
     with read(database, sql) as answer:
@@ -108,7 +125,7 @@ def query(
             questions.write_file(answer, output, form.value)
         else:
             names, rows = questions.texts(answer)
-            _print(names, (tuple(cell or "" for cell in row) for row in rows), form, output)
+            print_rows(names, (tuple(cell or "" for cell in row) for row in rows), form, output)
 
 
 def _database(source: Path) -> Path:
@@ -138,6 +155,21 @@ def _range(since: str | None, from_: str | None, to: str | None) -> tuple[int | 
         return instant(from_) if from_ else start, instant(to) if to else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _buckets(ids: list[int] | None, start: int, end: int | None, every: str, limit: int | None, form: Form) -> str:
+    """Give SQL for what came in every so long. Raises BadParameter, GatewayError."""
+    import time
+
+    from gateway.options import seconds
+    from gateway.stores import buckets
+
+    try:
+        length = round(seconds(every) * 1e9)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    most = limit or (TABLE_ROWS + 1 if form is Form.TABLE else None)
+    return buckets.between(ids, start, time.time_ns() if end is None else end, length, most)
 
 
 def instant(text: str) -> int:
@@ -187,7 +219,7 @@ def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> bo
             (local(row.time), row.gateway, row.device, row.tag, *shown(row), row.unit, str(row.quality), row.status)
             for row in rows
         )
-        _print(names, cells, form, output)
+        print_rows(names, cells, form, output)
         return True  # a program reads the header
     every = list(rows)
     if not every and output is None:
@@ -206,13 +238,13 @@ def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> bo
         )
         for row in every
     )
-    _print(names, lines, form, output)
+    print_rows(names, lines, form, output)
     if more:
         typer.echo(say(f"These are the newest {most} rows; --limit or --format csv gives more."), err=True)
     return True
 
 
-def _print(names: list[str], rows: Iterable[tuple[str, ...]], form: Form, output: Path | None) -> None:
+def print_rows(names: list[str], rows: Iterable[tuple[str, ...]], form: Form, output: Path | None) -> None:
     """Print rows of text to standard output or a file."""
     import csv
     import sys

@@ -18,7 +18,24 @@ class DuckdbOptions(Options):
     path: str = "plantbridge.duckdb"
     """The database file; relative to the `data` directory."""
     retention: Duration | None = None
-    """How long readings and gaps are kept: whole UTC days that are older are deleted, once an hour. null: for ever."""
+    """How long readings are kept: whole UTC days that are older are deleted, once an hour. null: for ever."""
+    retention_minutes: Duration | None = None
+    """How long roll-ups of minutes are kept; at least as long as readings. null: for ever."""
+    retention_hours: Duration | None = None
+    """How long roll-ups of hours are kept, and declared gaps; at least as long as minutes. null: for ever."""
+
+    @model_validator(mode="after")
+    def _what_is_coarser_is_kept_longer(self) -> Self:
+        kept = (self.retention, self.retention_minutes, self.retention_hours)
+        names = ("retention", "retention_minutes", "retention_hours")
+        for finer, coarser in ((0, 1), (1, 2)):
+            shorter, longer = kept[finer], kept[coarser]
+            if longer is not None and (shorter is None or shorter > longer):
+                raise ValueError(
+                    f"{names[coarser]} is shorter than {names[finer]}: roll-ups are kept at least as long as what they"
+                    " are made of"
+                )
+        return self
 
 
 class InfluxdbOptions(Options):

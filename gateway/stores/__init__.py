@@ -13,9 +13,10 @@ def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, byte
     """Make the store of a cloud file; no I/O. `data` is where relative paths begin; `set_aside` takes topic, payload
     and reason of what the store will never take (gateway.deadletters)."""
     if isinstance(options, DuckdbOptions):
-        from gateway.stores.duckdb import DuckdbStore
+        from gateway.stores.duckdb import DuckdbStore, Retention
 
-        return DuckdbStore(data / options.path, retention=options.retention)
+        kept = Retention(options.retention, options.retention_minutes, options.retention_hours)
+        return DuckdbStore(data / options.path, retention=kept)
     if isinstance(options, ParquetOptions):
         from gateway.stores.parquet import ParquetStore
 

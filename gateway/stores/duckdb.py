@@ -8,6 +8,9 @@ All work happens in one thread of its own. The tables are described in gateway.s
 DuckDB lets one process open a file. Others ask this one, over the socket that it opens beside the file
 (gateway.stores.inquiry).
 
+Roll-ups of minutes and hours follow behind the writes, and what the retention has done with is deleted
+(gateway.stores.rollups): in a task of its own, a bounded piece at a time in the same thread.
+
 It refuses a file of another layout version, and it does not repair: a file that DuckDB cannot open is reported.
 """
 
@@ -19,6 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, time_ns
@@ -35,10 +39,11 @@ from gateway.contracts import Block, StoreReport
 from gateway.errors import StoreUnavailable
 from gateway.model import Batch, Gap, Kind
 from gateway.ranges import Ranges, runs
-from gateway.stores import layout
+from gateway.stores import layout, rollups
 from gateway.stores.catalog import Catalog, Wanted
 from gateway.stores.inquiry import Desk
 from gateway.stores.once import NEVER, Marks
+from gateway.stores.rollups import DAY, Rollups
 
 log = structlog.get_logger()
 
@@ -49,7 +54,7 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "python_enable_replacements": False,
 }
 
-DAY: Final = 86_400_000_000_000  # ns
+KEEP_UP: Final = 10.0  # s between two looks for what is to be rolled up
 _SWEEP: Final = 3600.0  # s between two looks for days to delete
 _LEDGER_LONGEST: Final = 100_000  # rows after which the ledger is written anew, merged
 
@@ -74,13 +79,26 @@ _PASSING: Final = (
 
 T = TypeVar("T")
 
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long readings and roll-ups are kept, in seconds; None: for ever."""
+
+    readings: float | None = None
+    minutes: float | None = None
+    hours: float | None = None
+
+
+FOREVER: Final = Retention()
+
 Rows = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[Any], NDArray[np.uint32]]
 """Parallel columns: series, time, value, quality."""
 
 
 class DuckdbStore:
-    """One DuckDB file as a Store. `desk=False` answers no queries of others; `settings` are DuckDB's own; whole UTC
-    days older than `retention` (s) are deleted once an hour, and `about` says from which day on readings are kept."""
+    """One DuckDB file as a Store. `desk=False` answers no queries of others, `rollups=False` makes no roll-ups;
+    `settings` are DuckDB's own. Whole UTC days older than the retentions (s) are deleted once an hour, and `about` says
+    from which day on readings, minutes and hours are kept."""
 
     def __init__(
         self,
@@ -88,7 +106,8 @@ class DuckdbStore:
         *,
         desk: bool = True,
         settings: Mapping[str, Any] = SETTINGS,
-        retention: float | None = None,
+        retention: Retention = FOREVER,
+        rollups: bool = True,
     ) -> None:
         self.path = path
         self._retention = retention
@@ -98,14 +117,28 @@ class DuckdbStore:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._with_desk = desk
         self._desk: Desk | None = None
+        self._with_rollups = rollups
+        self._rollups: Rollups | None = None
+        self._keeping_up: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open or make the file. Raises StoreUnavailable: locked by another process, damaged, of another version."""
         await asyncio.get_running_loop().run_in_executor(self._worker, self._opened)
+        if self._keeping_up is None and self._with_rollups:
+            self._keeping_up = asyncio.create_task(self._keep_up())
 
     async def write(self, blocks: Sequence[Block]) -> StoreReport:
         """Store readings and gaps in one transaction."""
+        await self.open()
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._write, blocks)
+
+    async def settle(self) -> None:
+        """Bring the roll-ups up to date, and delete what is too old, as it is done every KEEP_UP seconds.
+
+        Raises StoreUnavailable.
+        """
+        while await asyncio.get_running_loop().run_in_executor(self._worker, self._settle):
+            pass
 
     async def transact(self, work: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         """Do something in the store's thread, in one transaction. Raises StoreUnavailable."""
@@ -113,9 +146,26 @@ class DuckdbStore:
 
     async def close(self) -> None:
         """Wait for the write in hand, and close the file."""
+        if self._keeping_up is not None:
+            self._keeping_up.cancel()
+            await asyncio.gather(self._keeping_up, return_exceptions=True)
+            self._keeping_up = None
         with contextlib.suppress(RuntimeError):  # closed before
             await asyncio.get_running_loop().run_in_executor(self._worker, self._shut)
         self._worker.shutdown()
+
+    async def _keep_up(self) -> None:
+        """Settle now and then, until cancelled."""
+        failed = False
+        while True:
+            await asyncio.sleep(KEEP_UP)
+            try:
+                await self.settle()
+                failed = False
+            except StoreUnavailable as error:
+                if not failed:
+                    log.warning("roll-ups and retention wait; readings are stored meanwhile", reason=str(error))
+                failed = True
 
     # ---------------------------------------------------------------- in the worker thread from here on
 
@@ -132,6 +182,7 @@ class DuckdbStore:
             self._marks = _marks(connection)
             self._catalog = Catalog(connection, self._marks)
             self._ledger = Ledger(connection)
+            self._rollups = Rollups(connection) if self._with_rollups else None
             if self._with_desk:
                 self._desk = Desk(self.path, connection.cursor())
         except (OSError, duckdb.Error) as error:
@@ -156,11 +207,21 @@ class DuckdbStore:
         report, new = self._transact(lambda connection: self._store(connection, blocks))
         for series, time in new:
             self._marks.raise_to(series, time)
-        if self._retention is not None and monotonic() - self._swept > _SWEEP:
-            before = (time_ns() - round(self._retention * 1e9)) // DAY * DAY
-            self._transact(lambda connection: _forget_before(connection, before))
-            self._swept = monotonic()
         return report
+
+    def _settle(self) -> bool:
+        """Do a step of what follows behind the writes; False where nothing is left to do."""
+        if self._rollups is None:
+            return False
+        self._opened()
+        rollups, newest, now = self._rollups, self._marks.latest, time_ns()
+        if rollups.behind(newest, now):
+            self._transact(lambda _: rollups.step(newest, now, self._catalog.size))
+            return True
+        if monotonic() - self._swept > _SWEEP:
+            self._transact(lambda connection: _sweep(connection, self._retention, rollups, now))
+            self._swept = monotonic()
+        return False
 
     def _transact(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         connection = self._opened()
@@ -182,6 +243,8 @@ class DuckdbStore:
             connection.execute("ROLLBACK")
             self._catalog.forget()
             self._ledger.forget()
+            if self._rollups is not None:
+                self._rollups.forget()
         except duckdb.Error:  # the database gave up: the next write opens it anew
             self._shut()
 
@@ -189,28 +252,34 @@ class DuckdbStore:
         self, connection: duckdb.DuckDBPyConnection, blocks: Sequence[Block]
     ) -> tuple[StoreReport, list[tuple[NDArray[np.uint32], NDArray[np.int64]]]]:
         self._catalog.resolve(_tables(blocks))
-        total = stored = 0
+        stored = 0
+        total = sum(len(content) for block in blocks for content in block.contents if isinstance(content, Batch))
         new = []
         for kind, (series, time, value, quality) in self._columns(blocks):
-            total += len(series)
             fresh, doubtful = self._marks.sort_out(series, time)
             if len(doubtful):
                 rows = (series[doubtful], time[doubtful], value[doubtful], quality[doubtful])
-                stored += _insert_missing(connection, kind, rows)
+                stored += _insert_missing(connection, kind, rows, self._rollups)
             if fresh is not None:
                 series, time, value, quality = series[fresh], time[fresh], value[fresh], quality[fresh]
-            _insert(connection, kind, (series, time, value, quality))
+            _insert(connection, kind, (series, time, value, quality), self._rollups)
             stored += len(series)
             new.append((series, time))
         gaps = sum(_insert_gap(connection, *entry) for entry in _gaps(blocks))
         self._ledger.enter(blocks)
         return StoreReport(stored, total - stored, gaps), new
 
+    def _is_rolled_up(self, block: Block, sequence: int, batch: Batch) -> bool:
+        """Whether a record comes again whose readings the retention has deleted: a roll-up would count it twice."""
+        if self._rollups is None or self._rollups.kept == rollups.NEVER or block.parts:
+            return False
+        return int(batch.time.max()) < self._rollups.kept and self._ledger.has(block, sequence)
+
     def _columns(self, blocks: Sequence[Block]) -> Iterator[tuple[Kind, Rows]]:
         parts: defaultdict[Kind, list[Rows]] = defaultdict(list)
         for block in blocks:
-            for batch in block.contents:
-                if isinstance(batch, Batch) and len(batch):
+            for sequence, batch in zip(block.sequences, block.contents, strict=True):
+                if isinstance(batch, Batch) and len(batch) and not self._is_rolled_up(block, sequence, batch):
                     series = self._catalog.ids(block.gateway, batch.table)[batch.tag]
                     parts[batch.table.kind].append((series, batch.time, batch.value, batch.quality))
         for kind, rows in parts.items():
@@ -218,11 +287,27 @@ class DuckdbStore:
             yield kind, (series, time, value, quality)
 
 
+def _sweep(connection: duckdb.DuckDBPyConnection, retention: Retention, rollups: Rollups, now: int) -> None:
+    """Delete whole days that are older than the retention, and say so in `about`; nothing that is not rolled up."""
+
+    def begin(kept: float) -> int:
+        return min(now - round(kept * 1e9), rollups.until) // DAY * DAY
+
+    if retention.readings is not None:
+        _forget_before(connection, begin(retention.readings))
+    if retention.hours is not None:
+        connection.execute('DELETE FROM gaps WHERE "end" < make_timestamp_ns($1)', [begin(retention.hours)])
+    for table, kept in (("minutes", retention.minutes), ("hours", retention.hours)):
+        if kept is not None and (deleted := rollups.delete_before(table, begin(kept))):
+            log.info(f"deleted {table} that are older than store.retention_{table}", rows=deleted)
+    rollups.forget()
+
+
 def _forget_before(connection: duckdb.DuckDBPyConnection, before: int) -> None:
     """Delete what is older than a day's begin (ns), and say so in `about`."""
     deleted = 0
-    for table, column in (*((name, "time") for name, _ in layout.TABLES.values()), ("gaps", "end")):
-        count = connection.execute(f'DELETE FROM {table} WHERE "{column}" < make_timestamp_ns($1)', [before]).fetchone()
+    for table, _ in layout.TABLES.values():
+        count = connection.execute(f"DELETE FROM {table} WHERE time < make_timestamp_ns($1)", [before]).fetchone()
         deleted += int(count[0]) if count else 0
     if deleted:
         day = datetime.fromtimestamp(before // 10**9, UTC).date()
@@ -245,6 +330,10 @@ class Ledger:
         for gateway, journal, first, last in rows:
             self._stored[gateway, journal].add(first, last)
         self._length = len(rows)
+
+    def has(self, block: Block, sequence: int) -> bool:
+        """Whether a record of this block's journal is stored."""
+        return sequence in self._stored[block.gateway, block.journal]
 
     def enter(self, blocks: Sequence[Block]) -> None:
         """Note the sequences of these blocks."""
@@ -269,11 +358,13 @@ class Ledger:
 
 def _prepare(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Make the layout where there is none, and refuse another version."""
-    for statement in layout.statements():
+    for statement in [*layout.statements(), *rollups.statements()]:
         connection.execute(statement)
     found = connection.execute("SELECT value FROM about WHERE key = 'layout'").fetchone()
     if found is None:
         connection.execute("INSERT INTO about VALUES ('layout', $1)", [str(layout.VERSION)])
+    elif found[0] == "1":  # it had no roll-ups: they are made behind the writes
+        connection.execute("UPDATE about SET value = $1 WHERE key = 'layout'", [str(layout.VERSION)])
     elif found[0] != str(layout.VERSION):
         raise StoreUnavailable(f"{path} has layout version {found[0]}; this program knows version {layout.VERSION}")
     # a query may come from elsewhere (inquiry.Desk): it reads tables, not files, and changes no setting
@@ -323,13 +414,15 @@ def _insert_gap(connection: duckdb.DuckDBPyConnection, gateway: str, journal: st
     return int(count[0]) if count else 0
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, kind: Kind, rows: Rows) -> None:
+def _insert(connection: duckdb.DuckDBPyConnection, kind: Kind, rows: Rows, rollups: Rollups | None) -> None:
     if len(rows[0]):
         with _incoming(connection, kind, rows):
             connection.execute(f"INSERT INTO {layout.TABLES[kind][0]} FROM incoming")
+            if rollups is not None and rows[1].min() < rollups.until:
+                rollups.note()
 
 
-def _insert_missing(connection: duckdb.DuckDBPyConnection, kind: Kind, rows: Rows) -> int:
+def _insert_missing(connection: duckdb.DuckDBPyConnection, kind: Kind, rows: Rows, rollups: Rollups | None) -> int:
     """Insert those of these rows whose (series, time) is not there; give how many. Their times bound the look-up."""
     table = layout.TABLES[kind][0]
     with _incoming(connection, kind, rows):
@@ -339,7 +432,10 @@ def _insert_missing(connection: duckdb.DuckDBPyConnection, kind: Kind, rows: Row
                 USING (series, time)""",
             [int(rows[1].min()), int(rows[1].max())],
         ).fetchone()
-    return int(count[0]) if count else 0
+        stored = int(count[0]) if count else 0
+        if stored and rollups is not None and rows[1].min() < rollups.until:
+            rollups.note()
+    return stored
 
 
 @contextlib.contextmanager

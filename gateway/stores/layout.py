@@ -1,4 +1,4 @@
-"""How readings lie in the DuckDB file: tables for exact values, views for people. Version 1.
+"""How readings lie in the DuckDB file: tables for exact values, views for people. Version 2.
 
     series    one row per (gateway, device, tag, kind, unit): a tag whose unit changes becomes a new series, so that
               no old reading changes its unit; "group", type, description, address, minimum, maximum and states are
@@ -8,6 +8,8 @@
     gaps      declared holes: gateway, journal, sequence, device, "group", start, end, reason, readings, scans
     ledger    journal sequences that are stored, as runs: gateway, journal, first, last
     about     key, value: layout version; with a retention, the day from which readings are kept
+
+    rolled_minutes, rolled_hours, stale    gateway.stores.rollups; version 1 had none of them
 
     readings  view over all five with names: gateway, device, "group", tag, unit, time, value, text, quality, status
     latest    view: the newest row of each series, in the form of `readings`
@@ -24,7 +26,7 @@ from typing import Final
 from gateway import quality
 from gateway.model import EXACT, Kind
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 TABLES: Final = {
     Kind.FLOAT: ("floats", "DOUBLE"),

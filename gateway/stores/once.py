@@ -32,6 +32,11 @@ class Marks:
         """Give the marks of these series."""
         return self._newest[series]
 
+    @property
+    def latest(self) -> int:
+        """The time of the newest reading of all."""
+        return int(self._newest.max())
+
     def raise_to(self, series: NDArray[np.uint32], time: NDArray[np.int64]) -> None:
         """Note that these rows are stored."""
         np.maximum.at(self._newest, series, time)

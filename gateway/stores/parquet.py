@@ -44,7 +44,7 @@ class ParquetStore:
     def __init__(self, options: ParquetOptions, data: Path) -> None:
         self.root = data / options.path
         self._every = options.every
-        self._staging = DuckdbStore(data / "staging.duckdb", desk=False)
+        self._staging = DuckdbStore(data / "staging.duckdb", desk=False, rollups=False)
         self._lock: TextIO | None = None
         self._timer: asyncio.Task[None] | None = None
         self._waiting = 0  # rows in staging since the last move

@@ -14,9 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gateway.cli.query import query
+from gateway.cli.query import instant, query
 from gateway.errors import GatewayError
-from gateway.model import Kind
+from gateway.model import Batch, Gap, Kind
 from gateway.stores.duckdb import DuckdbStore
 from tests.native import BAD, SECOND, T0, block, scan, table
 
@@ -251,3 +251,82 @@ def test_minutes_are_suggested_where_somebody_wrote_m(database: Path) -> None:
     result = ask(database, "--since", "1 m")
     assert result.exit_code == 2
     assert "for minutes write 1 min" in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Iterator[Path]:
+    """Two hours in China from midnight on, every 10 s, with a declared gap, Bad readings and a counter; held open."""
+    store = DuckdbStore(tmp_path / "day.duckdb")
+    level, energy = table(size=2, unit="m"), table(Kind.UINT, 1, unit="W.h")
+    midnight, minute = instant("2023-11-15"), 60 * SECOND
+    contents: list[Batch | Gap] = [
+        Gap("press-1", "", midnight + 10 * minute, midnight + 30 * minute, "no answer"),
+        Gap("press-1", "default", midnight, midnight + 120 * minute, "thinned", readings=9),
+    ]
+    for number in [*range(60), *range(180, 720)]:  # from 00:10 on for twenty minutes nothing comes
+        when = midnight + number * 10 * SECOND
+        bad = BAD if number >= 660 else 0  # the last ten minutes of the first tag
+        contents += [
+            scan(level, when, [float(number // 360), 7.0], [bad, 0]),
+            scan(energy, when, [2**60 + number]),
+        ]
+
+    async def fill() -> None:
+        await store.open()
+        await store.write([block(*contents)])
+        await store.settle()
+
+    with asyncio.Runner() as runner:
+        runner.run(fill())
+        yield store.path
+        runner.run(store.close())
+
+
+def test_every_hour_shows_mean_and_range_and_how_much_of_it_is_known(day: Path) -> None:
+    """A mean of half an hour looks like one of an hour, unless it says so."""
+    found = lines(day, "press-1/*", "--from", "2023-11-15", "--to", "2023-11-15T03:00", "--every", "1h")
+    assert found[0] == ["time", "gateway", "device", "tag", "unit", "count", "good", "completeness", "minimum",
+                        "maximum", "mean", "first", "last"]  # fmt: skip
+    rows = {(row[0][11:16], row[3]): row[5:] for row in found[1:]}
+    assert rows["00:00", "float64-0"] == ["240", "240", "0.6667", "0", "0", "0", "0", "0"]
+    assert rows["01:00", "float64-0"] == ["360", "300", "0.8333", "1", "1", "1", "1", "1"]
+    assert rows["00:00", "uint64-0"][-2:] == [str(2**60), str(2**60 + 359)]
+    assert rows["02:00", "float64-1"] == ["0", "0", "", "", "", "", "", ""], "nothing came, nothing is known to lack"
+
+
+def test_every_minute_and_quarter_are_filled_where_nothing_came(day: Path) -> None:
+    found = lines(day, "press-1/float64-1", "--from", "2023-11-15", "--to", "2023-11-15T00:45", "--every", "15 min")
+    assert [(row[0][11:16], row[5], row[7]) for row in found[1:]] == [
+        ("00:00", "60", "0.6667"),
+        ("00:15", "0", "0.0000"),
+        ("00:30", "90", "1.0000"),
+    ]
+    minutes = lines(
+        day, "press-1/float64-1", "--from", "2023-11-15T00:05", "--to", "2023-11-15T00:12", "--every", "1min"
+    )
+    assert [row[5] for row in minutes[1:]] == ["6"] * 5 + ["0", "0"]
+
+
+def test_days_are_those_of_the_calendar_here(day: Path) -> None:
+    (row,) = lines(day, "press-1/float64-1", "--from", "2023-11-15T13:00", "--to", "2023-11-16", "--every", "1 d")[1:]
+    assert row[0] == "2023-11-15 00:00:00.000+08:00"
+    assert row[5] == "600"
+
+
+def test_buckets_come_as_a_table_and_as_parquet(day: Path, tmp_path: Path) -> None:
+    arguments = ["press-1/float64-0", "--from", "2023-11-15", "--to", "2023-11-15T02:00", "--every", "1 h"]
+    head, first, second = ask(day, *arguments).stdout.splitlines()
+    assert head.split() == ["time", "tag", "mean", "minimum", "maximum", "last", "unit", "count", "good", "complete"]
+    assert first.split()[2:] == ["press-1/float64-0", "0", "0", "0", "0", "m", "240", "240", "66.7%"]
+    assert second.split()[-1] == "83.3%"
+    ask(day, *arguments, "--format", "parquet", "--output", tmp_path / "hours.parquet")
+    read = pyarrow.parquet.read_table(tmp_path / "hours.parquet")
+    assert read.column("mean").to_pylist() == [0.0, 1.0]
+    assert read.column("completeness").to_pylist() == pytest.approx([2 / 3, 5 / 6])
+
+
+def test_a_length_that_roll_ups_cannot_give_is_refused_with_the_way_out(day: Path) -> None:
+    for length in ("10 s", "7 min", "36 h"):
+        with pytest.raises(GatewayError, match="15 min, 1 h, 8 h, 1 d"):
+            ask(day, "--since", "1 h", "--every", length)
+    assert "add --since or --from" in " ".join(ask(day, "--every", "1 h").output.replace("│", " ").split())
