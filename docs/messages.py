@@ -29,6 +29,7 @@ SILENT: Final = (
     "gateway/metrics.py",  # help of metrics, for Prometheus
     "gateway/encoders/sparkplug_payload.py",
     "gateway/log.py",
+    "gateway/stores/rollups.py",  # it speaks SQL
     "gateway/language",
 )
 """Their sentences reach the log, the wire or a programmer."""

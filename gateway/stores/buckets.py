@@ -26,17 +26,18 @@ from gateway.stores.rollups import DAY, HOUR, MINUTE, combined
 
 MOST: Final = 20_000  # days of an answer
 
-_COLUMNS: Final = (
-    'gateway, device, "group", tag, unit, {time}, count, good, completeness, minimum, maximum, mean, first, last, '
-    "first_text, last_text, kind"
-)
+_SELECT: Final = """
+    SELECT gateway, device, "group", tag, unit, {time}, count, good, completeness, minimum, maximum, mean, first, last,
+           first_text, last_text, kind FROM ({sql})
+"""
 
 _ANSWER: Final = """
     WITH edges AS ({edges}),
     grid AS (SELECT "begin" AS time, "end" FROM edges WHERE "end" IS NOT NULL),
-    named AS (SELECT * FROM series WHERE {among}),
+    named AS (SELECT * FROM series {of_ids}),
     rolled AS (
-        SELECT r.* EXCLUDE (time), grid.time FROM (SELECT * FROM {view} WHERE {among_series} AND {within}) r
+        SELECT r.* EXCLUDE (time), grid.time FROM (SELECT * FROM {view}
+              {of_series} time >= make_timestamp_ns({begin}) AND time < make_timestamp_ns({end})) r
         ASOF JOIN grid ON r.time >= grid.time WHERE r.time < grid."end"),
     combined AS ({combined}),
     holes AS (
@@ -93,17 +94,18 @@ def between(ids: Sequence[int] | None, start: int, end: int, every: int, limit: 
         )
     begin, edges = _edges(start, end, every)
     hourly = every % HOUR == 0 and begin % HOUR == 0
-    among = "true" if ids is None else f"IN ({', '.join(map(str, ids))})"
+    listed = "" if ids is None else ", ".join(map(str, ids))
     sql = _ANSWER.format(
         edges=edges,
         thinned=THINNED,
         view="hours" if hourly else "minutes",
-        among=among if ids is None else f"id {among}",
-        among_series=among if ids is None else f"series {among}",
-        within=f"time >= make_timestamp_ns({begin}) AND time < make_timestamp_ns({end + every + HOUR})",
+        of_ids=f"WHERE id IN ({listed})" if listed else "",
+        of_series=f"WHERE series IN ({listed}) AND" if listed else "WHERE",
+        begin=begin,
+        end=end + every + HOUR,
         combined=combined("FROM rolled", None),
     )
-    sql = f"SELECT {_COLUMNS.format(time='time')} FROM ({sql})"
+    sql = _SELECT.format(time="time", sql=sql)
     if limit is not None:
         sql = f"SELECT * FROM ({sql} ORDER BY time DESC, gateway, device, tag LIMIT {limit:d})"
     return f"{sql} ORDER BY time, gateway, device, tag"
@@ -111,23 +113,23 @@ def between(ids: Sequence[int] | None, start: int, end: int, every: int, limit: 
 
 def rows(database: Path, sql: str) -> Iterator[Bucket]:
     """Give the answer to `between`, row by row."""
-    with read(database, f"SELECT {_COLUMNS.format(time='epoch_ns(time) AS time')} FROM ({sql})") as answer:
+    with read(database, _SELECT.format(time="epoch_ns(time) AS time", sql=sql)) as answer:
         for chunk in answer.iter_chunks():
             yield from (Bucket(*row) for row in chunk.iter_tuples())
 
 
 def _edges(start: int, end: int, every: int) -> tuple[int, str]:
     """Give the first bucket's begin (ns), and SQL for "begin" and "end" of each; the last has no end and is none."""
-    midnight = datetime.fromtimestamp(start // 10**9, UTC).astimezone().replace(hour=0, minute=0, second=0)
+    local = datetime.fromtimestamp(start // 10**9, UTC).astimezone()
+    day, days = datetime(local.year, local.month, local.day), timedelta(days=every // DAY)
     if every < DAY:
-        first = _ns(midnight)
+        first = _ns(day.astimezone())
         first += (start - first) // every * every
         return first, (
             f'SELECT make_timestamp_ns(edge) AS "begin", make_timestamp_ns(edge + {every}) AS "end" '
             f"FROM range({first}, {end}, {every}) t (edge)"
         )
-    day, days = midnight.replace(tzinfo=None), timedelta(days=every // DAY)
-    edges = [_ns(midnight)]
+    edges = [_ns(day.astimezone())]
     while edges[-1] < end:
         if len(edges) > MOST:
             raise GatewayError(f"more than {MOST} buckets: ask for a shorter time, or longer buckets")
