@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 _T = TypeVar("_T")
+_QUICK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
 class SocketClient(Client):
@@ -69,6 +71,17 @@ def forget(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
 def remove_writer(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
     if sock.fileno() >= 0:
         loop.remove_writer(sock)
+
+
+def got_it(sock: Any) -> None:
+    """Acknowledge what was read to the peer's kernel now, where Linux would wait up to 40 ms for something to say.
+
+    A broker that lets its kernel gather small messages (Nagle) sends no command while our acknowledgement of the last
+    PUBACK is missing.
+    """
+    if _QUICK is not None and sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, _QUICK, 1)
 
 
 def drop(client: Client) -> None:

@@ -35,7 +35,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.errors import SinkUnavailable
 from gateway.mqtt.claim import claim
-from gateway.mqtt.client import SocketClient, close, drop, forget, on_a_thread, remove_writer
+from gateway.mqtt.client import SocketClient, close, drop, forget, got_it, on_a_thread, remove_writer
 from gateway.mqtt.dial import dial, failure, needs_somebody
 from gateway.mqtt.envelope import Envelope, Outgoing
 from gateway.mqtt.places import endpoints
@@ -330,6 +330,7 @@ class Connection:
         if client is None:
             return
         self._guarded(client.loop_read)
+        got_it(client.socket())
         now = asyncio.get_running_loop().time()
         if not self.lost.is_set():
             self.heard, self._asked = (now, self._asked) if now - self._looked < _STALE else (self.heard, 0.0)

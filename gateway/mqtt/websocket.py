@@ -115,6 +115,9 @@ class WebSocket:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self._sock.setsockopt(level, option, value)
+
     def setblocking(self, flag: bool) -> None:
         self._sock.setblocking(flag)
 

@@ -90,6 +90,18 @@ async def test_a_message_is_acknowledged_and_arrives_whole(mosquitto: Mosquitto,
             assert messages[7].properties == {"n": "7"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets the receiver say so")
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_what_was_read_is_acknowledged_to_the_kernel_at_once(mosquitto: Mosquitto, version: str) -> None:
+    """Else a broker that gathers small messages holds each command back for 40 ms."""
+    async with connected(mosquitto, version=version) as connection:
+        for _ in range(3):  # once we have spoken, the kernel waits with its own acknowledgements
+            await connection.publish("a/b", b"x" * 2000, timeout=10)
+            assert connection._client is not None
+            sock = connection._client.socket()
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+
+
 async def test_what_is_not_acknowledged_comes_again_in_the_next_session(mosquitto: Mosquitto) -> None:
     """Ingest acknowledges after the store's commit: what it had not stored when it died must come again."""
     keep: dict[str, Any] = {"clean": False, "session_expiry": 600.0}
