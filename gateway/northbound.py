@@ -146,7 +146,7 @@ def _desk(site: Site, name: str, control: Control, selection: Selection | None) 
     # several publishers of one broker hear the same command, where the topic is our own
     scope = " ".join((*options.url, options.prefix(site.gateway))) if own else name
     origin = selection.origin if selection is not None else lambda device, tag: (device, tag)
-    access = Access(name, scope, own or options.format in ("sparkplug", "aws"), origin)
+    access = Access(name, scope, own or options.format in ("sparkplug", "opcua-json", "aws"), origin)
     largest = site.commands.largest if site.commands is not None else 0
     return Desk(
         functools.partial(control.execute, access),

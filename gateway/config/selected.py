@@ -44,8 +44,8 @@ def check_commands(publishers: Mapping[str, PublisherOptions], links: Sequence[L
     if not any(tag.writable is not None for link in links for table in link.tables for tag in table.tags):
         hint = "give a tag writable: {min: ..., max: ...}, or leave commands out"
         files.report(locate(tree, path)[0], path, "commands are on, and no tag is writable", hint, "warning")
-    elif not any(options.commands == "on" and options.format != "opcua-json" for options in publishers.values()):
-        hint = "let a publisher of another format than opcua-json have commands: on"
+    elif not any(options.commands == "on" for options in publishers.values()):
+        hint = "let a publisher have commands: on"
         files.report(locate(tree, path)[0], path, "commands are on, and no publisher takes any", hint, "warning")
 
 

@@ -17,6 +17,7 @@ import math
 import string
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import orjson
@@ -327,6 +328,17 @@ def member(body: Mapping[str, Any], name: str, kind: type[str] | type[dict[str, 
         wants = {str: "a text", dict: "an object", list: "a list"}[kind]
         raise Unreadable(f"{name!r} is missing or not {wants}")
     return value
+
+
+def moment(said: str, where: str) -> int:
+    """Read ISO 8601 with its zone, as ns. Raises Unreadable."""
+    try:
+        when = datetime.fromisoformat(said)
+        if when.tzinfo is not None:
+            return round(when.timestamp() * 1e6) * (SECOND // 10**6)
+    except (ValueError, OverflowError):
+        pass
+    raise Unreadable(f"{where!r} is not a time such as 2026-11-22T08:15:00Z")
 
 
 def told(command: Command, results: Sequence[Result]) -> dict[str, dict[str, Any]]:

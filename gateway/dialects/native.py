@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from gateway.audit import stamp
@@ -26,7 +25,6 @@ from gateway.contracts import Record
 from gateway.dialects import (
     MILLISECOND,
     NOTHING,
-    SECOND,
     Command,
     Heard,
     Limits,
@@ -37,6 +35,7 @@ from gateway.dialects import (
     isolation,
     json_object,
     member,
+    moment,
     note,
     text,
     told,
@@ -138,10 +137,5 @@ def _time(body: dict[str, Any], name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**43:
         return value * MILLISECOND
     if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is not None:
-                return round(moment.timestamp() * 1e6) * (SECOND // 10**6)
-        except (ValueError, OverflowError):
-            pass
+        return moment(value, name)
     raise Unreadable(f"{name!r} is not a time such as 2026-11-22T08:15:00Z, or ms since 1970")

@@ -96,7 +96,15 @@ def dialogue_for(
         from gateway.encoders.opcua_json import OpcuaJson
 
         of = options.opcua_json or OpcuaJsonOptions()
-        return OpcuaJson(of, gateway, tables, memory, max_message=options.max_message, most=options.max_readings)
+        return OpcuaJson(
+            of,
+            gateway,
+            tables,
+            memory,
+            max_message=options.max_message,
+            most=options.max_readings,
+            commands=commands,
+        )
     dialect = _dialect(name, options, gateway)
     if dialect is None:
         return None

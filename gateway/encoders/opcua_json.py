@@ -13,19 +13,17 @@ are kept over restarts, so that a reader that was away knows whether it must rea
 `fields` says what a field is: data-value has value, status and source time; variant the value, or the status where it
 is Bad; raw the bare value, null where it is Bad. In the last two the time is that of the DataSetMessage. `encoding`
 says whether a value bears its type. 64-bit integers are strings, as are NaN and the infinities; a Good status is left
-out. There are no commands in this format.
+out. Commands are Actions: gateway.encoders.opcua_actions.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final
 
@@ -47,58 +45,20 @@ from gateway.dialects import (
     note,
     unexpected,
 )
+from gateway.encoders.opcua_actions import Responder
+from gateway.encoders.opcua_words import QUOTED, STATUS_CODE, Words, Writer, builtin_type, data_set, timestamp
 from gateway.encoders.shares import Share
-from gateway.encoders.texts import Form, Texts, form, once
+from gateway.encoders.texts import Texts, once
 from gateway.memory import Memory
-from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
+from gateway.model import Batch, Gap, Kind, Message, TagTable
 from gateway.options import OpcuaJsonOptions
 
-_TRANSPORT: Final = "http://opcfoundation.org/UA-Profile/Transport/pubsub-mqtt-json"
 _EPOCH_2000: Final = 946_684_800  # s; versions are seconds since 2000-01-01
-_TICK: Final = 100  # ns; DateTime is a number of these
 _ENVELOPE: Final = 512
 _DISABLED, _OPERATIONAL, _ERROR = 0, 2, 3  # PubSubState
-_STATUS_CODE: Final = 19  # the built-in type
 _GAPS: Final = ("gateway", "gaps")
 _GAP_FIELDS: Final = {"device": 12, "group": 12, "start": 13, "end": 13, "reason": 12, "readings": 8, "scans": 8}
-_WHOLE: Final = {
-    "int8": 2, "uint8": 3, "int16": 4, "uint16": 5, "int32": 6, "uint32": 7, "bcd16": 5, "bcd32": 7,
-}  # fmt: skip
-_OF_KIND: Final = {Kind.BOOL: 1, Kind.INT: 8, Kind.UINT: 9, Kind.TEXT: 12}
-_QUOTED: Final = (8, 9)
 _SPECIAL: Final = {math.inf: b'"Infinity"', -math.inf: b'"-Infinity"'}
-
-
-def builtin_type(tag: Tag) -> int:
-    """Give the number of the built-in type in which a tag is published."""
-    if tag.kind is not Kind.FLOAT:
-        return _OF_KIND[tag.kind]
-    look = form(tag)
-    if look is Form.WHOLE and tag.scale == 1 and tag.offset == 0:
-        return _WHOLE[tag.type]
-    return 10 if look is Form.SINGLE else 11
-
-
-@dataclass(slots=True, eq=False)
-class Writer:
-    """A DataSetWriter: one poll group of one device."""
-
-    group: str  # of writers: the device
-    name: str
-    number: int
-    version: int
-    fields: dict[str, int] = field(default_factory=dict)  # built-in types by name
-    tags: dict[str, Tag] = field(default_factory=dict)
-    sequence: int = 0
-    told: bool = False
-
-    @property
-    def key(self) -> str:
-        return f"{self.group}/{self.name}"
-
-    def shape(self) -> str:
-        """Give what a change of makes a new version."""
-        return " ".join(f"{kind}:{name}" for name, kind in self.fields.items())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,14 +96,15 @@ class OpcuaJson:
         *,
         max_message: int = 256_000,
         most: int | None = None,
+        commands: bool = False,
         clock: Callable[[], int] = time.time_ns,
         identify: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
+        """Prepare. `most`: readings in a message. `commands`: whether values may be set from outside."""
         self._options = options
-        self._publisher = options.publisher_id or gateway
+        self._words = Words(options, options.publisher_id or gateway, clock, identify)
         self._memory = memory
         self._clock = clock
-        self._identify = identify
         self.max_message = max_message
         self._most = most or sys.maxsize  # readings in a message
         kept = memory.load().get("writers")
@@ -151,8 +112,10 @@ class OpcuaJson:
         self._writers: dict[tuple[str, str], Writer] = {}
         self._plans: dict[bytes, _Plan] = {}
         self._drafts: dict[str, _Draft] = {}
+        self._actions: dict[tuple[str, str], Writer] = {}
         for table in tables:
             self._extend(table)
+        self._responder = Responder(self._words, tables, self._action) if commands else None
         self._settle()
 
     # ------------------------------------------------------------------------------------------------ session
@@ -165,42 +128,55 @@ class OpcuaJson:
         return None
 
     def will(self) -> Will | None:
-        return Will(self._topic("status"), self._status(_ERROR), qos=1, retain=True)
+        return Will(self._words.topic("status"), self._status(_ERROR), qos=1, retain=True)
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        return ()
+        return self._responder.subscriptions() if self._responder is not None else ()
 
     def begin(self, current: Sequence[Batch] = (), upto: int = 0) -> list[Message]:
         """Say who publishes what; all of it retained."""
-        said = [note(self._topic("connection"), self._connection(), True)]
+        said = [note(self._words.topic("connection"), self._connection(), True)]
         said += [self._metadata(writer) for writer in self._writers.values() if writer.fields]
-        return [*said, note(self._topic("status"), self._status(_OPERATIONAL), True)]
+        said += self._responder.begin() if self._responder is not None else ()
+        return [*said, note(self._words.topic("status"), self._status(_OPERATIONAL), True)]
 
     def reset(self) -> None:
         """Nothing: `begin` starts a session."""
 
     def end(self) -> list[Message]:
-        return [note(self._topic("status"), self._status(_DISABLED), True)]
+        return [note(self._words.topic("status"), self._status(_DISABLED), True)]
 
     def tick(self) -> Heard:
         return NOTHING
 
     def received(self, topic: str, payload: bytes) -> Heard:
-        return unexpected(topic)
+        return self._responder.received(topic, payload) if self._responder is not None else unexpected(topic)
 
     def answer(self, command: Command, results: Sequence[Result]) -> list[Message]:
-        return []
+        return self._responder.answer(command, results) if self._responder is not None else []
 
     # ------------------------------------------------------------------------------------------------ writers
 
     def _writer(self, group: str, name: str) -> Writer:
-        writer = self._writers.get((group, name))
-        if writer is None:
-            kept = self._kept.get(f"{group}/{name}", {})
-            taken = {each.number for each in self._writers.values()} | {each["id"] for each in self._kept.values()}
-            number = kept.get("id") or next(each for each in range(1, 65536) if each not in taken)
-            writer = self._writers[group, name] = Writer(group, name, number, kept.get("version", 0))
+        if (group, name) not in self._writers:
+            self._writers[group, name] = self._numbered(Writer(group, name, 0, 0))
+        return self._writers[group, name]
+
+    def _action(self, group: str, name: str) -> Writer:
+        if (group, name) not in self._actions:
+            self._actions[group, name] = self._numbered(Writer(group, name, 0, 0, action=True))
+        return self._actions[group, name]
+
+    def _numbered(self, writer: Writer) -> Writer:
+        """Give a writer the number and version that it had, or a number that no other has."""
+        kept = self._kept.get(writer.kept, {})
+        taken = {each.number for each in self._all()} | {each["id"] for each in self._kept.values()}
+        writer.number = kept.get("id") or next(each for each in range(1, 65536) if each not in taken)
+        writer.version = kept.get("version", 0)
         return writer
+
+    def _all(self) -> list[Writer]:
+        return [*self._writers.values(), *self._actions.values()]
 
     def _extend(self, table: TagTable) -> bool:
         """Make sure that a table's fields are those of its writer; whether something changed."""
@@ -213,11 +189,11 @@ class OpcuaJson:
     def _settle(self) -> None:
         """Give writers whose fields changed a new version, and keep all of it."""
         now = self._clock() // SECOND - _EPOCH_2000
-        for writer in self._writers.values():
-            kept = self._kept.get(writer.key, {})
+        for writer in self._all():
+            kept = self._kept.get(writer.kept, {})
             if kept.get("shape") != writer.shape():
                 writer.version = max(now, writer.version + 1)
-            self._kept[writer.key] = {"id": writer.number, "version": writer.version, "shape": writer.shape()}
+            self._kept[writer.kept] = {"id": writer.number, "version": writer.version, "shape": writer.shape()}
         self._memory.save({"writers": self._kept})
 
     def _plan(self, table: TagTable) -> _Plan:
@@ -240,7 +216,7 @@ class OpcuaJson:
 
     def _around(self, kind: int) -> tuple[bytes, bytes]:
         """Give what stands before and behind a value of this type, without status and time."""
-        quoted = b'"' if kind in _QUOTED else b""
+        quoted = b'"' if kind in QUOTED else b""
         opening = b"" if self._options.fields == "raw" else self._opening(kind)
         closing = b"" if not opening else b"}"
         if self._options.fields == "data-value":
@@ -334,7 +310,7 @@ class OpcuaJson:
         if self._options.fields == "data-value":
             return b'{"Value":null'
         code = self._code(status)
-        return code if self._options.encoding == "plain" else self._opening(_STATUS_CODE) + code + b"}"
+        return code if self._options.encoding == "plain" else self._opening(STATUS_CODE) + code + b"}"
 
     def _put(self, messages: list[Message], sequence: int, plan: _Plan, batch: Batch, parts: list[bytes]) -> None:
         """Put a DataSetMessage into the device's NetworkMessage; halve it where it does not fit in one."""
@@ -376,9 +352,9 @@ class OpcuaJson:
     def _close(self, messages: list[Message], group: str) -> None:
         draft = self._drafts.pop(group)
         head = b'{"MessageId":%s,"MessageType":"ua-data","PublisherId":%s,"WriterGroupName":%s,"Messages":['
-        names = (orjson.dumps(each) for each in (self._identify(), self._publisher, group))
+        names = (orjson.dumps(each) for each in (self._words.identify(), self._words.publisher, group))
         content = head % tuple(names) + b",".join(draft.parts) + b"]}"
-        messages.append(draft.share.message(self._topic("data", group), content))
+        messages.append(draft.share.message(self._words.topic("data", group), content))
 
     def _gap(self, messages: list[Message], sequence: int, gap: Gap) -> None:
         writer = self._writer(*_GAPS)
@@ -409,86 +385,20 @@ class OpcuaJson:
 
     # ------------------------------------------------------------------------------------------------ discovery
 
-    def _topic(self, word: str, *names: str) -> str:
-        return "/".join((self._options.prefix, "json", word, *(_level(each) for each in (self._publisher, *names))))
-
-    def _message(self, kind: str, **content: Any) -> bytes:
-        head = {"MessageId": self._identify(), "MessageType": kind, "PublisherId": self._publisher}
-        return orjson.dumps({**head, **content})
-
     def _status(self, state: int) -> bytes:
-        return self._message("ua-status", IsCyclic=False, Status=state)
+        return self._words.message("ua-status", IsCyclic=False, Status=state)
 
     def _connection(self) -> bytes:
-        groups: dict[str, list[Writer]] = {}
-        for writer in self._writers.values():
-            groups.setdefault(writer.group, []).append(writer)
-        listed = [
-            {"Name": name, "Enabled": True, "WriterGroupId": number, "DataSetWriters": [_described(w) for w in writers]}
-            for number, (name, writers) in enumerate(groups.items(), 1)
-        ]
-        connection = {
-            "Name": self._publisher,
-            "Enabled": True,
-            "PublisherId": {"UaType": 12, "Value": self._publisher},
-            "TransportProfileUri": _TRANSPORT,
-            "WriterGroups": listed,
-        }
-        return self._message("ua-connection", Timestamp=self._now(), Connection=connection)
+        connection = self._words.connection(list(self._writers.values()))
+        return self._words.message("ua-connection", Timestamp=self._words.now(), Connection=connection)
 
     def _metadata(self, writer: Writer) -> Message:
-        version = {"MajorVersion": writer.version, "MinorVersion": writer.version}
-        fields = [_field(writer, name, kind) for name, kind in writer.fields.items()]
-        content = self._message(
+        content = self._words.message(
             "ua-metadata",
             DataSetWriterId=writer.number,
             WriterGroupName=writer.group,
             DataSetWriterName=writer.name,
-            Timestamp=self._now(),
-            MetaData={"Name": writer.key, "Fields": fields, "ConfigurationVersion": version},
+            Timestamp=self._words.now(),
+            MetaData=data_set(writer, writer.fields),
         )
-        return note(self._topic("metadata", writer.group, writer.name), content, True)
-
-    def _now(self) -> str:
-        return timestamp(self._clock()).decode()
-
-
-def _level(name: str) -> str:
-    """Give a name as one level of a topic: what cannot stand there is percent-encoded."""
-    return re.sub(r"[%/+#\0]", lambda found: f"%{ord(found[0]):02X}", name)
-
-
-def timestamp(when: int) -> bytes:
-    """Give ns since 1970 as a DateTime: milliseconds, or as many digits as it has, at most to 100 ns."""
-    seconds, rest = divmod(when, SECOND)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    digits = f"{rest // _TICK:07d}".rstrip("0").ljust(3, "0")
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{digits}Z".encode()
-
-
-def _described(writer: Writer) -> dict[str, Any]:
-    return {"Name": writer.name, "Enabled": True, "DataSetWriterId": writer.number, "DataSetName": writer.key}
-
-
-def _field(writer: Writer, name: str, kind: int) -> dict[str, Any]:
-    tag = writer.tags.get(name)
-    identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{writer.key}/{name}"))
-    described: dict[str, Any] = {"Name": name, "BuiltInType": kind, "DataType": {"Id": kind}, "ValueRank": -1}
-    described["DataSetFieldId"] = identity
-    if tag is None:
-        return described
-    if tag.description:
-        described["Description"] = {"Text": tag.description}
-    properties: list[dict[str, Any]] = []
-    if tag.unit:
-        properties.append(_property("EngineeringUnits", {"DisplayName": {"Text": tag.unit}}))
-    if math.isfinite(tag.minimum) and math.isfinite(tag.maximum):
-        properties.append(_property("EURange", {"Low": tag.minimum, "High": tag.maximum}))
-    if tag.states:
-        values = [{"Value": str(number), "DisplayName": {"Text": said}} for number, said in tag.states]
-        properties.append(_property("EnumValues", values))
-    return {**described, "Properties": properties} if properties else described
-
-
-def _property(name: str, value: object) -> dict[str, Any]:
-    return {"Key": {"Name": name}, "Value": {"UaType": 22, "Value": value}}
+        return note(self._words.topic("metadata", writer.group, writer.name), content, True)

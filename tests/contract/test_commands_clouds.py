@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from bench.sparkplug_objects import Payload
 from gateway.audit import read, verify
 from gateway.config import load_site
 from gateway.dialects import SECOND
+from gateway.model import Message
 from gateway.mqtt import Arrived, Connection
 from simulators.modbus import ModbusServer
 from tests.contract.test_formats_clouds_app import CASES, SETTINGS, door, keys
 from tests.fakes.front import Front
+from tests.fakes.opcua_reader import Reader
 from tests.in_process import daemon, listening, until
 from tests.servers import Certificates, Mosquitto
 
@@ -42,7 +45,7 @@ links:
             simulate: {{signal: constant, low: 4, high: 4}}
   made-up: {{driver: replay, url: "replay:generated", devices: {{meter_1: {{interval: 1 s, tags: {{energy: counter int64}}}}}}}}
 publish:
-  cloud: {{url: "{url}", format: {form}, retry_first: 20 ms, {form}: {settings}, {tls}}}
+  cloud: {{url: "{url}", format: {form}, retry_first: 20 ms, {key}: {settings}, {tls}}}
 journal: {{durability: process, commit_interval: 20 ms}}
 metrics: {{listen: null}}
 """  # noqa: E501
@@ -51,6 +54,7 @@ metrics: {{listen: null}}
 @contextlib.asynccontextmanager
 async def plant(directory: Path, **words: str) -> AsyncIterator[None]:
     path = directory / "site.yaml"
+    words["key"] = words["form"].replace("-", "_")
     path.write_text(SITE.format(device="tcp://127.0.0.1:1", **words))
     async with ModbusServer(load_site(path).links[0]) as server:
         path.write_text(SITE.format(device=f"tcp://127.0.0.1:{await server.listen()}", **words))
@@ -159,3 +163,43 @@ async def test_a_sparkplug_hosts_command_is_carried_out_and_told_in_the_devices_
             await ask(host, 5.0)
             await until(lambda: len(outcomes(tmp_path)) > before, "the command after the isolation is not in the log")
             assert set(told) == {4.0, 7.5}
+
+
+async def test_an_opc_ua_requestors_action_is_carried_out_and_answered(tmp_path: Path) -> None:
+    """It knows what the broker keeps for it, and no more."""
+    reader = Reader("opcua", "gw01", "data-value", "compact")
+
+    def take(message: Arrived) -> None:
+        if "/action-request/" not in message.topic:
+            retain = not ("/data/" in message.topic or "/action-response/" in message.topic)
+            reader.take([Message(message.topic, message.payload, 0, 0, 0, retain)])
+
+    def now() -> str:
+        return datetime.now(UTC).isoformat()
+
+    with Mosquitto(tmp_path / "broker") as broker:
+        words = {"form": "opcua-json", "settings": "{encoding: compact}", "tls": "commands: on"}
+        async with listening(broker, "opcua/#", take) as host, plant(tmp_path, url=broker.url, **words):
+            await until(lambda: any(key[2] == "setpoint" for key in reader.values), "no data")
+            (data,) = (key for key in reader.values if key[2] == "setpoint")
+            await until(lambda: len(reader.actions) == 2, "no action-metadata")
+            await host.publish(*reader.request("press_1", "set", {"setpoint": 7.5}, 1, now()), timeout=20)
+            await until(lambda: reader.responses, "no response")
+            done = reader.responses[-1]
+            assert (done.number, done.status, done.head["RequestorId"]) == (1, 0, "scada")
+            assert (done.values["setpoint.before"], done.values["setpoint"]) == (4.0, 7.5)
+            await until(lambda: reader.values[data][-1][0] == 7.5, "the value is not told")
+            await host.publish(*reader.request("press_1", "set", {"setpoint": 11.0}, 2, now()), timeout=20)
+            await until(lambda: len(reader.responses) == 2, "no refusal")
+            assert "from 0 to 10" in reader.responses[-1].values["reason"]
+            old = "2025-01-01T00:00:00Z"
+            await host.publish(*reader.request("press_1", "set", {"setpoint": 1.0}, 3, old), timeout=20)
+            await until(lambda: len(reader.responses) == 3, "no refusal of what is old")
+            assert "s old" in reader.responses[-1].values["reason"]
+            await host.publish(*reader.request("gateway", "isolate", {"reason": "drill"}, 4, now()), timeout=20)
+            await until(lambda: len(reader.responses) == 4, "no isolation")
+            await host.publish(*reader.request("press_1", "set", {"setpoint": 2.0}, 5, now()), timeout=20)
+            await until(lambda: len(reader.responses) == 5, "no refusal after the isolation")
+            assert "isolated" in reader.responses[-1].values["reason"]
+            assert {value for value, _, _ in reader.values[data]} == {4.0, 7.5}
+    assert outcomes(tmp_path) == [False, True, True, False, True], "set, too high, too old, isolated, isolated"

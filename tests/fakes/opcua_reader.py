@@ -1,5 +1,7 @@
 """A subscriber of OPC UA PubSub JSON that knows Part 14 and Part 6, and trusts the metadata alone.
 
+As a Requestor it builds requests from the action-metadata alone, and reads responses by them.
+
 It keeps what is retained as a broker would, reads DataSetMessages by the types that the metadata say, and raises
 AssertionError for what a strict reader would not understand.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +25,20 @@ _RANGES = {
 }  # fmt: skip
 
 
+NOW = "2025-01-01T00:00:00.000Z"
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a Requestor understands of a response."""
+
+    topic: str
+    number: int
+    status: int
+    values: dict[str, Any]
+    head: dict[str, Any]
+
+
 class Reader:
     """One subscriber. `values` are (group, writer, field) to a list of (value, status, source time in ns or None)."""
 
@@ -34,6 +51,9 @@ class Reader:
         self.values: dict[tuple[str, str, str], list[tuple[Any, int, int | None]]] = {}
         self.kinds: list[str] = []
         self._ids: set[str] = set()
+        self.offered: dict[int, tuple[str, str]] = {}  # group and name of each action, by its writer's id
+        self.actions: dict[int, Any] = {}  # action-metadata by writer's id
+        self.responses: list[Response] = []
 
     def will(self, will: Will | None) -> None:
         assert will is not None
@@ -54,7 +74,7 @@ class Reader:
         assert body["PublisherId"] == self._publisher
         assert body["MessageId"] not in self._ids
         self._ids.add(body["MessageId"])
-        assert message.retain is (word != "data")
+        assert message.retain is (word not in ("data", "action-response"))
         if message.retain:
             self.retained[message.topic] = body
         if word == "metadata":
@@ -62,9 +82,75 @@ class Reader:
             assert message.topic.endswith(f"/{group}/{writer}")
             assert body["MetaData"]["ConfigurationVersion"]["MajorVersion"] > 0
             self.metadata[group, writer] = body
+        elif word == "action-metadata":
+            assert body["Request"]["ConfigurationVersion"] == body["Response"]["ConfigurationVersion"]
+            assert body["Request"]["Name"] == body["Response"]["Name"]
+            self.actions[body["DataSetWriterId"]] = body
+        elif word == "action-responder":
+            self.offered = {
+                writer["DataSetWriterId"]: (group["Name"], writer["Name"])
+                for group in body["Connection"]["WriterGroups"]
+                for writer in group["DataSetWriters"]
+            }
+        elif word == "action-response":
+            self.responses += [self._response(message.topic, body, each) for each in body["Messages"]]
         elif word == "data":
             for each in body["Messages"]:
                 self._data_set(body["WriterGroupName"], each)
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def request(
+        self, group: str, name: str, values: dict[str, Any], number: int = 1, when: str = NOW, **more: Any
+    ) -> tuple[str, bytes]:
+        """Make topic and payload of a request from what the Responder says of its actions, and from nothing else."""
+        (writer,) = (each for each, place in self.offered.items() if place == (group, name))
+        metadata = self.actions[writer]
+        fields = {field["Name"] for field in metadata["Request"]["Fields"]}
+        assert set(values) <= fields, "a Requestor finds no such field in the metadata"
+        body = {
+            "MessageId": f"request {number} {when}",
+            "MessageType": "ua-action-request",
+            "PublisherId": self._publisher,
+            "Timestamp": when,
+            "RequestorId": "scada",
+            **{
+                key: value
+                for key, value in more.items()
+                if key in ("ResponseAddress", "CorrelationData", "TimeoutHint")
+            },
+            "Messages": [
+                {
+                    "DataSetWriterId": writer,
+                    "ActionTargetId": metadata["ActionTargets"][0]["ActionTargetId"],
+                    "MetaDataVersion": metadata["Request"]["ConfigurationVersion"],
+                    "RequestId": number,
+                    "ActionState": 1,
+                    "Payload": values,
+                }
+            ],
+        }
+        return f"{self._root}/action-request/{self._publisher}/{group}", orjson.dumps(body)
+
+    def _response(self, topic: str, body: Any, message: Any) -> Response:
+        metadata = self.actions[message["DataSetWriterId"]]
+        assert message["ActionTargetId"] == metadata["ActionTargets"][0]["ActionTargetId"]
+        assert message["ActionState"] == 2, "Done"
+        assert "ResponseAddress" not in body
+        _time(body["Timestamp"])
+        fields = {field["Name"]: field["BuiltInType"] for field in metadata["Response"]["Fields"]}
+        values = {}
+        for name, content in message["Payload"].items():
+            value = content
+            if self._encoding != "plain":
+                found, value = self._variant(content)
+                assert found == fields[name]
+            values[name] = self._status(value) if fields[name] == 19 else self._value(fields[name], value)
+        status = self._status(message["Status"])
+        head = {key: body.get(key) for key in ("RequestorId", "CorrelationData")}
+        return Response(topic, message["RequestId"], status, values, head)
+
+    # ------------------------------------------------------------------------------------------------ data
 
     def _data_set(self, group: str, message: Any) -> None:
         metadata = self.metadata[group, message["DataSetWriterName"]]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from gateway import quality as q
+from gateway.commands import Result
 from gateway.contracts import Record
 from gateway.dialects import SECOND
 from gateway.dialects.dialogue import Dialogue
@@ -27,6 +28,7 @@ from gateway.encoders.sparkplug import EdgeNode
 from gateway.memory import Forgetful
 from gateway.model import Batch, Gap, Kind, Message, Tag, TagTable
 from gateway.options import JsonOptions, OpcuaJsonOptions, SparkplugOptions, WriteRule
+from tests.fakes.opcua_reader import Reader
 from tests.unit.test_format_clouds import CASES
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "cases/formats"
@@ -98,6 +100,28 @@ def opcua_json() -> list[Message]:
     return converse(publisher, lambda _: [])
 
 
+def opcua_actions() -> list[Message]:
+    """Say what may be set, and answer a request that is half done."""
+    numbers = itertools.count(1)
+    publisher = OpcuaJson(
+        OpcuaJsonOptions(encoding="compact"), "gw01", TABLES, Forgetful(), commands=True, clock=lambda: START,
+        identify=lambda: f"m{next(numbers)}",
+    )  # fmt: skip
+    said = [each for each in publisher.begin() if "/action-" in each.topic]
+    reader = Reader("opcua", "gw01", "data-value", "compact")
+    reader.take(said)
+    request = reader.request("press_1", "set", {"setpoint": 4.5}, 7, CorrelationData="AQI=")
+    (command,) = publisher.received(*request).commands
+    written = Result(4.0, 4.5, 0, "", "41:9c1e")
+    late = Result(None, None, q.BAD_TIMEOUT, "no answer", "42:77ab")
+    return [
+        Message(*request, 0, 0, 0),
+        *said,
+        *publisher.answer(command, [written]),
+        *publisher.answer(command, [late]),
+    ]
+
+
 def cloud(name: str) -> list[Message]:
     case = CASES[name]()
     dialogue = Cloud(case.dialect, clock=lambda: START)
@@ -121,6 +145,7 @@ def json(**options: Any) -> list[Message]:
 FORMATS: dict[str, Callable[[], list[Message]]] = {
     "sparkplug": sparkplug,
     "opcua-json": opcua_json,
+    "opcua-json-actions": opcua_actions,
     "json": json,
     "json-window": lambda: json(per="window", window="1 s"),
     "json-tag": lambda: json(per="tag"),
