@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gateway.config import load_site
 from gateway.model import Group, Tag
 from gateway.quality import BAD
-from simulators.modbus_map import signals
+from simulators.site import signals
 
 NEVER = 2**63
 TABLES = ("floats", "ints", "uints", "bools", "texts")
@@ -60,14 +60,15 @@ class Evidence:
     count: int
 
 
-def read(database: Path) -> Evidence:
-    """Read everything from the store's file."""
+def read(database: Path, device: str = "%") -> Evidence:
+    """Read everything from the store's file; or the rows of one device, where all are too many for Python lists."""
     with duckdb.connect(str(database), read_only=True) as connection:
         collected: dict[tuple[str, str], list[tuple[int, Any, int]]] = {}
         for table in TABLES:
             found = connection.execute(
                 f"SELECT s.device, s.tag, epoch_ns(r.time), r.value, r.quality FROM {table} r"
-                " JOIN series s ON s.id = r.series ORDER BY epoch_ns(r.time)"
+                " JOIN series s ON s.id = r.series WHERE s.device LIKE ? ORDER BY epoch_ns(r.time)",
+                [device],
             ).fetchall()
             for device, tag, time, value, quality in found:
                 collected.setdefault((device, tag), []).append((time, value, quality))
