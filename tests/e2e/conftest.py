@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def prove(plant: Plant, tolerance: float = 2.0) -> proof.Evidence:
     """Shut the plant down in order and hold the store against the simulator and the clock."""
     plant.down()
-    evidence = proof.read(plant.database)
+    evidence = plant.evidence()
     account = plant.account()
     print(f"stored {evidence.count}, gaps {len(evidence.holes)}, journal: {account}")
     assert evidence.count == account.appended - account.dropped > 0

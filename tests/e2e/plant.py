@@ -18,9 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
+
 from gateway.journal import Survey, survey
 from gateway.stores.inquiry import read
+from tests.e2e import proof
 from tests.servers import Mosquitto, free_port
+from tests.stores_servers import Postgres
 
 PLANTBRIDGE = [sys.executable, "-m", "gateway"]
 DEADLINE = 90.0
@@ -188,6 +192,7 @@ class Plant:
     store: str = "store: {type: duckdb, path: store.duckdb}"
     site_template: str = SITE
     site_extra: str = ""
+    postgres: Postgres | None = None  # the store, where `store` says so
     edge_through_proxy: bool = False  # put a fault proxy between the edge and the broker
     modbus: int = field(default_factory=free_port)
     proxy: Proxy | None = None
@@ -257,9 +262,16 @@ class Plant:
 
     def stored(self) -> int:
         """Count the readings in the store, as `plantbridge query` does while ingest is writing."""
+        if self.postgres is not None:
+            with psycopg.connect(self.postgres.url) as connection:
+                return int(connection.execute("SELECT count(*) FROM plantbridge.samples").fetchall()[0][0])
         with read(self.database, "SELECT count(*) AS n FROM readings") as stream:
             (count,) = [row["n"] for batch in stream for row in batch.to_pylist()] or [0]
             return int(count)
+
+    def evidence(self) -> proof.Evidence:
+        """Give all that is in the store, when nobody writes to it any more."""
+        return proof.read_postgres(self.postgres.url) if self.postgres is not None else proof.read(self.database)
 
     def settle(self) -> None:
         """Make sure that the journal was delivered: where a stop left some behind, let the edge run once more.

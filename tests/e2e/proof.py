@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 
 from gateway.config import load_site
@@ -60,7 +61,7 @@ class Evidence:
     count: int
 
 
-def read(database: Path, device: str = "%") -> Evidence:
+def read(database: Path, of: str = "%") -> Evidence:
     """Read everything from the store's file; or the rows of one device, where all are too many for Python lists."""
     with duckdb.connect(str(database), read_only=True) as connection:
         collected: dict[tuple[str, str], list[tuple[int, Any, int]]] = {}
@@ -68,7 +69,7 @@ def read(database: Path, device: str = "%") -> Evidence:
             found = connection.execute(
                 f"SELECT s.device, s.tag, epoch_ns(r.time), r.value, r.quality FROM {table} r"
                 " JOIN series s ON s.id = r.series WHERE s.device LIKE ? ORDER BY epoch_ns(r.time)",
-                [device],
+                [of],
             ).fetchall()
             for device, tag, time, value, quality in found:
                 collected.setdefault((device, tag), []).append((time, value, quality))
@@ -78,6 +79,27 @@ def read(database: Path, device: str = "%") -> Evidence:
                 'SELECT device, "group", epoch_ns("start"), epoch_ns("end"), reason FROM gaps'
             ).fetchall()
         ]
+    return _evidence(collected, holes)
+
+
+def read_postgres(url: str) -> Evidence:
+    """Read everything from the schema `plantbridge` of a PostgreSQL server. A time has its nanoseconds apart there."""
+    collected: dict[tuple[str, str], list[tuple[int, Any, int]]] = {}
+    with psycopg.connect(url) as connection:
+        connection.execute("SET search_path TO plantbridge")
+        when = "(extract(epoch FROM time) * 1000000)::bigint * 1000 + nanos"
+        for device, tag, time, value, exact, text, quality in connection.execute(
+            f"SELECT device, tag, {when}, r.value, exact::text, r.text, quality FROM samples r"
+            f" JOIN series s ON s.id = r.series ORDER BY {when}"
+        ):
+            shown = next((each for each in (int(exact) if exact else None, value, text) if each is not None), None)
+            collected.setdefault((device, tag), []).append((time, shown, quality))
+        query = 'SELECT device, "group", start_ns, end_ns, reason FROM gaps'
+        holes = [Hole(*row) for row in connection.execute(query)]
+    return _evidence(collected, holes)
+
+
+def _evidence(collected: dict[tuple[str, str], list[tuple[int, Any, int]]], holes: list[Hole]) -> Evidence:
     rows = {
         name: Rows(
             np.array([time for time, _, _ in each], dtype=np.int64),
