@@ -278,9 +278,11 @@ class Plant:
 
         Where the store acknowledges, a stop leaves in the journal what is at the broker: that is delivered too.
         """
+        told = 0
         for _ in range(5):
-            if self.pending() == 0 or ("acknowledge: store" in self.site_template and not self.edge.said(LEFT)):
+            if self.pending() == 0 or ("acknowledge: store" in self.site_template and self.edge.said(LEFT) == told):
                 return
+            told = self.edge.said(LEFT)
             self.let_connect()
             wait_until(lambda: self.pending() < 50, "the backlog to be sent", within=120.0)
             assert self.edge.stop() == 0

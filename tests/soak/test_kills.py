@@ -23,8 +23,8 @@ from gateway.ledger import Ledger
 from tests.e2e.conftest import prove
 from tests.e2e.plant import Plant, Process, plant, wait_until
 from tests.e2e.test_faults import STORE_ACKNOWLEDGES
-from tests.soak.conftest import asked
 from tests.servers import Mosquitto
+from tests.soak.conftest import asked
 from tests.stores_servers import Postgres
 
 ROUNDS = asked("ROUNDS", 200)
