@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from gateway.options.addresses import HttpUrl, NatsUrls
 from gateway.options.northbound import MqttOptions
-from gateway.options.values import Duration, Options
+from gateway.options.values import Duration, Options, Size
 
 
 class DuckdbOptions(Options):
@@ -23,6 +23,9 @@ class DuckdbOptions(Options):
     """How long roll-ups of minutes are kept; at least as long as readings. null: for ever."""
     retention_hours: Duration | None = None
     """How long roll-ups of hours are kept, and declared gaps; at least as long as minutes. null: for ever."""
+    memory: Size = Field(default=256_000_000, ge=48_000_000)
+    """Most that the database keeps of its file in memory, with what queries need; what a query needs beyond it goes
+    through temporary files. More makes queries over much data faster."""
 
     @model_validator(mode="after")
     def _what_is_coarser_is_kept_longer(self) -> Self:

@@ -16,7 +16,7 @@ def open_store(options: StoreOptions, data: Path, set_aside: Callable[[str, byte
         from gateway.stores.duckdb import DuckdbStore, Retention
 
         kept = Retention(options.retention, options.retention_minutes, options.retention_hours)
-        return DuckdbStore(data / options.path, retention=kept)
+        return DuckdbStore(data / options.path, retention=kept, memory=options.memory)
     if isinstance(options, ParquetOptions):
         from gateway.stores.parquet import ParquetStore
 

@@ -55,6 +55,7 @@ SETTINGS: Final[Mapping[str, Any]] = {
 }
 
 KEEP_UP: Final = 10.0  # s between two looks for what is to be rolled up
+MEMORY: Final = 256_000_000  # bytes; DuckDB itself would take up to 80 % of the machine's for pages of the file
 _SWEEP: Final = 3600.0  # s between two looks for days to delete
 _LEDGER_LONGEST: Final = 100_000  # rows after which the ledger is written anew, merged
 
@@ -98,7 +99,8 @@ Rows = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[Any], NDArray[np.uin
 class DuckdbStore:
     """One DuckDB file as a Store. `desk=False` answers no queries of others, `rollups=False` makes no roll-ups;
     `settings` are DuckDB's own. Whole UTC days older than the retentions (s) are deleted once an hour, and `about` says
-    from which day on readings, minutes and hours are kept."""
+    from which day on readings, minutes and hours are kept. `memory` (bytes) bounds what it keeps of its
+    file, and what queries take before they use temporary files."""
 
     def __init__(
         self,
@@ -108,11 +110,12 @@ class DuckdbStore:
         settings: Mapping[str, Any] = SETTINGS,
         retention: Retention = FOREVER,
         rollups: bool = True,
+        memory: int = MEMORY,
     ) -> None:
         self.path = path
         self._retention = retention
         self._swept = -math.inf  # when old days were deleted last, monotonic
-        self._settings = dict(settings)
+        self._settings = {"memory_limit": f"{memory}B", **settings}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="duckdb")
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._with_desk = desk

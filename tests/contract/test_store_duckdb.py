@@ -402,3 +402,23 @@ async def test_days_older_than_the_retention_are_deleted_whole_and_it_is_said(tm
     assert select(store.path, "SELECT count(*) FROM gaps") == [(2,)], "roll-ups, which are kept, are known by them"
     ((said,),) = select(store.path, "SELECT value FROM about WHERE key = 'kept from'")
     assert said == str(datetime.datetime.fromtimestamp((today - 2 * day) // 10**9, datetime.UTC).date())
+
+
+async def test_what_is_kept_of_the_file_in_memory_is_bounded(tmp_path: Path) -> None:
+    memory = 48_000_000
+    store = DuckdbStore(tmp_path / "plant.duckdb", memory=memory)
+    await store.open()
+    of, chance = table(size=10_000), np.random.default_rng(7)
+    values = chance.normal(size=(100, 10_000))  # nothing to compress
+    taken: list[int] = []
+
+    def weigh(connection: duckdb.DuckDBPyConnection) -> None:
+        taken.extend(connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall()[0])
+
+    for number in range(9):
+        scans = [scan(of, T0 + (number * 100 + place) * SECOND, row) for place, row in enumerate(values)]
+        await store.write([block(*scans, first=number * 100 + 1)])
+        await store.transact(weigh)
+    await store.close()
+    assert store.path.stat().st_size > 1.2 * memory
+    assert 0 < max(taken) <= memory
