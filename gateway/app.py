@@ -62,11 +62,11 @@ async def run(site: Site, stop: asyncio.Event, threshold: Threshold | None = Non
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
             resumed = _recall(journal, drivers)
-            _declare_absence(journal, site.links, resumed)
+            back = _declare_absence(journal, site.links, resumed)
             plant = Plant(site, {}, [], journal, metrics, health, tap, started)
             _count_equipment(plant)
             gateway = Gateway(plant, threshold)
-            await gateway.build(drivers, made)
+            await gateway.build(drivers, made, back)
             reload = Reload(gateway, health, learned=learned)
             gateway.learn = reload.learn
             room = Room(plant, functools.partial(_reloaded, reload))
@@ -99,12 +99,15 @@ class Gateway:
         self._tasks: dict[Poller | Publisher, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
 
-    async def build(self, drivers: Sequence[tuple[Link, Driver]], made: Voices) -> None:
-        """Make everything, before `start`."""
+    async def build(self, drivers: Sequence[tuple[Link, Driver]], made: Voices, back: int | None = None) -> None:
+        """Make everything, before `start`. No scan is accounted for yet from `back` (ns) on."""
         plant, site = self.plant, self.plant.site
         self._talk(bool(made.dialogues))
         self._pipelines = self._lines(site.links, {})
         plant.pollers.update((link.name, self._poller(link, driver)) for link, driver in drivers)
+        if back is not None:
+            for poller in plant.pollers.values():
+                poller.owe_since(back)
         if site.commands is not None:
             self.control = Control(site.commands, site.data, site.links, plant.pollers, plant.metrics, plant.health)
             await self.control.open()
@@ -341,20 +344,23 @@ def _recall(journal: Journal, drivers: Sequence[tuple[Link, Driver]]) -> set[tup
     return resumed
 
 
-def _declare_absence(journal: Journal, links: Sequence[Link], resumed: Set[tuple[str, str]] = frozenset()) -> None:
-    """Say in the data that nothing was read between the last committed reading and now.
+def _declare_absence(
+    journal: Journal, links: Sequence[Link], resumed: Set[tuple[str, str]] = frozenset()
+) -> int | None:
+    """Say in the data that nothing was read between the last committed reading and now; give now, if so (ns).
 
     The gap begins with the slot that was under way: of two devices on a line the second may have had no turn in it.
     Groups that are `resumed` have theirs filled, or declared, once their peer is there.
     """
     last, now = journal.last_time, time.time_ns()
     if not last:
-        return
+        return None
     slot = max((min(group.interval, LONGEST_SLOT) for group in _groups(links)), default=0)
     absent = [(group.device, group.name) for group in _groups(links)]
     for device, name in [("", "")] if not resumed else [each for each in absent if each not in resumed]:
         gap = Gap(device, name, min(last, now) - slot, now, "the gateway was not running")
         journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
+    return now
 
 
 async def _live(gateway: Gateway, reload: Reload, stop: asyncio.Event) -> None:

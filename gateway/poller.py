@@ -228,6 +228,11 @@ class Poller:
         for turn in self._turns:
             turn.due = dues.get((turn.group.device, turn.group.name), 0)
 
+    def owe_since(self, moment: int) -> None:
+        """Owe all scans from this moment on (ns), before `run`: a start may take longer than an interval."""
+        for turn in self._turns:
+            turn.due = turn.slot(moment)
+
     async def adapt(self, link: Link, pipelines: Pipelines) -> None:
         """Poll the devices of `link` instead, within the session; returns when that is so.
 

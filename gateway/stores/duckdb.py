@@ -99,8 +99,8 @@ Rows = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[Any], NDArray[np.uin
 class DuckdbStore:
     """One DuckDB file as a Store. `desk=False` answers no queries of others, `rollups=False` makes no roll-ups;
     `settings` are DuckDB's own. Whole UTC days older than the retentions (s) are deleted once an hour, and `about` says
-    from which day on readings, minutes and hours are kept. `memory` (bytes) bounds what it keeps of its
-    file, and what queries take before they use temporary files."""
+    from which day on readings, minutes and hours are kept. `memory` (bytes) bounds what it keeps
+    of its file, and what queries take before they use temporary files."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Two hours of an ordinary plant: 2,000 tags at 1 s, a broker that is away now and then, a file that is changed.
 
 Memory of the edge daemon and of ingest is taken from /proc each 10 s. The first quarter of the time is the warm-up, in
-which DuckDB comes to keep as much of its file as it may; the medians of the twelfth after it and of the last twelfth may
+which DuckDB comes to keep as much of its file as it may; the medians of the twelfth after it and of the last one may
 differ by 5 MB. At the end every reading is accounted for.
 """
 

@@ -353,6 +353,19 @@ async def test_scans_that_come_too_late_are_skipped_counted_and_declared() -> No
         assert gap.reason == "skipped scan"
 
 
+async def test_a_start_that_takes_longer_than_an_interval_declares_the_scans_that_it_missed() -> None:
+    """The absence of the last run is declared until the journal was opened; planning and connecting come after that."""
+    made = plant("press", interval=3600 * 1000 * MS)
+    hour = 3600 * 1000 * MS
+    began = time.time_ns() - 2 * hour
+    made.poller.owe_since(began)
+    async with running(made):
+        await until(lambda: made.journal.good("press") > 0)
+    (gap,) = made.journal.gaps()
+    assert (gap.start, gap.end) == (began // hour * hour, (began // hour + 2) * hour)
+    assert (gap.scans, gap.reason) == (2, "skipped scan")
+
+
 async def test_every_instant_between_two_scans_is_covered_by_a_scan_or_a_gap() -> None:
     made = plant("press", interval=10 * MS)
     made.driver.slow = 0.025
