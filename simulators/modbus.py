@@ -26,6 +26,7 @@ from gateway.model import Link
 from simulators.listening import stop_listening
 from simulators.modbus_frames import FRAMES
 from simulators.modbus_map import entries
+from simulators.playing import SILENCE, Playing
 from simulators.registers import Registers
 from simulators.signals import TICK
 
@@ -50,10 +51,16 @@ class ModbusServer:
     """All units of one link. `async with` closes it."""
 
     def __init__(
-        self, link: Link, *, tick: int = TICK, clock: Callable[[], int] = time.time_ns, holes: bool = True
+        self,
+        link: Link,
+        *,
+        tick: int = TICK,
+        clock: Callable[[], int] = time.time_ns,
+        holes: bool = True,
+        playing: Playing | None = None,
     ) -> None:
         self.link = link
-        self.entries = entries(link, tick)
+        self.entries = entries(link, tick, playing)
         self.registers = Registers(self.entries, tick, holes=holes)
         self.clock = clock
         self.units = {device.options.unit_id for device in link.devices}
@@ -163,6 +170,8 @@ class ModbusServer:
             self.registers.at(self.clock())
             return self._execute(unit, function, pdu, fault)
         except _Refused as refusal:
+            if refusal.code == SILENCE:
+                return None
             return bytes((function | 0x80, refusal.code))
         except (struct.error, IndexError):
             return bytes((function | 0x80, 0x03))
@@ -214,6 +223,8 @@ class ModbusServer:
         content = self.registers.read(unit, area, address, count)
         if content is None:
             raise _Refused(2)
+        if trouble := self.registers.trouble(unit, area, address, count):
+            raise _Refused(trouble)
         return content
 
     def _write(self, unit: int, area: str, address: int, content: bytes | list[bool], fault: Fault) -> None:

@@ -11,10 +11,10 @@ from simulators.scenario import Heal, Step
 from simulators.signals import number_of
 
 
-def begin(server: ModbusServer, step: Step) -> Heal:
-    """Carry out a step; give what ends it."""
+def begin(server: ModbusServer, step: Step, now: int) -> Heal:
+    """Carry out a step now (ns); give what ends it."""
     if step.fault in ("freeze", "ramp"):
-        return _values(server, step)
+        return _values(server, step, now)
     (unit,) = (device.options.unit_id for device in server.link.devices if device.name == step.device)
     fault = server.faults[unit]
 
@@ -37,8 +37,8 @@ def begin(server: ModbusServer, step: Step) -> Heal:
     return heal
 
 
-def _values(server: ModbusServer, step: Step) -> Heal:
-    registers, bank, now = server.registers, server.registers.bank, server.clock()
+def _values(server: ModbusServer, step: Step, now: int) -> Heal:
+    registers, bank = server.registers, server.registers.bank
     rows = [row for (device, tag), row in registers.rows.items() if device == step.device and step.tag in ("", tag)]
     if step.fault == "freeze":
         bank.stop(rows, now)

@@ -9,15 +9,19 @@ Sources are read by their attributes (drivers/modbus/address.py describes them);
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Final
 
+import numpy as np
+
 from gateway.model import Kind, Link, Tag
-from simulators.signals import TEXTS, TICK, Holds, Signal, fit, holding, seed_of
+from simulators.playing import Playing, pattern, unscaled
+from simulators.signals import TEXTS, TICK, Holds, Signal, fit, holding, played, seed_of
 
 OCTETS: Final = {
     "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "float16": 2,
@@ -57,7 +61,7 @@ class Entry:
     codes: tuple[int, ...] = ()
 
 
-def entries(link: Link, tick: int = TICK) -> list[Entry]:
+def entries(link: Link, tick: int = TICK, playing: Playing | None = None) -> list[Entry]:
     """Give the registers of powers, then every tag of the link in the link's order."""
     tags = list(_tags(link))
     claims: dict[tuple[int, str, int], int] = defaultdict(int)
@@ -76,16 +80,16 @@ def entries(link: Link, tick: int = TICK) -> list[Entry]:
             shown = replace(owners[key], device=device, tag=_in_raw_terms(unit, tag))
             found.append(Entry(unit, device, tag, tag.source, shown, fills=False))
         elif _claim(claims, unit, tag.source):
-            owners[key], codes = _signal(device, _in_raw_terms(unit, tag), tick)
+            owners[key], codes = _signal(device, _in_raw_terms(unit, tag), tick, playing)
             found.append(Entry(unit, device, tag, tag.source, owners[key], fills=True, codes=codes))
         else:
             found.append(Entry(unit, device, tag, tag.source, None, fills=False))
     return found
 
 
-def signals(link: Link, tick: int = TICK) -> dict[tuple[str, str], Signal | None]:
+def signals(link: Link, tick: int = TICK, playing: Playing | None = None) -> dict[tuple[str, str], Signal | None]:
     """Give the signal behind each (device, tag); None where there is none to compare with."""
-    return {(each.device, each.tag.name): each.signal for each in entries(link, tick) if each.tag is not None}
+    return {(each.device, each.tag.name): each.signal for each in entries(link, tick, playing) if each.tag}
 
 
 def exponent(unit: int, power: Any) -> int:
@@ -160,14 +164,72 @@ def _in_raw_terms(unit: int, tag: Tag) -> Tag:
     return replace(tag, scale=scale, not_available=absent)
 
 
-def _signal(device: str, tag: Tag, tick: int) -> tuple[Signal, tuple[int, ...]]:
+def _signal(device: str, tag: Tag, tick: int, playing: Playing | None) -> tuple[Signal, tuple[int, ...]]:
     source = tag.source
+    if playing is not None and (found := _played(device, tag, tick, playing)) is not None:
+        return found
     if source.type == "text":
         return fit(device, tag, tick, texts=_texts(source)), ()
     if source.flags or source.type in ("iec-time", "bcd-time", "unix32"):
         coded = _flags(source) if source.flags else _times(source.type)
         return fit(device, tag, tick, Holds(0, 0, text=10_000), tuple(coded)), tuple(coded.values())
     return fit(device, tag, tick, holds(tag, source)), ()
+
+
+def _played(device: str, tag: Tag, tick: int, playing: Playing) -> tuple[Signal, tuple[int, ...]] | None:
+    """Give the signal that shows what was recorded of a tag, in the registers' terms."""
+    source = tag.source
+    coded = source.flags or source.type in ("iec-time", "bcd-time", "unix32")
+    if tag.kind is Kind.TEXT:
+        track = playing.track(device, tag)
+        if track is None:
+            return None
+        if coded:
+            codes = tuple(_code(source, text) for text in track.texts)
+            return played(device, tag, tick, track, Holds(0, 0, text=10_000)), codes
+        texts = tuple(_cut(text, source) for text in track.texts)
+        return played(device, tag, tick, replace(track, texts=texts), Holds(0, 0, text=source.length)), ()
+    within = holds(tag, source)
+    nothing = None
+    if within.mantissa:
+        nothing = pattern(math.nan)
+    elif tag.not_available:
+        nothing = pattern(int(tag.not_available[0]))
+    track = playing.track(device, tag, lambda value: _raw(tag, value, within, source.type), nothing)
+    return None if track is None else (played(device, tag, tick, track, within), ())
+
+
+def _raw(tag: Tag, value: Any, within: Holds, type_: str) -> float | int:
+    """Give what the registers hold for an engineering value, or the nearest that they can."""
+    if isinstance(value, bool):
+        return int(value)
+    raw = unscaled(tag, value)
+    if within.mantissa:
+        narrow = np.dtype({"float16": "f2", "float32": "f4"}.get(type_, "f8"))
+        with np.errstate(over="ignore"):
+            return float(np.array(float(raw)).astype(narrow))
+    return min(max(round(raw), within.low), within.high)
+
+
+def _cut(text: str, source: Any) -> str:
+    """Shorten a text to what fits its registers, between characters; what its encoding lacks becomes a "?"."""
+    text = text.encode(source.encoding, errors="replace").decode(source.encoding)
+    while len(text.encode(source.encoding)) > source.length:
+        text = text[:-1]
+    return text
+
+
+def _code(source: Any, text: str) -> int:
+    """Give the number behind a text of flags or a time; 0 where it is none."""
+    if source.flags:
+        bits = {name: 1 << bit for bit, name in source.flags}
+        return sum(bits.get(name, 0) for name in text.split(", "))
+    try:
+        instant = datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        return 0
+    (number,) = _times(source.type, (instant,)).values()
+    return number
 
 
 def holds(tag: Tag, source: Any) -> Holds:
@@ -182,12 +244,7 @@ def holds(tag: Tag, source: Any) -> Holds:
 def _texts(source: Any) -> tuple[str, ...]:
     """Give texts that fit the source's bytes in its encoding, the shortened ones cut between characters."""
     texts = (*CHINESE, *TEXTS) if source.encoding in ("utf-8", "gbk") else TEXTS
-    cut = []
-    for text in texts:
-        while len(text.encode(source.encoding)) > source.length:
-            text = text[:-1]
-        cut.append(text)
-    return tuple(dict.fromkeys(cut))
+    return tuple(dict.fromkeys(_cut(text, source) for text in texts))
 
 
 def _flags(source: Any) -> dict[str, int]:
@@ -196,10 +253,10 @@ def _flags(source: Any) -> dict[str, int]:
     return {"": 0, **each, ", ".join(each): sum(each.values())}
 
 
-def _times(type_: str) -> dict[str, int]:
+def _times(type_: str, instants: Sequence[datetime] = INSTANTS) -> dict[str, int]:
     """Give texts of instants and the numbers behind them."""
     coded = {}
-    for instant in INSTANTS:
+    for instant in instants:
         year, month, day, hour, minute, second = instant.timetuple()[:6]
         if type_ == "unix32":
             coded[f"{instant:%Y-%m-%dT%H:%M:%SZ}"] = int(instant.replace(tzinfo=UTC).timestamp())

@@ -27,7 +27,8 @@ from simulators.listening import stop_listening
 from simulators.opcua_history import EPOCH, History
 from simulators.opcua_publish import Publication
 from simulators.opcua_space import SPECIAL, TYPES, Space, Variable, signals, variables
-from simulators.signals import TICK, Bank
+from simulators.playing import Playing
+from simulators.signals import TICK, Bank, floats
 
 __all__ = ["OpcuaServer", "signals", "variables"]
 NAMESPACE: Final = "urn:plantbridge:simulator"
@@ -37,10 +38,16 @@ class OpcuaServer:
     """The server of one link. `start` builds and listens; `async with` closes it."""
 
     def __init__(
-        self, link: Link, *, tick: int = TICK, clock: Callable[[], int] = time.time_ns, pki: Path | None = None
+        self,
+        link: Link,
+        *,
+        tick: int = TICK,
+        clock: Callable[[], int] = time.time_ns,
+        pki: Path | None = None,
+        playing: Playing | None = None,
     ) -> None:
         self.link = link
-        self.variables, rows, self.signals = variables(link, tick)
+        self.variables, rows, self.signals = variables(link, tick, playing)
         self.bank = Bank(rows)
         self.tick = tick
         self.clock = clock
@@ -49,7 +56,13 @@ class OpcuaServer:
         self.began = 0  # ns; when the first tick was shown
         self.skew = 0  # ns; how far the server's clock is ahead
         self.delays: dict[int, float] = {}  # variable -> seconds that reading it takes longer
-        self.status = np.zeros(len(self.variables), np.uint32)
+        self.spoilt = np.zeros(len(self.variables), np.uint32)  # statuses that faults give; 0 where they give none
+        self.status = self.spoilt.copy()  # what is shown
+        self._tracks = [
+            (variable.index, [track for row in variable.rows if row >= 0 and (track := rows[row].track) is not None])
+            for variable in self.variables
+            if variable.recorded
+        ]
         self.history = History(self)
         self._where = "127.0.0.1", 0, ""
         self._before = 0
@@ -58,7 +71,6 @@ class OpcuaServer:
         self._counts: list[int] = []
         self._numbers: list[int] = []
         self._floats: list[float] = []
-        self._stamp = EPOCH
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, path: str = "") -> int:
@@ -112,7 +124,8 @@ class OpcuaServer:
         """Give a node (as its address says it) another status than Good; 0 heals it."""
         for index, variable in enumerate(self.variables):
             if str(variable.name) == node:
-                self.status[index] = status
+                self.spoilt[index] = status
+                self.look_again()
                 return
         raise KeyError(node)
 
@@ -135,8 +148,13 @@ class OpcuaServer:
         self.patterns = self.bank.number(counts)
         self._counts = counts.tolist()
         self._numbers = self.patterns.tolist()
-        self._floats = (self.patterns.view("int64") * self.bank.quantum).tolist()
-        self._stamp = EPOCH + timedelta(microseconds=(self._now * self.tick + self.skew) // 1000)
+        self._floats = floats(self.patterns, self.bank.quantum).tolist()
+        self.sources = np.full(len(self.variables), self.moment + self.skew, np.int64)
+        self.status = self.spoilt.copy()
+        for index, tracks in self._tracks:
+            status, stamp = max(track.now(self.moment) for track in tracks)
+            self.sources[index] = stamp + self.skew
+            self.status[index] = self.spoilt[index] or status
 
     def look_again(self) -> None:
         """Show anew within the same tick: something was changed about the signals."""
@@ -149,9 +167,9 @@ class OpcuaServer:
         return self._now * self.tick
 
     @property
-    def times(self) -> tuple[int, int]:
-        """Source and server time of what is shown, in ns."""
-        return self._now * self.tick + self.skew, self._at + self.skew
+    def stamp(self) -> int:
+        """The server's time of what is shown, in ns."""
+        return self._at + self.skew
 
     def read(self, variable: Variable) -> ua.DataValue:
         """Give what a variable shows now."""
@@ -159,8 +177,8 @@ class OpcuaServer:
         return ua.DataValue(
             ua.Variant(self._value(variable), TYPES[variable.type], is_array=variable.array),
             ua.StatusCode(int(self.status[variable.index])),
-            SourceTimestamp=self._stamp,
-            ServerTimestamp=EPOCH + timedelta(microseconds=(self._at + self.skew) // 1000),
+            SourceTimestamp=EPOCH + timedelta(microseconds=int(self.sources[variable.index]) // 1000),
+            ServerTimestamp=EPOCH + timedelta(microseconds=self.stamp // 1000),
         )
 
     def _value(self, variable: Variable) -> Any:

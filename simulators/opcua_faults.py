@@ -11,8 +11,8 @@ from simulators.scenario import Heal, Step
 from simulators.signals import number_of
 
 
-def begin(server: OpcuaServer, step: Step) -> Heal:
-    """Carry out a step; give what ends it."""
+def begin(server: OpcuaServer, step: Step, begun: int) -> Heal:
+    """Carry out a step that begins now (ns); give what ends it."""
     if step.fault == "clock":
         return _clock(server, step)
     hit = [
@@ -20,7 +20,6 @@ def begin(server: OpcuaServer, step: Step) -> Heal:
         for variable in server.variables
         if variable.folder[0] == step.device and step.tag in ("", variable.tag.name)
     ]
-    begun = server.clock()
     rows = [row for variable in hit for row in variable.rows if row >= 0]
     ramps = {}
     match step.fault:
@@ -31,7 +30,7 @@ def begin(server: OpcuaServer, step: Step) -> Heal:
                 number = number_of(server.bank.signals[row], step.options.to or 0.0)
                 ramps[row] = server.bank.ramp(row, number, begun, begun + round((step.lasts or 0.0) * 1e9 / 2))
         case "status":
-            server.status[[variable.index for variable in hit]] = step.options.status or 0
+            server.spoilt[[variable.index for variable in hit]] = step.options.status or 0
         case "slow":
             server.delays |= {variable.index: step.options.delay or 0.0 for variable in hit}
     server.look_again()
@@ -46,7 +45,7 @@ def begin(server: OpcuaServer, step: Step) -> Heal:
             if step.fault == "slow":
                 server.delays.pop(variable.index, None)
             elif step.fault == "status":
-                server.status[variable.index] = 0
+                server.spoilt[variable.index] = 0
         for spell in spells:
             spell.end = server.clock()
         server.look_again()

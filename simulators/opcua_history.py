@@ -63,7 +63,7 @@ class History:
         if index is None:
             return _refused(ua.StatusCodes.BadNodeIdUnknown)
         variable = self._of.variables[index]
-        if variable.row < 0 or variable.tag.writable:
+        if variable.row < 0 or variable.tag.writable or variable.recorded:
             return _refused(ua.StatusCodes.BadHistoryOperationUnsupported)
         start, end = _moment(details.StartTime, self._of.began), _moment(details.EndTime, self._of.clock())
         if asked.ContinuationPoint:

@@ -24,6 +24,7 @@ from asyncua.ua.ua_binary import struct_to_binary
 from numpy.typing import NDArray
 
 from simulators.opcua_space import TYPES, WIRE, Variable
+from simulators.signals import floats
 
 if TYPE_CHECKING:
     from simulators.opcua import OpcuaServer
@@ -191,7 +192,10 @@ class Publication:
         patterns, status = self._of.patterns[items.row], self._of.status[items.variable]
         other = patterns != items.last
         if items.band.any():
-            wide = np.abs(patterns.view(np.int64) - items.last.view(np.int64)) * self._of.bank.quantum[items.row]
+            quantum = self._of.bank.quantum[items.row]
+            own = np.abs(floats(patterns, quantum) - floats(items.last, quantum))  # of recorded floats
+            wide = np.abs(patterns.view(np.int64) - items.last.view(np.int64)) * quantum
+            wide = np.where(quantum == 0, own, wide)
             other &= wide >= np.nextafter(items.band, math.inf)
         changed = np.flatnonzero(due & (other & items.valued | (status != items.status) | items.always))
         items.last[changed] = patterns[changed]
@@ -202,14 +206,15 @@ class Publication:
             for rows_ in (rows[status[rows] == 0], rows[status[rows] != 0]):
                 if len(rows_):
                     values = value_bytes(word, patterns[rows_], self._of.bank.quantum[items.row[rows_]])
-                    parts.append(encoded(word, values, status[rows_], *self._of.times, items.handle[rows_]))
+                    sources = self._of.sources[items.variable[rows_]]
+                    parts.append(encoded(word, values, status[rows_], sources, self._of.stamp, items.handle[rows_]))
         return len(changed), parts
 
 
 def value_bytes(word: str, patterns: NDArray[np.uint64], quantum: NDArray[np.float64]) -> NDArray[Any]:
     """Turn whole numbers (64-bit patterns) into values of a type."""
     if word.startswith("float"):
-        return (patterns.view(np.int64) * quantum).astype(WIRE[word])
+        return floats(patterns, quantum).astype(WIRE[word])
     return (patterns != 0).astype("u1") if word == "bool" else patterns.astype(WIRE[word])
 
 

@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import numpy as np
 from asyncua import Node, Server, ua
 
 from gateway.model import Kind, Link, Tag
-from simulators.signals import TEXTS, TICK, Holds, Signal, fit
+from simulators.playing import Playing, unscaled
+from simulators.signals import TEXTS, TICK, Holds, Signal, fit, holding, played
 
 TYPES: Final = {
     "bool": ua.VariantType.Boolean, "int8": ua.VariantType.SByte, "uint8": ua.VariantType.Byte,
@@ -51,6 +53,7 @@ class Variable:
     rows: list[int] = field(default_factory=list)
     array: bool = False
     value: Any = None  # asyncua's AttributeValue
+    recorded: bool = False  # it shows a recording, and keeps no history
 
     @property
     def row(self) -> int:
@@ -59,7 +62,7 @@ class Variable:
 
 
 def variables(
-    link: Link, tick: int = TICK
+    link: Link, tick: int = TICK, playing: Playing | None = None
 ) -> tuple[list[Variable], list[Signal], dict[tuple[str, str], Signal | None]]:
     """Give the nodes of a link, the signals that their rows count, and the signal (or none) of each tag."""
     arrays = {tag.source.node for _, _, tag in _tags(link) if tag.source.element >= 0}
@@ -80,14 +83,32 @@ def variables(
         if node.rows[at] < 0:
             node.rows[at] = len(rows)
             texts = SPECIAL.get(tag.type, TEXTS)
-            rows.append(fit(device, tag, tick, Holds(0, 0, text=1000) if tag.kind is Kind.TEXT else None, texts))
-        shown[device, tag.name] = replace(rows[node.rows[at]], device=device, tag=tag)
+            within = Holds(0, 0, text=1000) if tag.kind is Kind.TEXT else holding(tag)
+            recorded = _played(device, tag, tick, within, playing) if playing is not None else None
+            rows.append(recorded or fit(device, tag, tick, within, texts))
+        signal = rows[node.rows[at]]
+        node.recorded = node.recorded or signal.track is not None
+        shown[device, tag.name] = replace(signal, device=device, tag=tag)
     return list(found.values()), rows, shown
 
 
-def signals(link: Link, tick: int = TICK) -> dict[tuple[str, str], Signal | None]:
+def _played(device: str, tag: Tag, tick: int, within: Holds, playing: Playing) -> Signal | None:
+    """Give the signal that shows what was recorded of a tag; None where nothing was."""
+
+    def raw(value: Any) -> float | int:
+        number = unscaled(tag, value)
+        if within.mantissa:
+            with np.errstate(over="ignore"):
+                return float(np.float32(float(number)) if tag.type == "float32" else float(number))
+        return min(max(round(number), within.low), within.high)
+
+    track = playing.track(device, tag, raw)
+    return None if track is None else played(device, tag, tick, track, within)
+
+
+def signals(link: Link, tick: int = TICK, playing: Playing | None = None) -> dict[tuple[str, str], Signal | None]:
     """Give the signal behind each (device, tag); None where there is none to compare with."""
-    return variables(link, tick)[2]
+    return variables(link, tick, playing)[2]
 
 
 def _tags(link: Link) -> list[tuple[str, str, Tag]]:
@@ -161,7 +182,7 @@ class Space:
             data.references = known
         if tag.writable:
             await node.set_writable()
-        elif variable.row >= 0:
+        elif variable.row >= 0 and not variable.recorded:
             await node.write_attribute(ua.AttributeIds.Historizing, ua.DataValue(True))
             for attribute in (ua.AttributeIds.AccessLevel, ua.AttributeIds.UserAccessLevel):
                 await node.set_attr_bit(attribute, ua.AccessLevel.HistoryRead)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.modbus_map import Entry, Place, identity, place
-from simulators.signals import Bank
+from simulators.signals import Bank, floats
 
 Pattern = NDArray[np.uint64]
 
@@ -65,6 +65,11 @@ class Registers:
         self._make_bits(filling)
         self._make_numbers(filling)
         self._make_texts(filling)
+        self._played = [
+            (entry, self._first(entry), entry.signal.track)
+            for entry in filling
+            if entry.signal is not None and entry.signal.track is not None
+        ]
 
     def at(self, time: int) -> None:
         """Bring the image to this time (ns)."""
@@ -83,6 +88,14 @@ class Registers:
         if area in ("coil", "discrete"):
             return np.packbits(self._bits[start : start + count], bitorder="little").tobytes()
         return self._wire[2 * start : 2 * (start + count)]
+
+    def trouble(self, unit: int, area: str, address: int, count: int) -> int:
+        """Give the exception with which a recording has these registers refused now; 0 where they are answered."""
+        start = self._start(unit, area, address, count)
+        if start is None or not self._played:
+            return 0
+        troubles = self._bit_trouble if area in ("coil", "discrete") else self._trouble
+        return int(troubles[start : start + count].max(initial=0))
 
     def write(self, unit: int, area: str, address: int, content: bytes | Sequence[bool]) -> bool:
         """Put registers (bytes) or bits in the place of signals. False where some of them are not there."""
@@ -132,6 +145,8 @@ class Registers:
         self._forced = np.full(2 * sizes[0], -1, np.int16)
         self._forced_bits = np.full(sizes[1], -1, np.int8)
         self._wire = b""
+        self._trouble = np.zeros(sizes[0], np.uint8)
+        self._bit_trouble = np.zeros(sizes[1], np.uint8)
 
     def _first(self, entry: Entry) -> int:
         area = self.areas[entry.unit, entry.source.area]
@@ -222,6 +237,13 @@ class Registers:
         for unit in self.swapped:
             if (swap := self._swaps.get(unit)) is not None:
                 self._image[swap[0]] = self._image[swap[1]]
+        if self._played:
+            self._trouble[:], self._bit_trouble[:] = 0, 0
+        for entry, first, track in self._played:
+            troubles = self._bit_trouble if entry.source.in_bits else self._trouble
+            places = slice(first, first + entry.source.count)
+            code = track.trouble(time // self.tick * self.tick)
+            troubles[places] = np.maximum(troubles[places], code)
         self._bits[self._bit_places] = (numbers[self._bit_rows] & np.uint64(1)).astype(np.uint8)
         self._force()
 
@@ -248,7 +270,7 @@ def _encode(encoding: str, numbers: Pattern, quantum: NDArray[np.float64]) -> Pa
         for digit in range(8):
             digits |= numbers // np.uint64(10**digit) % np.uint64(10) << np.uint64(4 * digit)
         return digits
-    values = numbers.view(np.int64).astype(np.float64) * quantum
+    values = floats(numbers, quantum)
     if encoding == "float16":
         return values.astype(np.float16).view(np.uint16).astype(np.uint64)
     if encoding == "float32":

@@ -16,6 +16,8 @@ gateway's. All counts are uint64 columns, so that a Bank of 10,000 signals makes
     on-off    high for the first half of a period, low for the second
     states    goes through the tag's states (or texts), some of them twice in a row
     constant  stays
+
+A signal with a track is none of these: it shows what was recorded (simulators.playing), from tick to tick.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.model import Kind, Tag
+from simulators.playing import Track
 
 TICK: Final = 100_000_000  # ns
 LEVELS: Final = 4096  # how finely a float signal is divided
@@ -75,9 +78,12 @@ class Signal:
     quantum: Fraction = Fraction(1)
     table: tuple[int, ...] | tuple[str, ...] = ()
     avoid: tuple[tuple[int, int], ...] = ()  # counts that mean "not available", and what is shown in their place
+    track: Track | None = None  # a recording: u is the raw value's own pattern, or a text's number
 
     def count(self, time: NDArray[np.int64]) -> Counts:
         """Give u at these times."""
+        if self.track is not None:
+            return self.track.count(time // self.tick * self.tick)
         ticks = (time // self.tick).astype(np.uint64)
         one = [
             np.array([number % _ALL], np.uint64)
@@ -111,6 +117,10 @@ class Signal:
         if self.table:
             entry = self.table[u]
             return bool(entry) if self.tag.kind is Kind.BOOL else entry
+        if self.track is not None and self.tag.kind is not Kind.BOOL:
+            if not self.quantum:
+                return float(np.uint64(u).view(np.float64))
+            return u - _ALL if self.low < 0 and u >= 2**63 else u
         number = (self.low + u) * self.quantum
         if self.tag.kind is Kind.BOOL:
             return bool(number)
@@ -128,13 +138,13 @@ class Bank:
     """Many signals as columns, for a simulator that shows them all at each tick.
 
     `number(time)` gives per signal the whole number low + u (or the table's number) as a 64-bit pattern;
-    `quantum` turns those of float signals into values; texts are asked for one by one.
+    `floats` turns those of float signals into values; texts are asked for one by one.
     """
 
     def __init__(self, signals: Sequence[Signal]) -> None:
         self.signals = tuple(signals)
         self.tick = signals[0].tick if signals else TICK
-        self.low = np.array([signal.low % _ALL for signal in signals], np.uint64)
+        self.low = np.array([0 if signal.track else signal.low % _ALL for signal in signals], np.uint64)
         self.quantum = np.array([float(signal.quantum) for signal in signals], np.float64)
         self._parts: list[tuple[str, NDArray[np.intp], tuple[Column, ...]]] = []
         for shape in SHAPES:
@@ -144,6 +154,7 @@ class Bank:
                 columns = [[s.span, s.period, s.phase, s.step, s.seed] for s in chosen]
                 parameters = tuple(np.array(column, np.uint64) for column in zip(*columns, strict=True))
                 self._parts.append((shape, np.array(rows), parameters))
+        self._tracks = [(row, signal) for row, signal in enumerate(signals) if signal.track is not None]
         self._avoid = [(row, signal.avoid) for row, signal in enumerate(signals) if signal.avoid]
         self._tables = [(row, s.table) for row, s in enumerate(signals) if s.table and not isinstance(s.table[0], str)]
         self.texts = [(row, s.table) for row, s in enumerate(signals) if s.table and isinstance(s.table[0], str)]
@@ -180,6 +191,8 @@ class Bank:
         tick = np.array(time // self.tick, np.uint64)
         for shape, rows, parameters in self._parts:
             counts[rows] = _COUNT[shape](tick, *parameters)
+        for row, signal in self._tracks:
+            counts[row : row + 1] = signal.count(np.array([time], np.int64))
         for row, avoid in self._avoid:
             counts[row : row + 1] = _avoid(counts[row : row + 1], avoid)
         for row, stopped in self._stopped.items():
@@ -195,6 +208,21 @@ class Bank:
             part = min(max((self._time - begin) / max(end - begin, 1), 0.0), 1.0)
             numbers[row] = round(first + (last - first) * part) % _ALL
         return numbers
+
+
+def floats(patterns: Counts, quantum: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn the whole numbers of float signals into values; where the quantum is 0 the pattern is the float's own."""
+    values: NDArray[np.float64] = patterns.view(np.int64) * quantum
+    own = quantum == 0
+    if own.any():
+        values = np.where(own, patterns.view(np.float64), values)
+    return values
+
+
+def played(device: str, tag: Tag, tick: int, track: Track, holds: Holds) -> Signal:
+    """Give the signal that shows a recording."""
+    quantum = Fraction(0) if holds.mantissa else Fraction(1)
+    return Signal(device, tag, tick, "played", min(holds.low, 0), 0, 1, 0, 0, 0, quantum, track.texts, track=track)
 
 
 def seed_of(name: str) -> int:

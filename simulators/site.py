@@ -17,6 +17,7 @@ import ipaddress
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from gateway.config import Site
 from gateway.model import Link
 from simulators import scenario
 from simulators.faults import FaultProxy, Mode
+from simulators.playing import Playing
 from simulators.scenario import Heal, Step
 from simulators.signals import TICK, Signal
 
@@ -65,28 +67,28 @@ class PortTaken(Exception):
     """A loopback address of the site file is in use; somebody simulates already?"""
 
 
-def expected(site: Site, tick: int = TICK) -> dict[tuple[str, str], Expected]:
+def expected(site: Site, tick: int = TICK, playing: Playing | None = None) -> dict[tuple[str, str], Expected]:
     """Give what is behind each (device, tag) that can be compared; simulated links only."""
     found = {}
     for link in site.links:
         exact = {device.name for device in link.devices if link.driver == "opcua" and device.options.time == "source"}
         slack = round(max(link.options.timeout, 1.0) * 1e9)
-        for (device, tag), signal in signals(link, tick).items():
+        for (device, tag), signal in signals(link, tick, playing).items():
             if signal is not None:
                 found[device, tag] = Expected(signal, 0 if device in exact else slack)
     return found
 
 
-def signals(link: Link, tick: int = TICK) -> Mapping[tuple[str, str], Signal | None]:
+def signals(link: Link, tick: int = TICK, playing: Playing | None = None) -> Mapping[tuple[str, str], Signal | None]:
     """Give the signal behind each (device, tag) of a link; None, or nothing, where there is none to compare with."""
     if link.driver == "modbus":
         from simulators import modbus_map
 
-        return modbus_map.signals(link, tick)
+        return modbus_map.signals(link, tick, playing)
     if link.driver == "opcua":
         from simulators import opcua  # asyncua is heavy
 
-        return opcua.signals(link, tick)
+        return opcua.signals(link, tick, playing)
     return {}
 
 
@@ -104,7 +106,10 @@ class SiteSimulator:
         holes: bool = True,
         steps: Sequence[Step] = (),
         pki: Path | None = None,
+        playing: Playing | None = None,
+        note: Callable[[dict[str, int]], Any] = lambda _entry: None,
     ) -> None:
+        """Prepare. `note` is told of each step: {"step": place in `steps`, "begin" or "end": ns}."""
         self.links: list[Simulated] = []
         self._site = site
         self._tick = tick
@@ -114,6 +119,8 @@ class SiteSimulator:
         self._holes = holes
         self._steps = tuple(steps)
         self._pki = pki
+        self._playing = playing
+        self._note = note
         self._running: list[Simulator] = []
         self._servers: dict[str, Any] = {}  # by link
         self._proxies: dict[str, FaultProxy] = {}  # of links whose connection is to suffer
@@ -159,6 +166,18 @@ class SiteSimulator:
 
     async def begin(self, step: Step) -> Heal:
         """Carry out one step; give what ends it."""
+        now = time.time_ns()
+        place = next((place for place, each in enumerate(self._steps) if each is step), -1)
+        self._note({"step": place, "begin": now})
+        heal = await self._begin(step, now)
+
+        async def heal_and_note() -> None:
+            await heal()
+            self._note({"step": place, "end": time.time_ns()})
+
+        return heal_and_note
+
+    async def _begin(self, step: Step, now: int) -> Heal:
         if step.fault == "restart":
             return await self._restart(step)
         if step.proxied:
@@ -167,10 +186,10 @@ class SiteSimulator:
         if step.link in {each.name for each in self._site.links if each.driver == "modbus"}:
             from simulators import modbus_faults
 
-            return modbus_faults.begin(server, step)
+            return modbus_faults.begin(server, step, now)
         from simulators import opcua_faults
 
-        return opcua_faults.begin(server, step)
+        return opcua_faults.begin(server, step, now)
 
     async def _disturb(self, proxy: FaultProxy, step: Step) -> Heal:
         async def put(*, on: bool) -> None:
@@ -225,7 +244,7 @@ class SiteSimulator:
         from simulators.modbus import ModbusServer
 
         endpoint: Any = link.options.endpoint
-        server = ModbusServer(link, tick=self._tick, holes=self._holes)
+        server = ModbusServer(link, tick=self._tick, holes=self._holes, playing=self._playing)
         self._running.append(server)
         self._servers[link.name] = server
         query = urlsplit(link.options.url).query
@@ -254,7 +273,7 @@ class SiteSimulator:
         from simulators.opcua import OpcuaServer
 
         parts = urlsplit(link.options.url)
-        server = OpcuaServer(link, tick=self._tick, pki=self._pki)
+        server = OpcuaServer(link, tick=self._tick, pki=self._pki, playing=self._playing)
         self._running.append(server)
         self._servers[link.name] = server
         host, port = await self._listen(

@@ -10,9 +10,13 @@ import typer
 from gateway.language import say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rich.table import Table
 
     from gateway.config import Site
+    from simulators.playing import Playing
+    from simulators.scenario import Step
     from simulators.site import SiteSimulator
 
 
@@ -38,6 +42,14 @@ def simulate(
     scenario: Annotated[
         Path | None, typer.Option(help="What goes wrong, and when: a YAML file of steps.", metavar="FILE.yaml")
     ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Play a recording in the place of made-up values.", metavar="TRACE")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Play it so many times faster.", min=1e-6)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="End with the recording, instead of beginning again.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="Write when each step began and ended: a JSON object in a line.", metavar="FILE")
+    ] = None,
     pki: Annotated[
         Path | None, typer.Option(help="Folder for the certificate of OPC UA servers.", show_default="simulator-pki")
     ] = None,
@@ -46,9 +58,11 @@ def simulate(
 
     A link whose address is on this machine is simulated there, and `plantbridge run SITE.yaml` needs nothing more.
     The others are simulated on 127.0.0.1: write the addresses to a file, and give it to `run`. With a scenario, devices
-    fall silent, values freeze, links drop; docs/guide/simulator.md lists what can go wrong.
+    fall silent, values freeze, links drop; docs/guide/simulator.md lists what can go wrong. A recording, as `record`
+    writes it, plays with its own timing on the registers and nodes of its tags; the other tags make up values.
 
     Example: plantbridge simulate site.yaml --map links.json
+             plantbridge simulate site.yaml --replay press.parquet --speed 10
     then     plantbridge run site.yaml --links links.json
     """
     from gateway.config import load_site
@@ -70,6 +84,9 @@ def simulate(
         raise typer.BadParameter(
             f"the scenario cuts {', '.join(lines)}, and a pseudo terminal cannot be cut", param_hint="--terminals"
         )
+    playing = _playing(replay, loaded, steps, speed) if replay is not None else None
+    if playing is None and (once or speed != 1):
+        raise typer.BadParameter("there is nothing to play", param_hint="--replay")
     simulator = SiteSimulator(
         loaded,
         tick=ticks,
@@ -79,11 +96,50 @@ def simulate(
         holes=not strict,
         steps=steps,
         pki=pki or site.parent / "simulator-pki",
+        playing=playing,
+        note=_noting(log, playing),
     )
-    _run(loaded, simulator, site, map_file)
+    lasting = playing.trace.length / 1e9 / speed if playing is not None and once else None
+    _run(loaded, simulator, site, map_file, lasting)
 
 
-def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None) -> None:
+def _playing(path: Path, site: Site, steps: Sequence[Step], speed: float) -> Playing:
+    """Load a recording that fits the site. Raises GatewayError, BadParameter."""
+    import time
+
+    from gateway.errors import GatewayError
+    from gateway.trace import load
+    from simulators.playing import Playing
+
+    if any(step.fault == "ramp" for step in steps):
+        raise typer.BadParameter("a recording does not ramp: leave one of them out", param_hint="--replay")
+    try:
+        trace = load(path)
+    except OSError as error:
+        raise GatewayError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise GatewayError(str(error)) from None
+    tags = {f"{table.device}/{name}" for table in site.tables for name in table.names}
+    if not tags & set(trace.series):
+        some = next(iter(trace.series))
+        raise GatewayError(f"no series of {path} is a tag of the site: its first is {some}, a tag {min(tags)}")
+    print(say(f"{len(tags & set(trace.series))} of {len(tags)} tags play {path}"), flush=True)
+    return Playing(trace, time.time_ns(), speed)
+
+
+def _noting(path: Path | None, playing: Playing | None) -> Callable[[dict[str, int]], None]:
+    """Give what writes entries to a file, the first of which says when the recording began."""
+    import json
+
+    if path is None:
+        return lambda _entry: None
+    file = path.open("w", encoding="utf-8", buffering=1)
+    if playing is not None:
+        file.write(json.dumps({"playing": playing.start}) + "\n")
+    return lambda entry: print(json.dumps(entry), file=file)
+
+
+def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None, lasting: float | None) -> None:
     import asyncio
     import logging
     import sys
@@ -102,6 +158,8 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
             print("READY", flush=True)
             playing = asyncio.create_task(simulator.play(lambda text: print(text, flush=True)))
             stopped = asyncio.create_task(stop.wait())
+            if lasting is not None:
+                asyncio.get_running_loop().call_later(lasting, stop.set)
             await asyncio.wait((playing, stopped), return_when=asyncio.FIRST_COMPLETED)
             if playing.done():
                 playing.result()
