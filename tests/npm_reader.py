@@ -1,4 +1,4 @@
-"""What npm has and tests read with: sparkplug-payload, and the YAML language server that editors run.
+"""What npm has and tests use: sparkplug-payload, the YAML language server that editors run, and an OPC UA server.
 
 They are installed once from the lock file in tests/npm, into pytest's cache directory. Without npm, or without a
 registry, the test is skipped with a line saying so; in CI (CI=true) that is a failure.
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+PATIENT = pytest.mark.timeout(300)  # for who may be the first, and installs
 _HERE = Path(__file__).parent / "npm"
 _CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache"
 
@@ -42,11 +43,13 @@ def installed() -> Path:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(_HERE / name, place)
             command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=100)
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=240)
             if done.returncode:
                 _lacking(f"npm could not install what tests/npm names: {done.stderr[-500:]}")
             (place / "done").touch()
-    shutil.copy(_HERE / "read_sparkplug.js", place)
+    for script in _HERE.glob("*.js"):
+        if not (place / script.name).exists() or (place / script.name).read_bytes() != script.read_bytes():
+            shutil.copy(script, place)
     return place
 
 

@@ -22,6 +22,8 @@ from gateway.contracts import Found
 from gateway.quality import BAD
 
 _REFERENCES: Final = 500  # asked for per node at once; the rest comes by BrowseNext
+_ALL: Final = 1_000_000
+_NO_POINTS: Final = int(ua.StatusCodes.BadNoContinuationPoints)
 _FORMS: Final = {
     ua.NodeIdType.TwoByte: "i", ua.NodeIdType.FourByte: "i", ua.NodeIdType.Numeric: "i", ua.NodeIdType.String: "s",
     ua.NodeIdType.Guid: "g", ua.NodeIdType.ByteString: "b",
@@ -78,10 +80,15 @@ async def browse(
         level = below
 
 
-async def _children(session: Session, places: Sequence[_Place], seen: set[bytes], room: int) -> list[_Place]:
-    """Fetch what hangs below these nodes and was not seen yet."""
+async def _children(
+    session: Session, places: Sequence[_Place], seen: set[bytes], room: int, most: int = 0
+) -> list[_Place]:
+    """Fetch what hangs below these nodes and was not seen yet.
+
+    A server has few continuation points: nodes that it has none left for are asked for again, one after the other.
+    """
     request = ua.BrowseRequest()
-    request.Parameters.RequestedMaxReferencesPerNode = _REFERENCES
+    request.Parameters.RequestedMaxReferencesPerNode = most or _REFERENCES
     for place in places:
         wanted = ua.BrowseDescription()
         wanted.NodeId = place.id
@@ -96,10 +103,11 @@ async def _children(session: Session, places: Sequence[_Place], seen: set[bytes]
     answer = await session.service(request, ua.BrowseResponse, "browsing")
     pending = list(zip(places, answer.Results, strict=True))
     fresh: list[_Place] = []
+    again = [place for place, result in pending if result.StatusCode.value == _NO_POINTS]
     while pending:
         more: list[tuple[_Place, bytes]] = []
         for place, result in pending:
-            if not place.path and result.StatusCode.value >= BAD:
+            if not place.path and result.StatusCode.value >= BAD and place not in again:
                 raise ValueError(f"cannot browse {place.id.to_string()}: there is no node, or {result.StatusCode.name}")
             for reference in result.References or ():
                 _take(place, reference, seen, fresh)
@@ -115,6 +123,10 @@ async def _children(session: Session, places: Sequence[_Place], seen: set[bytes]
             break
         results = next_answer.Parameters.Results
         pending = [(place, result) for (place, _), result in zip(more, results, strict=True)]
+    for place in again if most != _ALL else ():
+        if len(fresh) < room:
+            alone = _ALL if len(places) == 1 else 0
+            fresh += await _children(session, [place], seen, room - len(fresh), alone)
     return fresh[: max(room, 0)]
 
 

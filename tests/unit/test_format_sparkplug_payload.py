@@ -158,6 +158,7 @@ def test_text_without_a_value_is_null_and_says_why() -> None:
 # ------------------------------------------------------------------------------------------------ against npm
 
 
+@npm_reader.PATIENT
 def test_npms_reader_reads_the_same_values() -> None:
     """An Int16 of -2 that a host shows as 65534, or a uint32 that it shows as nothing: the traps of this format."""
     of = table(*FLOAT_TYPES)

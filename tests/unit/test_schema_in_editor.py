@@ -15,6 +15,7 @@ from gateway.config.shipped import shipped
 from tests import npm_reader
 
 PATIENCE = 60.0  # s
+pytestmark = npm_reader.PATIENT
 
 
 class Editor:
