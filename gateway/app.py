@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from typing import Any, Final
 from gateway import codec
 from gateway import quality as q
 from gateway.changes import Changes
+from gateway.clock import LOOK, MARK, Clock
 from gateway.contracts import Adaptable, Driver, Resuming
 from gateway.control import Control
 from gateway.encoders.current import Current
@@ -51,19 +51,25 @@ async def run(site: Site, stop: asyncio.Event, threshold: Threshold | None = Non
 
     `threshold` is that of the log, for a reload to change.
     """
-    metrics, health, tap, started = Metrics(), Health(), Tap(), time.time_ns()
+    metrics, health, tap, clock = Metrics(), Health(), Tap(), Clock(site.clock.wait)
     learned = Learned(FileMemory(site.data / "learned.json"))
     site = learned.fill(site)
     drivers, made = _drivers(site), voices(site, site.publishers)
     directory = site.data / site.journal.directory
-    journal = await Journal.open(directory, site.journal, site.publishers, codec.pack_gap, metrics)
-    health.journal = lambda: journal.trouble
+    told: list[Gap] = []
+    journal = await Journal.open(
+        directory, site.journal, site.publishers, codec.pack_gap, metrics, clock.stamp, clock.aged,
+        lambda journal: told.extend(_recall_clock(journal, clock)),
+    )  # fmt: skip
+    health.journal, health.clock = (lambda: journal.trouble), (lambda: clock.trouble)
     try:
         end_http = serve(site.metrics.listen, metrics, health) if site.metrics.listen else _nothing
         try:
             resumed = _recall(journal, drivers)
-            back = _declare_absence(journal, site.links, resumed)
-            plant = Plant(site, {}, [], journal, metrics, health, tap, started)
+            await _keep_clock(journal, clock, told)
+            clock.release()
+            back = _declare_absence(journal, clock, site.links, resumed)
+            plant = Plant(site, {}, [], journal, metrics, health, tap, clock.now(), clock)
             _count_equipment(plant)
             gateway = Gateway(plant, threshold)
             await gateway.build(drivers, made, back)
@@ -129,6 +135,34 @@ class Gateway:
             async with asyncio.timeout(FLUSH):
                 await journal.flush()
         await self._silence(self.plant.publishers, DRAIN)
+
+    # ------------------------------------------------------------------------------------------------ the clock
+
+    async def mind_the_clock(self) -> None:
+        """Look at the system's clock now and then, until cancelled. Raises JournalError."""
+        plant = self.plant
+        clock, journal, metrics = plant.clock, plant.journal, plant.metrics
+        metrics.clock_known.set(clock.known)
+        while True:
+            await asyncio.sleep(LOOK)
+            steps = clock.steps
+            change = clock.look(journal.following, reachable=any(each.connected for each in plant.publishers))
+            if change is None:
+                continue
+            for poller in plant.pollers.values():
+                poller.moved(change.shift)
+            plant.started += change.shift
+            if not change.news:
+                continue
+            for line in self._pipelines.values():
+                line.stepped()
+            metrics.clock_known.set(clock.known)
+            metrics.clock_steps.inc(clock.steps - steps)
+            metrics.clock_step.set(clock.last_step[1] / 1e9)
+            await _keep_clock(journal, clock, change.gaps)
+            released = clock.release()
+            for each in plant.publishers:
+                each.release(released)
 
     # ------------------------------------------------------------------------------------------------ a reload
 
@@ -209,7 +243,7 @@ class Gateway:
         names: dict[str, set[str]] = {}
         for table in site.tables:
             names.setdefault(table.device, set()).update(table.names)
-        now = time.time_ns()
+        now = self.plant.clock.now()
         for (device, _), line in lines.items():
             line.retire(names.get(device, set()), now)
 
@@ -228,7 +262,7 @@ class Gateway:
     @property
     def _ground(self) -> Ground:
         plant = self.plant
-        return Ground(plant.journal, plant.metrics, plant.health, self._current, self.control)
+        return Ground(plant.journal, plant.metrics, plant.health, self._current, self.control, plant.clock)
 
     def _lines(
         self, links: Sequence[Link], there: Mapping[tuple[str, str], Pipeline]
@@ -239,7 +273,7 @@ class Gateway:
         for group in _groups(links):
             line = there.get((group.device, group.name))
             if line is None or line.group is not group:
-                line = Pipeline(group, plant.journal, plant.metrics, seen, plant.tap)
+                line = Pipeline(group, plant.journal, plant.metrics, seen, plant.tap, plant.clock)
             lines[group.device, group.name] = line
         return lines
 
@@ -248,7 +282,7 @@ class Gateway:
         plant = self.plant
         poller = Poller(
             link, driver, self._pipelines, plant.metrics, plant.health, plant.journal.wait_room,
-            keep=plant.journal.mark, learn=lambda said: self.learn(said),
+            clock=plant.clock.now, keep=plant.journal.mark, learn=lambda said: self.learn(said),
         )  # fmt: skip
         if before is None:
             return poller
@@ -258,7 +292,7 @@ class Gateway:
             resumed = driver.recall(mark)
         for key in before.subscribed - resumed:
             if key in self._pipelines:  # what the peer reports meanwhile is not heard
-                self._pipelines[key].bad(q.BAD_NOT_CONNECTED, time.time_ns())
+                self._pipelines[key].bad(q.BAD_NOT_CONNECTED, plant.clock.now())
         return poller
 
     def _talk(self, talking: bool) -> None:
@@ -344,23 +378,38 @@ def _recall(journal: Journal, drivers: Sequence[tuple[Link, Driver]]) -> set[tup
     return resumed
 
 
+def _recall_clock(journal: Journal, clock: Clock) -> list[Gap]:
+    """Let the clock go on from the last run, before it is first asked; give what is to be declared."""
+    return clock.recall(journal.marks.get(MARK), journal.last_time, journal.first, journal.following)
+
+
+async def _keep_clock(journal: Journal, clock: Clock, told: Iterable[Gap]) -> None:
+    """Write down how the clock is, before anything is dated by it. Raises JournalError."""
+    for gap in told:
+        journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
+    journal.mark(MARK, clock.mark())
+    with contextlib.suppress(TimeoutError):  # a full disk: it must not hold up what would empty it
+        async with asyncio.timeout(FLUSH):
+            await journal.flush()
+
+
 def _declare_absence(
-    journal: Journal, links: Sequence[Link], resumed: Set[tuple[str, str]] = frozenset()
+    journal: Journal, clock: Clock, links: Sequence[Link], resumed: Set[tuple[str, str]] = frozenset()
 ) -> int | None:
     """Say in the data that nothing was read between the last committed reading and now; give now, if so (ns).
 
     The gap begins with the slot that was under way: of two devices on a line the second may have had no turn in it.
     Groups that are `resumed` have theirs filled, or declared, once their peer is there.
     """
-    last, now = journal.last_time, time.time_ns()
-    if not last:
+    if not journal.last_time:
         return None
+    back, (last, now) = clock.now(), clock.absence(journal.last_time, journal.committed)
     slot = max((min(group.interval, LONGEST_SLOT) for group in _groups(links)), default=0)
     absent = [(group.device, group.name) for group in _groups(links)]
     for device, name in [("", "")] if not resumed else [each for each in absent if each not in resumed]:
-        gap = Gap(device, name, min(last, now) - slot, now, "the gateway was not running")
+        gap = Gap(device, name, last - slot, now, "the gateway was not running")
         journal.append(codec.pack_gap(gap), 0, gap.start, gap.end)
-    return now
+    return back
 
 
 async def _live(gateway: Gateway, reload: Reload, stop: asyncio.Event) -> None:
@@ -369,6 +418,7 @@ async def _live(gateway: Gateway, reload: Reload, stop: asyncio.Event) -> None:
         tasks = [group.create_task(control.run(), name="control")] if control is not None else []
         tasks.append(group.create_task(heartbeat(health), name="heartbeat"))
         tasks.append(group.create_task(_watch(journal), name="journal"))
+        tasks.append(group.create_task(gateway.mind_the_clock(), name="clock"))
         gateway.start(group)
         changing = [group.create_task(reload.run(), name="reload"), group.create_task(reload.watch(), name="watch")]
         deaf = on_hangup(lambda: reload.ask("SIGHUP"), stop.set)

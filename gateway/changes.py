@@ -189,6 +189,7 @@ def _places(site: Site) -> dict[str, Mapping[str, str]]:
 def _restart(old: Site, new: Site) -> tuple[str, ...]:
     keys = [name for name in ("gateway", "data") if getattr(old, name) != getattr(new, name)]
     keys += [f"journal.{key}" for key in _differing(old.journal, new.journal)]
+    keys += [f"clock.{key}" for key in _differing(old.clock, new.clock)]
     keys += [f"metrics.{key}" for key in _differing(old.metrics, new.metrics)]
     keys += [f"log.{key}" for key in _differing(old.log, new.log) if key != "level"]
     if (old.commands is None) != (new.commands is None):

@@ -1,4 +1,4 @@
-"""From the journal's records to what one publisher may say of them: unpacked, selected, thinned.
+"""From the journal's records to what one publisher may say of them: unpacked, dated, selected, thinned.
 
 A record that cannot be read, or at which the format's encoder fails, is given up, which a gap record declares: it must
 not stop all that follows. A record of a table of which nothing is selected is passed over without being unpacked.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from gateway.clock import Clock
 from gateway.codec import table_id, unpack
 from gateway.contracts import Encoder, Record
 from gateway.definitions import stored_table
@@ -24,7 +25,16 @@ log = structlog.get_logger()
 class Extract:
     """One publisher's reading of the journal."""
 
-    def __init__(self, name: str, journal: Journal, encoder: Encoder, selection: Selection | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        journal: Journal,
+        encoder: Encoder,
+        selection: Selection | None = None,
+        dates: Clock | None = None,
+    ) -> None:
+        """`dates` gives undated records their times."""
+        self._dates = dates
         self._journal = journal
         self.encoder = encoder
         self._selection = selection
@@ -44,6 +54,8 @@ class Extract:
             except ValueError as error:
                 self._journal.give_up([sequence], str(error))
                 continue
+            if self._dates is not None and self._dates.spans:
+                content = self._dates.date(sequence, content)
             if backlog and isinstance(content, Batch):
                 content.backfill = True
             if self._selection is not None:

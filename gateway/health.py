@@ -48,6 +48,7 @@ class Health:
         self._conditions: dict[str, dict[str, Condition]] = {"links": {}, "devices": {}, "publishers": {}}
         self._commands: dict[str, str] = {"state": "off"}
         self.journal: Callable[[], str] = str  # why the journal cannot keep what is read; set by who has one
+        self.clock: Callable[[], str] = str  # why readings have no time; set by who has a clock to mind
         self._configuration = ""
         self._beat = time.monotonic()
 
@@ -105,8 +106,7 @@ class Health:
         commands = self._commands
         if commands["state"] == "isolated":
             problems.append(f"the gateway is isolated, nothing is written: {commands['reason']}")
-        if trouble := self.journal():
-            problems.append(trouble)
+        problems += filter(None, (self.clock(), self.journal()))
         status = "stuck" if not self.alive else "degraded" if problems else "ok"
         states = {
             kind: {name: condition.told() for name, condition in sorted(conditions.items())}
@@ -114,7 +114,8 @@ class Health:
         }
         configuration = self._configuration
         return {
-            "status": status, "problems": problems, "commands": commands, "configuration": configuration, **states
+            "status": status, "problems": problems, "commands": commands, "configuration": configuration,
+            "clock": self.clock(), **states
         }  # fmt: skip
 
     def _set(self, kind: str, name: str, up: bool, reason: str) -> bool:

@@ -30,6 +30,10 @@ class Metrics:
         self.depth = Gauge("plantbridge_journal_depth_records", "Records kept", registry=registry)
         self.bytes = Gauge("plantbridge_journal_bytes", "Bytes of records kept", registry=registry)
         self.dropped = Counter("plantbridge_journal_dropped_readings", "Readings lost", ("reason",), registry=registry)
+        self.clock_known = Gauge("plantbridge_clock_known", "0 where readings wait for the time", registry=registry)
+        self.clock_known.set(1)
+        self.clock_steps = Counter("plantbridge_clock_steps", "Times that the clock was set", registry=registry)
+        self.clock_step = Gauge("plantbridge_clock_step_seconds", "By how much it was set last", registry=registry)
         publisher = ("publisher",)
         self.published = Counter("plantbridge_published_messages", "Messages sent", publisher, registry=registry)
         self.published_bytes = Counter(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import __version__
+from gateway.clock import Clock
 from gateway.contracts import Encoder, Sink
 from gateway.control import Access, Control
 from gateway.conversation import Conversation, Desk
@@ -44,6 +45,7 @@ class Ground:
     health: Health
     current: Current
     control: Control | None
+    clock: Clock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def publisher(ground: Ground, site: Site, name: str, made: Voices) -> Publisher:
         site.data / "dead-letters",
         conversation=talk, selection=selection, tables=site.tables if options.widen > 1 else (),
         memory=FileMemory(site.data / "publishers" / f"{name}.budget.json") if options.budget else None,
+        dates=ground.clock,
     )  # fmt: skip
     speaker.append(fresh)
     return fresh

@@ -15,6 +15,7 @@ import structlog
 
 from gateway import codec
 from gateway import quality as q
+from gateway.clock import Clock
 from gateway.metrics import Metrics
 from gateway.model import Batch, Gap, Group, TagTable
 from gateway.stages.normalise import normalise
@@ -63,12 +64,17 @@ class Pipeline:
         metrics: Metrics,
         seen: Callable[[Batch], None] | None = None,
         tap: Tap | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """Prepare. `seen` is called with each batch that goes into the journal, for births that show what is so now."""
+        """Prepare. `seen` is called with each batch that goes into the journal, for births that show what is so now.
+
+        `clock` is that by which the gateway dates what a device does not.
+        """
         self.group = group
         self._journal = journal
         self.seen = seen
         self._tap = Tap() if tap is None else tap
+        self._clock = clock
         self._columns = {id(table): _Column(table, journal) for table in group.tables}
         self._counters = [metrics.readings.labels(group.device, word) for word in ("good", "uncertain", "bad", "bad")]
         self._appended = metrics.appended
@@ -96,6 +102,8 @@ class Pipeline:
 
     def gap(self, start: int, end: int, reason: str, scans: int = 0, readings: int = 0) -> None:
         """Declare that this group has no readings between `start` and `end` (ns)."""
+        if self._clock is not None:
+            start, end = self._clock.instant(start), self._clock.instant(end)
         record = codec.pack_gap(Gap(self.group.device, self.group.name, start, end, reason, readings, scans))
         self._journal.append(record, 0, start, end)
 
@@ -111,6 +119,11 @@ class Pipeline:
         """Report the next scan in full: the device was away."""
         for column in self._columns.values():
             column.report.forget()
+
+    def stepped(self) -> None:
+        """Report the next scan in full, as it is: the clock was set, and what was reported bears times of before."""
+        for column in self._columns.values():
+            column.report.stepped()
 
     def newest(self) -> list[Batch]:
         """Give the last full scans, in engineering units, of tables that are scanned."""
@@ -143,19 +156,31 @@ class Pipeline:
         size = len(batch)
         if not size:
             return
+        shown = batch
+        if self._clock is not None and self._clock.doubtful:
+            batch = self._clock.own(batch)
         record = codec.pack(batch, column.id)
         column.sequence = self._journal.append(record, size, int(batch.time.min()), int(batch.time.max()))
         self._appended.inc(size)
         if self.seen is not None:
-            self.seen(batch)
+            self._show(self.seen, column.sequence, batch)
         if self._tap.journalled is not None:
-            self._tap.journalled(batch)
+            self._tap.journalled(shown)
         if not batch.quality.any():
             self._counters[0].inc(size)
             return
         for counter, count in zip(self._counters, np.bincount(batch.quality >> 30, minlength=4), strict=True):
             if count:
                 counter.inc(int(count))
+
+    def _show(self, seen: Callable[[Batch], None], sequence: int, batch: Batch) -> None:
+        """Show what is so now; not while it waits for its date."""
+        if self._clock is None or self._clock.known:
+            seen(batch)
+        elif self._clock.free(sequence, sequence):
+            dated = self._clock.date(sequence, batch)
+            assert isinstance(dated, Batch)
+            seen(dated)
 
     def _notice(self, column: _Column, batch: Batch) -> None:
         """Log the change between "all tags are well" and "some are Bad", once each."""

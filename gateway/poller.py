@@ -41,10 +41,10 @@ log = structlog.get_logger()
 _T = TypeVar("_T")
 
 Clock = Callable[[], int]
-"""Gives the wall clock in ns."""
+"""Gives the time in ns: a clock that makes no step of which `Poller.moved` is not told."""
 
 SHARE: Final = 30  # a probe of a silent device may take 1/SHARE of the link's time from its neighbours
-LONGEST_SLEEP: Final = 1.0  # s; the wall clock is looked at again at least this often, in case it was set
+LONGEST_SLEEP: Final = 3600.0  # s
 SECOND: Final = 1_000_000_000
 NEVER: Final = 2**62  # ns
 PATIENCE: Final = 10.0  # s beyond a driver's own deadline before it counts as stuck; and what `close` may take
@@ -96,7 +96,6 @@ class _Peer:
     up: bool | None = None
     declared: bool = False  # its tags have their Bad row
     retry_at: int = 0
-    pause: int = 0  # ns before `retry_at`
     turns: list[_Turn] = field(default_factory=list)
 
     @property
@@ -330,6 +329,19 @@ class Poller:
             },
         }
 
+    def moved(self, shift: int) -> None:
+        """Hear that the clock was set by `shift` ns: scans go on as they were, and soon on the new clock's instants.
+
+        The first one comes up to an interval early for that.
+        """
+        for turn in self._turns:
+            turn.began += shift if turn.began else 0
+            if turn.due and not turn.subscribed:
+                turn.due = turn.slot(turn.due + shift)
+        for peer in self._peers:
+            peer.retry_at += shift
+        self._wished.set()
+
     def find(self, device: str, tag: str) -> tuple[Plan, Pipeline, Group, int, int] | None:
         """Give plan, pipeline, group, number of the table and row of a tag; None where the link does not have it."""
         for turn in (turn for turn in self._turns if turn.group.device == device):
@@ -484,7 +496,6 @@ class Poller:
             wait = turn.when() - now if turn is not None else NEVER
             if turn is None or wait > 0:
                 await self._idle(min(wait / SECOND, LONGEST_SLEEP))
-                self._mind_the_clock()
                 continue
             await self._have_room()
             if not self._changes:  # which may have waited for the room, and concern this very turn
@@ -550,16 +561,6 @@ class Poller:
             if not wish.answer.done():
                 wish.answer.set_exception(NotConnected(self._down, wish.write.device))
 
-    def _mind_the_clock(self) -> None:
-        """Put turns back on the grid where the wall clock was set back and would let them wait for hours."""
-        now = self._clock()
-        for other in self._turns:
-            if not other.subscribed and other.due - now > other.group.interval:
-                other.due = next_instant(now, other.group.interval, other.group.phase)
-        for peer in self._peers:
-            if peer.up is False and peer.retry_at - now > peer.pause:
-                peer.retry_at = now
-
     async def _scan(self, turn: _Turn) -> None:
         peer, group = turn.peer, turn.group
         now = self._clock()
@@ -575,9 +576,9 @@ class Poller:
                 raise
             self._silent(peer, error, turn.took)
             return
-        turn.due = next_instant(now, group.interval, group.phase)
+        turn.due = next_instant(turn.began, group.interval, group.phase)  # not `now`: the clock may have been set
         if not peer.up:
-            self._answers(turn, now)
+            self._answers(turn, turn.began)
         turn.pipeline.take(batches)
         turn.scans.inc()
         turn.outcome, turn.took = "", asyncio.get_running_loop().time() - started
@@ -656,8 +657,8 @@ class Poller:
     def _silent(self, peer: _Peer, error: NoAnswer, cost: float) -> None:
         """Take a device out of the rotation until its next probe."""
         neighbours = len(self._peers) > 1
-        peer.pause = int(max(peer.backoff.pause(), SHARE * cost if neighbours else 0.0) * SECOND)
-        peer.retry_at = self._clock() + peer.pause
+        pause = max(peer.backoff.pause(), SHARE * cost if neighbours else 0.0)
+        peer.retry_at = self._clock() + int(pause * SECOND)
         peer.up = False
         self._declare(peer, error)
         if all(other.up is False for other in self._peers):

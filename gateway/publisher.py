@@ -14,6 +14,7 @@
   when the peer has the declaration of it.
 - A message that is larger than the peer takes, and cannot be split, goes to the dead letters unsent.
 - A session that ends over a message is followed by a careful one, and by smaller messages (gateway.sizing).
+- What has no date yet is held (gateway.clock): passed over, and sent by the backlog lane when it has one.
 - Transitions are logged, the rest is counted.
 - A defect in a format or a sink ends the session, not the daemon: it is logged and tried again like a lost peer.
 """
@@ -33,6 +34,7 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from gateway.acknowledgements import Acknowledgements, Bundle
+from gateway.clock import Clock
 from gateway.contracts import Delivery, Encoder, Peer, Record, Sink
 from gateway.conversation import Conversation
 from gateway.deadletters import DeadLetters
@@ -105,13 +107,18 @@ class Publisher:
         selection: Selection | None = None,
         tables: Sequence[TagTable] = (),
         memory: Memory | None = None,
+        dates: Clock | None = None,
     ) -> None:
-        """Prepare. `tables` are those of the configuration, `memory` keeps the account of a budget."""
+        """Prepare. `tables` are those of the configuration, `memory` keeps the account of a budget.
+
+        `dates` says which records have no time yet.
+        """
         self.name = name
         self._options = options
         self._journal = journal
         self._sink = sink
-        self._extract = Extract(name, journal, encoder, selection)
+        self._dates = dates
+        self._extract = Extract(name, journal, encoder, selection, dates)
         self._health = health
         self._clock = clock
         self._conversation = conversation
@@ -145,11 +152,16 @@ class Publisher:
         self._latency = metrics.latency.labels(name)
         self._thinned = metrics.thinned.labels(name)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session with the peer."""
+        return self._session is not None
+
     def account(self) -> dict[str, Any]:
         """Tell how far the publisher is: what it has still to send, what waits for belief, the last PUBACK (ns)."""
         pending = self._journal.pending(self.name)
         return {
-            "connected": self._session is not None,
+            "connected": self.connected,
             "pending": pending,
             "settling": self._acknowledgements.settling,
             "taken_at": self._last_taken[0],
@@ -196,7 +208,7 @@ class Publisher:
         Cancel `run` afterwards: that ends the session in order.
         """
         self._draining.set()
-        waiting, news = self._acknowledgements.waiting, self._acknowledgements.news
+        waiting, news = self._waiting, self._acknowledgements.news
         try:
             async with asyncio.timeout(deadline):
                 while waiting() > 0 and (self._session is not None or self._was_up is not False):
@@ -205,6 +217,20 @@ class Publisher:
         except TimeoutError:
             self._log.info("Stopped before all was sent; the journal keeps the rest.")
         self._acknowledgements.let_go(all_of_them=True)
+
+    def _waiting(self) -> int:
+        """Give the number of committed records that could be sent, and were not taken or refused."""
+        every = self._journal.pending(self.name)
+        held = sum(last - first + 1 for first, last in every) - sum(
+            last - first + 1 for first, last in self._free(every)
+        )
+        return self._acknowledgements.waiting() - held
+
+    def release(self, records: Iterable[Range]) -> None:
+        """Send what was held for want of a date; where there is no session, the next begins with it."""
+        if self._session is not None:
+            ahead = self._session.next - 1  # what follows goes out as it comes
+            self._send_again([(first, min(last, ahead)) for first, last in records if first <= ahead])
 
     def stored(self, runs: Sequence[Range]) -> None:
         """Hear from ingest which records are in the store."""
@@ -256,7 +282,9 @@ class Publisher:
             asyncio.Semaphore(max(1, window - max(1, window // 4))),
             over=asyncio.get_running_loop().create_future(),
             live=deque(
-                part for first, last in self._acknowledgements.begin() for part in self._later.missing(first, last)
+                self._free(
+                    part for first, last in self._acknowledgements.begin() for part in self._later.missing(first, last)
+                )
             ),
             next=self._journal.committed + 1,
         )
@@ -316,7 +344,11 @@ class Publisher:
                 if isinstance(self._extract.encoder, Windowed) and self._extract.encoder.window:
                     await self._window_ends(self._extract.encoder.window)
                     last = self._journal.committed
-                chunk = await self._read(session.next, last, self._sizing.piece)
+                free = self._free([(session.next, last)])
+                if not free:
+                    session.next = last + 1
+                    continue
+                chunk = await self._read(*free[0], self._sizing.piece)
                 session.next = chunk.through + 1
             await self._dispatch(session, chunk, backlog=False)
 
@@ -379,12 +411,18 @@ class Publisher:
         """Where more waits than goes out in about a second, let the newest go first."""
         ahead = [*session.live]
         if session.next <= self._journal.committed:
-            ahead.append((session.next, self._journal.committed))
+            ahead += self._free([(session.next, self._journal.committed)])
         if self._weight(ahead) > min(_SECONDS_WORTH, 4 * self._pace.allowance, self._valve.second):
             session.backlog.extend(ahead)
             session.live.clear()
             session.next = self._journal.committed + 1
             session.changed()
+
+    def _free(self, ranges: Iterable[Range]) -> list[Range]:
+        """Give the parts of these ranges that are not held for want of a date."""
+        if self._dates is None or not self._dates.holds:
+            return list(ranges)
+        return [part for first, last in ranges for part in self._dates.free(first, last)]
 
     def _weight(self, ranges: Sequence[Range]) -> float:
         """Guess the bytes of these records."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.errors import Problem
 from gateway.model import Link, TagTable, Where
-from gateway.options import CommandOptions, JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+from gateway.options import ClockOptions, CommandOptions, JournalOptions, LogOptions, MetricsOptions, PublisherOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Site:
     links: tuple[Link, ...]
     publishers: Mapping[str, PublisherOptions]
     journal: JournalOptions
+    clock: ClockOptions
     metrics: MetricsOptions
     log: LogOptions
     commands: CommandOptions | None  # None: nothing can be set from outside

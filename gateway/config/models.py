@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 
 from gateway.contracts import DriverSpec
 from gateway.options import (
+    ClockOptions,
     CommandOptions,
     DuckdbOptions,
     Duration,
@@ -54,6 +55,7 @@ class SiteOptions(Options):
     commands: OnOff | CommandOptions = "off"
     """Let tags that are `writable` be set from outside: on, or keys and values of how; off where not given."""
     journal: JournalOptions = JournalOptions()
+    clock: ClockOptions = ClockOptions()
     metrics: MetricsOptions = MetricsOptions()
     log: LogOptions = LogOptions()
 

@@ -95,6 +95,7 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
         links=compiled,
         publishers=publishers,
         journal=options.journal,
+        clock=options.clock,
         metrics=options.metrics,
         log=options.log,
         commands=_commands(options),

@@ -12,7 +12,8 @@
     marks        name, mark: how far a driver had given its data when all that is in the file before was appended
 
 Sequences are dense from 1 and are given out before the commit; what is not committed when the process dies never was.
-`at` is the gateway's clock when the record was appended; `start` and `end` are the times of its content. `lost` is how
+`at` is the gateway's clock when the record was appended; `start` and `end` are the times of its content. Each may be
+undated (gateway.clock): then `dated` tells what `at` means. `last_time` is `at` of the newest record. `lost` is how
 many readings a gap record of the journal's own stands for, so that dropping a gap does not forget what it declared.
 `owed` are losses whose gap record is not in the file yet: a crash between the two does not hide a loss.
 
@@ -28,7 +29,7 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -68,6 +69,14 @@ _SCHEMA: Final = f"""
     PRAGMA application_id = {APPLICATION_ID};
     PRAGMA user_version = {VERSION};
 """
+
+
+Dated = Callable[[int, int], int]
+"""Gives when (ns) a record was appended, from its sequence and its `at`."""
+
+
+def _as_it_is(_sequence: int, at: int) -> int:
+    return at
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,8 @@ class JournalFile:
         """Open or create the file. Raises sqlite3.Error where it is damaged or foreign, OSError."""
         self.path = directory / NAME
         self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        self.dated: Dated = _as_it_is
+        self._connection.create_function("dated", 2, lambda sequence, at: self.dated(sequence, at))
         try:
             self._prepare(options)
             self._load()
@@ -312,7 +323,7 @@ class JournalFile:
         shed = sum(entry.lost for entry in entries if not entry.settles)  # given up before they got here
         state.appended += shed + sum(entry.readings for entry in entries)
         state.dropped += shed
-        state.last_time = max(state.last_time, *(entry.at for entry in entries))
+        state.last_time = entries[-1].at
 
     def _trim(self, state: State, delivered: int) -> bool:
         """Remove what everybody has; a bounded piece at a time. Gives whether more is to be removed."""
@@ -344,10 +355,11 @@ class JournalFile:
 
     def _drop_old(self, state: State, work: Work) -> list[Loss]:
         run = self._connection.execute
-        row = run("SELECT at FROM records ORDER BY sequence LIMIT 1").fetchone() if state.records else None
-        if row is None or row[0] >= work.oldest:
+        oldest = self.oldest() if state.records else None
+        if oldest is None or oldest >= work.oldest:
             return []
-        newer = run("SELECT sequence FROM records WHERE at >= ? ORDER BY sequence LIMIT 1", (work.oldest,)).fetchone()
+        query = "SELECT sequence FROM records WHERE dated(sequence, at) >= ? ORDER BY sequence LIMIT 1"
+        newer = run(query, (work.oldest,)).fetchone()
         return self._drop(state, newer[0] - 1 if newer else state.last, work.delivered, "older than max_age")
 
     def _drop_to_fit(self, state: State, work: Work, reason: str) -> list[Loss]:
@@ -398,7 +410,7 @@ class JournalFile:
 
     def oldest(self) -> int | None:
         """Give when the oldest record was appended (ns). Raises sqlite3.Error."""
-        row = self._connection.execute("SELECT at FROM records ORDER BY sequence LIMIT 1").fetchone()
+        row = self._connection.execute("SELECT dated(sequence, at) FROM records ORDER BY sequence LIMIT 1").fetchone()
         return None if row is None else int(row[0])
 
     def checkpoint(self) -> None:

@@ -25,6 +25,7 @@ from gateway.errors import JournalError
 from gateway.journal.disk import Lock, Reserve, is_damage, is_disk_full
 from gateway.journal.file import (
     DAMAGED_MARK,
+    Dated,
     Entry,
     JournalFile,
     Loss,
@@ -135,14 +136,21 @@ class Journal:
         pack_gap: Callable[[Gap], bytes],
         metrics: Metrics | None = None,
         clock: Callable[[], int] = time.time_ns,
+        dated: Dated | None = None,
+        begin: Callable[[Journal], None] | None = None,
     ) -> Journal:
         """Open the journal, for exactly these publishers; those it knew besides are forgotten.
 
-        `pack_gap` makes the record of a gap that the journal itself must declare. Raises JournalError where another
-        process has it (naming its pid) or the directory cannot be used. A damaged or foreign file is set aside.
+        `pack_gap` makes the record of a gap that the journal itself must declare. `clock` may give times that mean
+        nothing yet, which `dated` understands; `begin` is called before the clock is first asked. Raises JournalError
+        where another process has it (naming its pid) or the directory cannot be used. A damaged or foreign file is set
+        aside.
         """
         lock, file = await asyncio.to_thread(_open, directory, options, list(publishers))
+        file.dated = dated or file.dated
         journal = cls(directory, lock, file, options, pack_gap, metrics, clock)
+        if begin is not None:
+            begin(journal)
         journal._declare(file.state.owed)
         journal._count()
         journal._writer.start()
@@ -346,6 +354,16 @@ class Journal:
     # ------------------------------------------------------------------------------------------------ account
 
     @property
+    def following(self) -> int:
+        """The sequence that the next record gets."""
+        return self._next
+
+    @property
+    def first(self) -> int:
+        """The lowest sequence that may still be there."""
+        return self._state.first
+
+    @property
     def last_time(self) -> int:
         """The gateway's clock (ns) when the newest committed record was appended; 0 in a new journal."""
         return self._state.last_time
@@ -524,7 +542,7 @@ class Journal:
         if self._pending:
             times.append(self._pending_since + self.options.commit_interval)
         if self._oldest is not None and self.options.max_age is not None:
-            age = (self._clock() - self._oldest) / 1e9
+            age = max(0.0, (self._clock() - self._oldest) / 1e9)  # the clock may have been set, or not be known
             times.append(max(time.monotonic() + self.options.max_age - age, self._aged + 1.0))
         return min(times, default=None)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gateway
+from gateway.clock import Clock
 from gateway.contracts import Answer, Explaining
 from gateway.health import Health
 from gateway.isolation import Switch
@@ -40,6 +41,7 @@ class Plant:
     health: Health
     tap: Tap
     started: int  # ns
+    clock: Clock
 
     def counts(self) -> Counts:
         """Read all metrics once."""
@@ -82,6 +84,7 @@ def status(plant: Plant, before: Counts, seconds: float) -> dict[str, Any]:
         "commands": report["commands"],
         "isolated": _isolated(plant),
         "configuration": report["configuration"],  # why the files are not what runs
+        "clock": plant.clock.account(),
         "links": [_link(plant, link, report, total, rate) for link in plant.site.links],
         "journal": {
             "trouble": plant.journal.trouble,

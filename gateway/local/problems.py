@@ -19,7 +19,13 @@ class Trouble:
 
 def troubles(status: dict[str, Any], site: str) -> list[Trouble]:
     """Give what is wrong, the worst first: lost readings, then links and devices, then what is late."""
-    return [*_journal(status, site), *_links(status, site), *_publishers(status), *_writes(status, site)]
+    return [
+        *_journal(status, site),
+        *_clock(status),
+        *_links(status, site),
+        *_publishers(status),
+        *_writes(status, site),
+    ]
 
 
 def _journal(status: dict[str, Any], site: str) -> Iterator[Trouble]:
@@ -34,6 +40,14 @@ def _journal(status: dict[str, Any], site: str) -> Iterator[Trouble]:
         yield Trouble(
             f"readings were lost since this start: {reasons}",
             "they are declared as gaps; make room on the disk, raise journal: max_size, or bring the broker back",
+        )
+
+
+def _clock(status: dict[str, Any]) -> Iterator[Trouble]:
+    if status["clock"]["trouble"]:
+        yield Trouble(
+            status["clock"]["trouble"],
+            "is NTP reached (timedatectl)? Without one, set the clock: sudo date -u -s '2026-01-31 12:00:00'",
         )
 
 

@@ -52,6 +52,7 @@ from gateway.options.northbound import (
     TlsOptions,
 )
 from gateway.options.operation import (
+    ClockOptions,
     CommandOptions,
     JournalOptions,
     LogOptions,
@@ -88,6 +89,7 @@ __all__ = [
     "AzureOptions",
     "BrokerUrls",
     "BudgetText",
+    "ClockOptions",
     "CommandOptions",
     "DeviceIdentity",
     "DeviceOptions",

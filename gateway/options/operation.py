@@ -29,6 +29,14 @@ class JournalOptions(Options):
     """What gives way when max_size is reached: the oldest records, or new scans."""
 
 
+class ClockOptions(Options):
+    """The gateway's own clock, which may not be known for a while after a start."""
+
+    wait: Duration = 3600.0
+    """While the clock cannot be right, readings are kept. Where nobody sets it in this time with a broker connected,
+    they go out with estimated times, as Uncertain. 0 s: at once."""
+
+
 class CommandOptions(Options):
     """Commands: values that others set through the gateway."""
 

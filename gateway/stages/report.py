@@ -49,6 +49,11 @@ class ReportByException:
         self.forget()
         self._lost_at = time
 
+    def stepped(self) -> None:
+        """Take note that the clock was set: no reading compares by its time with those before."""
+        self.forget()
+        self._lost_at = 0
+
     def forget(self) -> None:
         """Take the next reading of each tag for its first. What is held back is not news any more."""
         self._known[:] = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import app, codec
+from gateway.clock import Clock
 from gateway.config import Site, load_site
 from gateway.errors import JournalError
 from gateway.journal import Journal, survey
@@ -91,7 +92,7 @@ async def test_an_absence_begins_with_the_slot_that_was_under_way(site: Site) ->
         await journal.flush()
         last = journal.last_time
     async with journal_of(site) as journal:
-        app._declare_absence(journal, site.links)
+        app._declare_absence(journal, Clock(), site.links)
         await journal.flush()
         (gap,) = [gap for gap in await gaps(journal) if gap.reason == "the gateway was not running"]
     assert gap.start == last - 5 * SECOND
@@ -104,7 +105,7 @@ async def test_the_absence_of_a_group_that_its_driver_goes_on_with_is_left_to_th
         journal.append(codec.pack_gap(Gap("", "", 1, 2, "anything")), 0, 1, 2)
         await journal.flush()
     async with journal_of(site) as journal:
-        app._declare_absence(journal, site.links, {("press", "default")})
+        app._declare_absence(journal, Clock(), site.links, {("press", "default")})
         await journal.flush()
         (gap,) = [gap for gap in await gaps(journal) if gap.reason == "the gateway was not running"]
     assert (gap.device, gap.group) == ("oven", "default")
@@ -112,7 +113,7 @@ async def test_the_absence_of_a_group_that_its_driver_goes_on_with_is_left_to_th
 
 async def test_the_first_start_declares_nothing(site: Site) -> None:
     async with journal_of(site) as journal:
-        app._declare_absence(journal, site.links)
+        app._declare_absence(journal, Clock(), site.links)
         assert await gaps(journal) == []
 
 

@@ -37,8 +37,9 @@ async def opened(
     directory: Path, publishers: Iterable[str] = ("cloud",), metrics: Metrics | None = None, **more: Any
 ) -> AsyncIterator[Journal]:
     clock: Callable[[], int] = more.pop("clock", time.time_ns)
+    dated = more.pop("dated", None)
     options = JournalOptions(**{"commit_interval": "10 ms", **more})
-    journal = await Journal.open(directory, options, publishers, pack_gap, metrics, clock)
+    journal = await Journal.open(directory, options, publishers, pack_gap, metrics, clock, dated)
     try:
         yield journal
     finally:
@@ -218,6 +219,31 @@ async def test_records_beyond_their_age_give_way_without_new_ones_coming(tmp_pat
         await journal.flush()
         await journal.flush()
         assert await everything(journal) == {2: b"young", 3: pack_gap(Gap("", "", 10, 20, "older than max_age", 5))}
+
+
+async def test_the_age_of_undated_records_is_what_is_known_of_it_later(tmp_path: Path) -> None:
+    """Readings of a boot in 1970 must not be dropped for fifty years of age when the clock is set."""
+    undated, now, offset = -(1 << 62), [-(1 << 62)], 10**18
+    known = [False]
+
+    def dated(_sequence: int, at: int) -> int:
+        return at if at > 0 else at - undated + offset if known[0] else 1 << 62
+
+    async with opened(tmp_path, max_age="1 h", clock=lambda: now[0], dated=dated) as journal:
+        for _ in range(2):
+            journal.append(b"held", 1, undated, undated)
+            await journal.flush()
+            now[0] += 1800 * 10**9
+        assert journal.last_time == undated + 1800 * 10**9
+        known[0] = True
+        now[0] = offset + 3500 * 10**9
+        await journal.flush()
+        await journal.flush()
+        assert journal.totals().records == 2
+        now[0] = offset + 3601 * 10**9
+        await journal.flush()
+        await journal.flush()
+        assert journal.pending("cloud")[0][0] == 2  # the first is an hour old, the second is not
 
 
 async def test_a_journal_that_holds_scans_has_room_again_when_publishers_made_some(tmp_path: Path) -> None:

@@ -414,19 +414,40 @@ async def test_a_journal_that_cannot_be_written_ends_the_poller() -> None:
             await asyncio.wait_for(made.task, 20)
 
 
-async def test_a_wall_clock_that_is_set_back_holds_up_neither_scans_nor_probes() -> None:
+@pytest.mark.parametrize("by", [-3600_000_000_000, 3600_000_000_000, 3600_003_000_000])
+async def test_a_clock_that_is_set_holds_up_neither_scans_nor_probes_and_skips_none(by: int) -> None:
     """A gateway without a battery gets its time from the net, hours off, after it has begun to scan."""
     made = plant("press", "oven")
     made.driver.silent.add("oven")
-    back = 0
-    made.poller._clock = lambda: time.time_ns() - back
+    off = 0
+    made.poller._clock = lambda: time.time_ns() + off
     async with running(made):
         await until(lambda: made.journal.bad("oven") == 1 and made.journal.good("press") > 0)
-        back = 3600 * 1000 * MS
+        off = by
+        made.poller.moved(by)
         made.driver.silent.clear()
-        before = made.journal.good("press")
+        before, asked, began = made.journal.good("press"), len(made.driver.asked), time.monotonic()
         await until(lambda: made.journal.good("press") > before + 2)
         await until(lambda: made.journal.good("oven") > 2)
+        scans = len(made.driver.asked) - asked
+        interval = made.poller._turns[0].group.interval / 1e9
+        assert scans <= 2 * (time.monotonic() - began) / interval + 6  # two devices, and no burst
+    assert all(gap.end - gap.start < 60_000 * MS for gap in made.journal.gaps())
+
+
+async def test_a_clock_that_is_set_during_a_scan_does_not_put_off_the_next() -> None:
+    made = plant("press")
+    made.driver.slow = 0.05
+    off = 0
+    made.poller._clock = lambda: time.time_ns() + off
+    async with running(made):
+        await until(lambda: made.journal.good("press") > 0)
+        asked = len(made.driver.asked)
+        await until(lambda: len(made.driver.asked) > asked)
+        off = -3600_000 * MS
+        made.poller.moved(off)
+        before = made.journal.good("press")
+        await until(lambda: made.journal.good("press") > before + 2)
 
 
 # ------------------------------------------------------------------------------------------------ writes

@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import codec, deadletters
+from gateway.clock import Clock, Span
 from gateway.contracts import Delivery, Record
 from gateway.encoders import encoder_for
 from gateway.errors import SinkUnavailable
@@ -483,3 +484,45 @@ async def test_a_journal_that_fails_ends_the_task(tmp_path: Path) -> None:
             async with asyncio.timeout(30):
                 await task
         assert not b.sink.connected
+
+
+# ------------------------------------------------------------------------------------------------ without a date
+
+
+async def test_what_has_no_date_yet_is_held_and_what_comes_after_it_is_not_held_up(tmp_path: Path) -> None:
+    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
+    dates.spans = (Span("this", 4, 6),)
+    async with bench(tmp_path, parts={"dates": dates}) as b:
+        b.append(8)
+        await b.journal.flush()
+        b.start()
+        await b.until(lambda: len(b.sent()) == 5)
+        b.append(2)
+        await b.until(lambda: len(b.sent()) == 7)
+        assert b.sent() == [1, 2, 3, 7, 8, 9, 10]
+        assert b.journal.pending("cloud") == [(4, 6)]
+        await asyncio.wait_for(b.publisher.drain(60), 30)  # a stop does not wait for it
+        dates.spans = (Span("this", 4, 6, 0, 10**18),)
+        b.publisher.release(dates.release())
+        await b.until(lambda: not b.journal.pending("cloud"))
+        assert b.sent()[7:] == [4, 5, 6]
+        assert b.late() == [4, 5, 6]
+
+
+async def test_an_open_hold_lets_nothing_out_and_is_released_once(tmp_path: Path) -> None:
+    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
+    dates.spans = (Span("this", 1),)
+    async with bench(tmp_path, parts={"dates": dates}) as b:
+        b.append(3)
+        b.start()
+        await b.until(lambda: b.publisher.connected and b.journal.committed == 3)
+        b.append(3)
+        await b.journal.flush()
+        b.sink.dead.set()  # another session
+        await b.until(lambda: b.sink.sessions == 2 and b.publisher.connected)
+        assert b.sent() == []
+        dates.spans = (Span("this", 1, 6, 0, 10**18),)
+        b.publisher.release(dates.release())
+        b.append(2)
+        await b.until(lambda: not b.journal.pending("cloud"))
+        assert sorted(b.sent()) == list(range(1, 9))

@@ -146,6 +146,18 @@ def test_a_change_of_quality_is_news_whatever_the_value() -> None:
     ]
 
 
+def test_max_silence_is_kept_when_the_clock_was_set_back() -> None:
+    """Else a tag would be silent for the hour that comes twice."""
+    one = table(Tag("x", "a", deadband=1.0, max_silence=60 * SECOND))
+    report = ReportByException(one)
+    assert len(report(scan(one, [5.0])))
+    report.lost(T0 + SECOND)
+    report.stepped()
+    assert rows(report(scan(one, [5.0], at=-3600))) == [(0, 5.0, -3600.0)]
+    assert not len(report(scan(one, [5.0], at=-3541)))
+    assert len(report(scan(one, [5.0], at=-3540)))
+
+
 def test_silence_is_broken_after_max_silence() -> None:
     one = table(Tag("x", "a", deadband=0.0, max_silence=3 * SECOND))
     report = ReportByException(one)
