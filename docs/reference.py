@@ -115,13 +115,13 @@ def drivers() -> list[str]:
     for name in sorted(DRIVERS):
         spec = driver_spec(name)
         parts.append(f"## Driver `{name}`\n")
-        own_group = spec.group is not options.GroupOptions
+        own_group = spec.groups is not options.GroupOptions
         if own_group:
             parts.append(
-                section(3, f"`{name}` group, and device for its groups", spec.group, above=options.GroupOptions)
+                section(3, f"`{name}` group, and device for its groups", spec.groups, above=options.GroupOptions)
             )
-            parts += [section(4, f"`{key}`", inner) for key, inner in nested(spec.group, options.GroupOptions)]
-        told = tuple(spec.group.model_fields) if own_group else ()
+            parts += [section(4, f"`{key}`", inner) for key, inner in nested(spec.groups, options.GroupOptions)]
+        told = tuple(spec.groups.model_fields) if own_group else ()
         for title, own, above in (
             ("link", spec.link, options.LinkOptions),
             ("device", spec.device, options.DeviceOptions),

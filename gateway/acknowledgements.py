@@ -18,13 +18,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.contracts import Peer, Record
 from gateway.journal import Journal
-from gateway.options import PublisherOptions
 from gateway.ranges import Range, Ranges
 from gateway.unconfirmed import Unconfirmed
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 _LISTEN: Final = 0.25  # s between looks for the sign of life that lets an acknowledgement be believed
 

@@ -32,7 +32,7 @@ from gateway.log import Threshold
 from gateway.memory import FileMemory, Forgetful, Memory
 from gateway.metrics import Metrics
 from gateway.model import Gap, Group, Link
-from gateway.names import driver_spec
+from gateway.names import open_driver
 from gateway.northbound import Ground, Voices, publisher, voices
 from gateway.pipeline import Pipeline, Tap
 from gateway.poller import Learn, Poller, forgets
@@ -185,7 +185,7 @@ class Gateway:
         plant, before = self.plant, {link.name: link for link in self.site.links}
         touched = [link for link in site.links if before.get(link.name) is not link]
         fresh = [link for link in touched if not self._adapts(link, changes)]
-        drivers = [(link, driver_spec(link.driver).open(link)) for link in fresh]
+        drivers = [(link, open_driver(link)) for link in fresh]
         again = (*changes.publishers.added, *changes.publishers.changed, *changes.renewed)
         voices(site, again, _copied)  # whether they can be made; for good once those before them have ended
         if changes.publishers.added:
@@ -351,7 +351,7 @@ def _drivers(site: Site) -> list[tuple[Link, Driver]]:
     drivers: list[tuple[Link, Driver]] = []
     problems: list[Problem] = []
     for link in site.links:
-        driver = driver_spec(link.driver).open(link)
+        driver = open_driver(link)
         drivers.append((link, driver))
         for device in link.devices:
             for group in device.groups:

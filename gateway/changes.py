@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
+from gateway.folded import values
 from gateway.model import Device, Group, Link, Tag, TagTable
 from gateway.site import Site
 
@@ -127,11 +128,10 @@ def _same_link(old: Link, new: Link) -> bool:
 
 def _same_options(old: Any, new: Any) -> bool:
     """Compare two models of keys but for what is only said to people."""
-    if type(old) is not type(new) or old is None:
-        return bool(old == new)
-    return {key: value for key, value in old if key not in _WORDS} == {
-        key: value for key, value in new if key not in _WORDS
-    }
+    if old is None or new is None:
+        return old is new
+    before, after = values(old), values(new)
+    return all(before.get(key) == after.get(key) for key in {*before, *after}.difference(_WORDS))
 
 
 def _same_device(old: Device, new: Device) -> bool:

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from gateway import quality as q
 from gateway.contracts import Driver, Writable, Write, Written
 from gateway.errors import GatewayError
 from gateway.model import Device, Kind, Link, Tag
-from gateway.options import WriteRule
+
+if TYPE_CHECKING:
+    from gateway.options import WriteRule
 
 Value = float | int | bool | str
 _WORDS: Final = {

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gateway import quality
 from gateway.model import Batch, Gap, Kind, Link, Message, Tag, TagTable
-from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
+
+if TYPE_CHECKING:
+    from gateway.options import DeviceOptions, GroupOptions, LinkOptions, TagOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,5 +421,12 @@ class DriverSpec:
     tag: type[TagOptions]
     resolve: Callable[[Any, Any, Any], Sequence[Resolved]]  # (tag options, device options, link options)
     open: Callable[[Link], Driver]
-    group: type[GroupOptions] = GroupOptions  # a device model that extends it gives its groups their defaults
+    group: type[GroupOptions] | None = None  # a device model that extends it gives its groups their defaults
     source_time: bool = False  # readings have the source's time: a value that stands still is one reading, not many
+
+    @property
+    def groups(self) -> type[GroupOptions]:
+        """The model of a poll group's keys."""
+        from gateway.options import GroupOptions  # not above: the daemon does without models (gateway.folded)
+
+        return self.group or GroupOptions

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 import structlog
@@ -38,8 +38,10 @@ from gateway.health import Health
 from gateway.isolation import Switch
 from gateway.metrics import Metrics
 from gateway.model import Link, Tag
-from gateway.options import CommandOptions
 from gateway.refusals import Allowance, Tally
+
+if TYPE_CHECKING:
+    from gateway.options import CommandOptions
 
 log = structlog.get_logger()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gateway.options import LogOptions
+if TYPE_CHECKING:
+    from gateway.options import LogOptions
 
 
 class Threshold:

@@ -30,7 +30,7 @@ from typing import Final
 import structlog
 
 from gateway.memory import Memory
-from gateway.options import Rate, VolumeBudget
+from gateway.rates import Rate, VolumeBudget
 
 log = structlog.get_logger()
 

@@ -11,13 +11,17 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Final
 
-from gateway.contracts import DriverSpec
+from gateway.contracts import Driver, DriverSpec
+from gateway.model import Link
 
 DRIVERS: Final = {
     "modbus": "drivers.modbus.spec",
     "opcua": "drivers.opcua.spec",
     "replay": "drivers.replay.spec",
 }
+
+_LEAN: Final = {"modbus": ("drivers.modbus.driver", "ModbusDriver"), "opcua": ("drivers.opcua.driver", "OpcuaDriver")}
+"""Drivers that can be made without their spec, and so without the library of its models."""
 
 ENTRY_POINTS: Final = "plantbridge.drivers"
 
@@ -38,3 +42,12 @@ def driver_spec(name: str) -> DriverSpec:
             loaded: DriverSpec = point.load()
             return loaded
     raise KeyError(name)
+
+
+def open_driver(link: Link) -> Driver:
+    """Make the driver of a link; its protocol library is imported here. Raises KeyError where it is not installed."""
+    if link.driver in _LEAN:
+        module, name = _LEAN[link.driver]
+        driver: Driver = getattr(import_module(module), name)(link)
+        return driver
+    return driver_spec(link.driver).open(link)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.clock import Clock
@@ -27,13 +28,15 @@ from gateway.journal import Journal
 from gateway.memory import FileMemory, Memory
 from gateway.metrics import Metrics
 from gateway.model import Batch
-from gateway.options import PublisherOptions
 from gateway.publisher import Publisher
 from gateway.ranges import Range
 from gateway.selection import Selection
 from gateway.sinks import dialogue_sink, hearing_sink, sink_for
 from gateway.site import Site
 from gateway.statements import Summary
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +103,14 @@ def publisher(ground: Ground, site: Site, name: str, made: Voices) -> Publisher:
             newest = functools.partial(_selected, ground.current, selection)
         talk = Conversation(name, dialogue, speaking, newest, desk)
     elif desk is not None or options.format == "columns":
-        native = Native(gateway, options.prefix(gateway), time.time_ns) if desk is not None else None
+        prefix = options.prefix.replace("{gateway}", gateway)
+        native = Native(gateway, prefix, time.time_ns) if desk is not None else None
         speech: Accounted | Native
         if options.format == "columns":
             summary = functools.partial(_summary, site, name, ground.journal)
             hears = functools.partial(_stored, speaker) if options.acknowledge == "store" else None
             whose = (gateway, ground.journal.id)
-            speech = Accounted(options.prefix(gateway), whose, summary, options.key, native, hears)
+            speech = Accounted(prefix, whose, summary, options.key, native, hears)
         else:
             assert native is not None
             speech = native
@@ -147,7 +151,7 @@ def _desk(site: Site, name: str, control: Control, selection: Selection | None) 
     options = site.publishers[name]
     own = options.format in ("columns", "json")
     # several publishers of one broker hear the same command, where the topic is our own
-    scope = " ".join((*options.url, options.prefix(site.gateway))) if own else name
+    scope = " ".join((*options.url, options.prefix.replace("{gateway}", site.gateway))) if own else name
     origin = selection.origin if selection is not None else lambda device, tag: (device, tag)
     access = Access(name, scope, own or options.format in ("sparkplug", "opcua-json", "aws"), origin)
     largest = site.commands.largest if site.commands is not None else 0

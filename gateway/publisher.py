@@ -29,7 +29,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import structlog
 
@@ -47,7 +47,6 @@ from gateway.memory import Memory
 from gateway.meter import on_the_wire
 from gateway.metrics import Metrics
 from gateway.model import Gap, Message, TagTable
-from gateway.options import PublisherOptions
 from gateway.pace import Pace
 from gateway.ranges import Range, Ranges
 from gateway.schedule import Backoff
@@ -55,6 +54,9 @@ from gateway.selection import Selection
 from gateway.sizing import SMALLEST, Sizing
 from gateway.thinning import Thinning
 from gateway.valve import Valve
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 log = structlog.get_logger()
 

@@ -19,14 +19,16 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from gateway.model import Batch, Gap, Tag, TagTable
-from gateway.options import TagSelection
+
+if TYPE_CHECKING:
+    from gateway.options import TagSelection
 
 _NOWHERE: Final = 0xFFFFFFFF
 _GROUP: Final = "default"  # what a hidden group is called

@@ -8,10 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.errors import Problem
 from gateway.model import Link, TagTable, Where
-from gateway.options import ClockOptions, CommandOptions, JournalOptions, LogOptions, MetricsOptions, PublisherOptions
+
+if TYPE_CHECKING:
+    from gateway.options import (
+        ClockOptions,
+        CommandOptions,
+        JournalOptions,
+        LogOptions,
+        MetricsOptions,
+        PublisherOptions,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,16 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.contracts import Peer
 from gateway.dialects import Limits
 from gateway.encoders import Sized
 from gateway.extract import Extract
-from gateway.options import PublisherOptions
 from gateway.valve import Valve
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 SMALLEST: Final = 4096
 _BARREN: Final = 3  # sessions without any acknowledgement after which messages are made smaller

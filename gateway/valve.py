@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -21,7 +21,10 @@ from gateway.health import Health
 from gateway.memory import Memory
 from gateway.meter import CONNECTING, PORTION, Account, Rates
 from gateway.metrics import Metrics
-from gateway.options import PublisherOptions, Rate
+from gateway.rates import Rate
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 NAP: Final = 30.0  # s between looks at a budget that is used up: the clock may be set meanwhile
 

@@ -23,7 +23,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from drivers.modbus.explain import told
@@ -31,13 +31,15 @@ from drivers.modbus.frames import DAMAGED, Request, exception_text
 from drivers.modbus.line import Ended, Line, Outcome, Pace
 from drivers.modbus.plan import ModbusPlan, make_plan
 from drivers.modbus.scan import Scan
-from drivers.modbus.spec import ModbusDevice, ModbusLink
 from drivers.modbus.transport import open_line
 from drivers.modbus.writing import refusal, write_one
 from gateway import quality as q
 from gateway.contracts import Answer, Plan, Write, Written
 from gateway.errors import NoAnswer, NotConnected, ProtocolError
 from gateway.model import Batch, Link, TagTable
+
+if TYPE_CHECKING:
+    from drivers.modbus.spec import ModbusDevice, ModbusLink
 
 _FAILURES: Final = (0x04, 0x07, 0x08)
 _BUSY: Final = (0x05, 0x06)
@@ -89,7 +91,9 @@ class ModbusDriver:
 
     def plan(self, tables: Sequence[TagTable]) -> ModbusPlan:
         """Compile the tables of one poll group of one device. Raises ConfigError."""
-        return self.plan_for(tables, self._devices[tables[0].device] if tables else ModbusDevice())
+        if not tables:
+            return self.plan_for(tables, next(iter(self._devices.values())))
+        return self.plan_for(tables, self._devices[tables[0].device])
 
     def plan_for(self, tables: Sequence[TagTable], device: ModbusDevice) -> ModbusPlan:
         """Compile tables for a device that need not be one of the link's own. Raises ConfigError."""

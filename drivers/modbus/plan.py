@@ -13,16 +13,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from drivers.modbus.address import ModbusSource
 from drivers.modbus.endpoint import Endpoint
 from drivers.modbus.frames import READS, Request
 from drivers.modbus.line import Pace
-from drivers.modbus.spec import ModbusDevice, ModbusLink
 from gateway.contracts import PlannedRequest
 from gateway.errors import ConfigError, Problem
 from gateway.model import TagTable
+
+if TYPE_CHECKING:
+    from drivers.modbus.spec import ModbusDevice, ModbusLink
 
 ROUND_TRIP: Final = 0.003  # s; a device on a plant network, its own cycle included
 TURNAROUND: Final = 0.010  # s; a device on a serial line thinks this long

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from drivers.modbus.frames import READS, exception_text
 from drivers.modbus.line import Ended, Pace
 from drivers.modbus.plan import make_plan
 from drivers.modbus.scan import Scan
-from drivers.modbus.spec import ModbusDevice, ModbusLink
 from gateway import quality as q
 from gateway.errors import NotConnected
 from gateway.model import Kind, Link, Tag, split_by_kind
+
+if TYPE_CHECKING:
+    from drivers.modbus.spec import ModbusLink
 
 ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
 _SHOWN: Final = (
@@ -142,6 +144,8 @@ def meanings(data: bytes) -> list[Meaning]:
     for order in ("AB", "BA"):
         source = ModbusSource("holding", 0, length // 2, "text", order, length=length, encoding="ascii")
         tags.append(Tag(f"text {order}", "", source, Kind.TEXT, "text"))
+    from drivers.modbus.spec import ModbusDevice, ModbusLink
+
     options = ModbusLink(driver="modbus", url="tcp://127.0.0.1")
     scan = Scan(make_plan(split_by_kind("", "", tags), ModbusDevice(), options))
     scan.begin(0)

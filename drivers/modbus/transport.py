@@ -9,11 +9,13 @@ import asyncio
 import os
 import ssl
 import termios
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drivers.modbus.line import Line
-from drivers.modbus.spec import ModbusLink, ModbusTls
 from gateway.errors import NotConnected
+
+if TYPE_CHECKING:
+    from drivers.modbus.spec import ModbusLink, ModbusTls
 
 
 async def open_line(options: ModbusLink) -> Line:

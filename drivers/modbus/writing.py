@@ -17,11 +17,13 @@ from drivers.modbus.encode import Value, encode, whole
 from drivers.modbus.frames import exception_text
 from drivers.modbus.line import Ended, Outcome, Pace
 from drivers.modbus.scan import Scan
-from drivers.modbus.spec import ModbusDevice
 from gateway import quality as q
 from gateway.contracts import Write, Written
 from gateway.errors import NoAnswer
 from gateway.model import Kind, TagTable
+
+if TYPE_CHECKING:
+    from drivers.modbus.spec import ModbusDevice
 
 if TYPE_CHECKING:
     from drivers.modbus.driver import ModbusDriver

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from asyncua import ua
@@ -33,13 +33,15 @@ from drivers.opcua.items import Watched, Wish
 from drivers.opcua.mark import Mark, group_key, pack, unpack
 from drivers.opcua.plan import CHUNK, EventWish, OpcuaPlan, plan
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
-from drivers.opcua.spec import OpcuaDevice, OpcuaGroup, OpcuaLink
 from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Said, Write, Written
 from gateway.errors import ConfigError, DeviceError, NotConnected, Problem
 from gateway.model import Batch, Gap, Group, Link, TagTable
+
+if TYPE_CHECKING:
+    from drivers.opcua.spec import EventOptions, OpcuaGroup, OpcuaLink
 
 AHEAD: Final = 8  # requests of a scan that are under way at once
 LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this often
@@ -58,13 +60,13 @@ class _Prepared:
 
 
 def _time_of(options: Any) -> str:
-    return options.time if isinstance(options, OpcuaDevice) else "source"
+    return str(getattr(options, "time", "source"))
 
 
 def wish_of(device: Any, group: Group) -> Wish | None:
     """Give how a poll group wants to be told of changes; None where it is read."""
-    options = group.options if isinstance(group.options, OpcuaGroup) else device
-    if not isinstance(options, OpcuaGroup) or options.mode == "read":
+    options: OpcuaGroup = group.options or device
+    if getattr(options, "mode", "read") == "read":
         return None
     interval = group.interval / 1e9
     publishing = options.publishing_interval or interval
@@ -83,10 +85,9 @@ def wish_of(device: Any, group: Group) -> Wish | None:
 
 def events_of(device: Any, group: Group) -> EventWish | None:
     """Give which events a poll group takes in; None where it has values."""
-    options = group.options if isinstance(group.options, OpcuaGroup) else device
-    if not isinstance(options, OpcuaGroup) or options.events is None:
+    wanted: EventOptions | None = getattr(group.options or device, "events", None)
+    if wanted is None:
         return None
-    wanted = options.events
     types = tuple(parse_node(each) for each in wanted.types)
     return EventWish(parse_node(wanted.notifier), wanted.severity, types)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from asyncua import Client, ua
@@ -20,8 +20,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from drivers.opcua import pki
-from drivers.opcua.spec import OpcuaLink
 from gateway.errors import NotConnected
+
+if TYPE_CHECKING:
+    from drivers.opcua.spec import OpcuaLink
 
 POLICIES: Final[dict[str, type[library.SecurityPolicy]]] = {
     "None": library.SecurityPolicyNone,

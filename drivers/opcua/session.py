@@ -23,7 +23,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 from asyncua import Client, ua
@@ -33,9 +33,11 @@ from asyncua.ua.ua_binary import nodeid_from_binary, nodeid_to_binary, struct_fr
 
 from drivers.opcua import frames, pki, security, wire
 from drivers.opcua.decode import Columns, decode
-from drivers.opcua.spec import OpcuaLink
 from gateway import quality as q
 from gateway.errors import DeviceError, NoAnswer, NotConnected, ProtocolError
+
+if TYPE_CHECKING:
+    from drivers.opcua.spec import OpcuaLink
 
 T = TypeVar("T")
 

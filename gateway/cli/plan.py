@@ -95,10 +95,10 @@ def _online(link: Link) -> dict[str, Any]:
 
     from gateway.contracts import Agreed, Comparing, Negotiating, Subscribing
     from gateway.errors import DeviceError
-    from gateway.names import driver_spec
+    from gateway.names import open_driver
 
     async def ask() -> tuple[list[Agreed], list[Differs]]:
-        driver = driver_spec(link.driver).open(link)
+        driver = open_driver(link)
         plans = [driver.plan(group.tables) for device in link.devices for group in device.groups]
         agreed: list[Agreed] = []
         differ: list[Differs] = []

@@ -86,7 +86,7 @@ async def _probe(wanted: Sequence[tuple[Link, list[Device]]]) -> list[CheckedDev
     from rich.progress import Progress
 
     from gateway.acceptance.check import check
-    from gateway.names import driver_spec
+    from gateway.names import open_driver
 
     total = sum(
         len(table) for _, devices in wanted for device in devices for group in device.groups for table in group.tables
@@ -97,9 +97,7 @@ async def _probe(wanted: Sequence[tuple[Link, list[Device]]]) -> list[CheckedDev
         def step(tags: int) -> None:
             progress.advance(task, tags)
 
-        found = await asyncio.gather(
-            *(check(link, driver_spec(link.driver).open(link), devices, step) for link, devices in wanted)
-        )
+        found = await asyncio.gather(*(check(link, open_driver(link), devices, step) for link, devices in wanted))
     return [device for link in found for device in link]
 
 

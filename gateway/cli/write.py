@@ -35,7 +35,7 @@ def write(
     from gateway.commands import Refused, find_tag, prepare
     from gateway.config import load_site
     from gateway.isolation import Switch
-    from gateway.names import driver_spec
+    from gateway.names import open_driver
 
     wanted = [each.partition("=") for each in values]
     for name, equals, _ in wanted:
@@ -50,7 +50,7 @@ def write(
         links = load_site(site, links={link.name: url}).links
     found = [(find_tag(links, device, name), value) for name, _, value in wanted]
     link = found[0][0][0]
-    driver = driver_spec(link.driver).open(link)
+    driver = open_driver(link)
     audit = _audit(loaded, device, {name: value for name, _, value in wanted})
     for (_, _, tag), value in found:
         try:

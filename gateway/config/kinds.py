@@ -48,7 +48,7 @@ def check_file(path: Path, *, secrets: bool = True, instead: Mapping[Path, str] 
             return _planned("fragment", "an included file with ", links, warnings)
         site = site_of(tree, path, files, {})
         topics = tuple(
-            (url.lower().rstrip("/"), each.prefix(site.gateway), name)
+            (url.lower().rstrip("/"), each.prefix.replace("{gateway}", site.gateway), name)
             for name, each in site.publishers.items()
             for url in each.url
         )

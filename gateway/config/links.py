@@ -210,8 +210,8 @@ def _group(name: str, groups: Tree, path: Path, device: DeviceOptions, compiler:
         files.report(value_mark, path, *wanted_keys(tree, "interval and tags"))
         return None
     piece = Piece(tree, path, mark, STRUCTURE["group"], compiler.level.elsewhere)
-    options, _ = check(compiler.level.spec.group, piece, files)
+    options, _ = check(compiler.level.spec.groups, piece, files)
     if "tags" not in tree:
         files.report(mark, path, "this group has no tags", "add tags: {NAME: ADDRESS}")
         return None
-    return compiler.group(name, tree, path, options or compiler.level.spec.group(), device)
+    return compiler.group(name, tree, path, options or compiler.level.spec.groups(), device)

@@ -120,7 +120,7 @@ def link_model(spec: DriverSpec) -> type[BaseModel]:
     title = spec.name.capitalize()
     tag: Any = Annotated[Union[spec.tag, str], Field(description=spec.tag.__doc__)]  # noqa: UP007  # made at run time
     tags = _named(tag, "Tags by name. Plain text is short for {address: text}.")
-    group: Any = create_model(f"{title}Group", __base__=spec.group, __doc__=spec.group.__doc__, tags=tags)
+    group: Any = create_model(f"{title}Group", __base__=spec.groups, __doc__=spec.groups.__doc__, tags=tags)
     groups = _named(group, "Poll groups by name, for tags with an interval of their own.")
     device: Any = create_model(
         f"{title}DeviceWithTags", __base__=spec.device, __doc__=spec.device.__doc__, tags=tags, groups=groups

@@ -164,7 +164,7 @@ def _same_place(publishers: Mapping[str, PublisherOptions], tree: Tree, files: F
     for name, options in publishers.items():
         if options.format != "columns":
             continue
-        told = [(url, options.prefix("{gateway}")) for url in options.url]
+        told = [(url, options.prefix) for url in options.url]
         other, tags = next((seen[each] for each in told if each in seen), (name, options.tags))
         seen.update(dict.fromkeys(told, (other, tags)))
         if other != name and tags != options.tags:

@@ -47,7 +47,7 @@ class Level:
         levels: tuple[tuple[Any, tuple[str, ...], str], ...] = (
             (spec.link, STRUCTURE["link"], "a link"),
             (spec.device, STRUCTURE["device"], "a device"),
-            (spec.group, STRUCTURE["group"], "a device or a group"),
+            (spec.groups, STRUCTURE["group"], "a device or a group"),
             (spec.tag, (), "a tag"),
         )
         for model, apart, whose in levels:

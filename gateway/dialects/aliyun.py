@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
@@ -47,7 +47,9 @@ from gateway.dialects import (
     wanted,
 )
 from gateway.model import Gap, Message
-from gateway.options import AliyunOptions, DeviceIdentity
+
+if TYPE_CHECKING:
+    from gateway.options import AliyunOptions, DeviceIdentity
 
 PATIENCE: Final = 10 * SECOND  # for the answer to a login
 _BATCH: Final = 50  # sub-devices in a login

@@ -15,7 +15,7 @@ client certificate over TLS.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
@@ -39,7 +39,9 @@ from gateway.dialects import (
 )
 from gateway.dialects.rows import gap_row, row_room, rows
 from gateway.model import Gap, Message
-from gateway.options import AwsOptions
+
+if TYPE_CHECKING:
+    from gateway.options import AwsOptions
 
 _TOPIC_BYTES: Final = 256
 _TOPIC_SLASHES: Final = 7

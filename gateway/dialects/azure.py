@@ -19,7 +19,7 @@ import binascii
 import hmac
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b, sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from gateway.commands import Result
@@ -48,7 +48,9 @@ from gateway.dialects import (
 )
 from gateway.dialects.rows import gap_row, row_room, rows
 from gateway.model import Gap, Message
-from gateway.options import AzureOptions
+
+if TYPE_CHECKING:
+    from gateway.options import AzureOptions
 
 _API: Final = "2021-04-12"
 _METHODS: Final = "$iothub/methods/POST/"

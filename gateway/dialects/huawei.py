@@ -21,7 +21,7 @@ import hmac
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
@@ -49,7 +49,9 @@ from gateway.dialects import (
     wanted,
 )
 from gateway.model import Gap, Message
-from gateway.options import HuaweiOptions
+
+if TYPE_CHECKING:
+    from gateway.options import HuaweiOptions
 
 _DEVICES: Final = 100
 _TIME: Final = 24  # bytes of an event_time

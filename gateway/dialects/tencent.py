@@ -20,7 +20,7 @@ import binascii
 import hmac
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b, sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
@@ -46,7 +46,9 @@ from gateway.dialects import (
     wanted,
 )
 from gateway.model import Gap, Message
-from gateway.options import TencentOptions
+
+if TYPE_CHECKING:
+    from gateway.options import TencentOptions
 
 PATIENCE: Final = 10 * SECOND  # for the answer to an announcement
 _APPLICATION: Final = "21010406"  # the platform's number for its Python SDK's kind of client

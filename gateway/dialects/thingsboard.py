@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
@@ -44,8 +44,10 @@ from gateway.dialects import (
     wanted,
 )
 from gateway.model import Gap, Message
-from gateway.options import ThingsboardOptions
 from gateway.quality import name
+
+if TYPE_CHECKING:
+    from gateway.options import ThingsboardOptions
 
 _RPC: Final = "v1/gateway/rpc"
 

@@ -6,14 +6,16 @@ An encoder does no I/O and keeps no time. What is common to several: `texts` (nu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from gateway.contracts import Encoder
 from gateway.dialects import Dialect, Limits
 from gateway.dialects.dialogue import Dialogue
 from gateway.memory import Memory
 from gateway.model import TagTable
-from gateway.options import JsonOptions, OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
+
+if TYPE_CHECKING:
+    from gateway.options import JsonOptions, OpcuaJsonOptions, PublisherOptions, SparkplugOptions, ThingsboardOptions
 
 
 @runtime_checkable
@@ -54,7 +56,7 @@ def encoder_for(
     if options.format == "json":
         from gateway.encoders.json import Json, topic_for
 
-        settings = options.json_settings or JsonOptions()
+        settings = cast("JsonOptions", options.settings)
         renamed = options.tags.names if options.tags is not None else {}
         shown = {renamed.get(device, device): place for device, place in (places or {}).items()}
         topic = options.topic or topic_for(settings)
@@ -63,7 +65,9 @@ def encoder_for(
         raise ValueError(f"{options.format} is a conversation: see dialogue_for")
     from gateway.encoders.columns import Columns
 
-    return Columns(gateway, journal, options.prefix(gateway), options.max_message, options.max_readings)
+    return Columns(
+        gateway, journal, options.prefix.replace("{gateway}", gateway), options.max_message, options.max_readings
+    )
 
 
 def dialogue_for(
@@ -81,7 +85,7 @@ def dialogue_for(
     if options.format == "sparkplug":
         from gateway.encoders.sparkplug import EdgeNode
 
-        settings = options.sparkplug or SparkplugOptions()
+        settings = cast("SparkplugOptions", options.settings)
         return EdgeNode(
             settings,
             gateway,
@@ -95,7 +99,7 @@ def dialogue_for(
     if options.format == "opcua-json":
         from gateway.encoders.opcua_json import OpcuaJson
 
-        of = options.opcua_json or OpcuaJsonOptions()
+        of = cast("OpcuaJsonOptions", options.settings)
         return OpcuaJson(
             of,
             gateway,
@@ -117,7 +121,7 @@ def _dialect(name: str, options: PublisherOptions, gateway: str) -> Dialect | No
     if options.format == "thingsboard":
         from gateway.dialects.thingsboard import Thingsboard
 
-        return Thingsboard(options.thingsboard or ThingsboardOptions(), f"plantbridge-{gateway}-{name}")
+        return Thingsboard(cast("ThingsboardOptions", options.settings), f"plantbridge-{gateway}-{name}")
     if options.huawei is not None:
         from gateway.dialects.huawei import Huawei
 

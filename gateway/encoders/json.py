@@ -30,7 +30,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
@@ -41,8 +41,10 @@ from gateway.contracts import Record
 from gateway.dialects import paired
 from gateway.encoders.texts import Texts
 from gateway.model import Batch, Gap, Message, Tag, TagTable
-from gateway.options import JsonOptions
 from gateway.templates import SCAN_VALUES, TAG_VALUES, Members, compiled, names_for, rendered, topic_faults, topic_of
+
+if TYPE_CHECKING:
+    from gateway.options import JsonOptions
 
 DEFAULT_TOPIC: Final = "plantbridge/{gateway}/json/{device}/{group}"
 _SCAN: Final = {name: f"{{{name}}}" for name in ("gateway", "device", "group", *SCAN_VALUES)}
@@ -85,7 +87,11 @@ class Json:
         most: int | None = None,
     ) -> None:
         """`most`: readings in a message; any number where None. Raises ValueError for a topic template that is none."""
-        self._options = options or JsonOptions()
+        if options is None:
+            from gateway.options import JsonOptions
+
+            options = JsonOptions()
+        self._options = options
         self._places = places or {}
         levels = {level for place in self._places.values() for level in place}
         for reason, hint in topic_faults(template, (*names_for(self._options.per), *levels)):

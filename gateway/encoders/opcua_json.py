@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
@@ -51,7 +51,9 @@ from gateway.encoders.shares import Share
 from gateway.encoders.texts import Texts, once
 from gateway.memory import Memory
 from gateway.model import Batch, Gap, Kind, Message, TagTable
-from gateway.options import OpcuaJsonOptions
+
+if TYPE_CHECKING:
+    from gateway.options import OpcuaJsonOptions
 
 _EPOCH_2000: Final = 946_684_800  # s; versions are seconds since 2000-01-01
 _ENVELOPE: Final = 512

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
@@ -77,7 +77,9 @@ from gateway.encoders.sparkplug_payload import (
 )
 from gateway.memory import Memory
 from gateway.model import Batch, Gap, Message, TagTable
-from gateway.options import SparkplugOptions
+
+if TYPE_CHECKING:
+    from gateway.options import SparkplugOptions
 
 NAMESPACE: Final = "spBv1.0"
 QUIET: Final = 5 * SECOND  # a lost device that was born for its backlog dies after this

@@ -32,15 +32,17 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 import structlog
 
 from gateway.errors import JournalError
 from gateway.journal.disk import Foreign, is_damage, wal_size
-from gateway.options import JournalOptions
 from gateway.ranges import Ranges
+
+if TYPE_CHECKING:
+    from gateway.options import JournalOptions
 
 log = structlog.get_logger()
 

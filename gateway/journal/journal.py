@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -37,8 +37,10 @@ from gateway.journal.file import (
 )
 from gateway.metrics import Metrics
 from gateway.model import Gap
-from gateway.options import JournalOptions
 from gateway.ranges import Range
+
+if TYPE_CHECKING:
+    from gateway.options import JournalOptions
 
 log = structlog.get_logger()
 

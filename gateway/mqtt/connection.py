@@ -24,7 +24,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
@@ -40,7 +40,9 @@ from gateway.mqtt.dial import dial, failure, needs_somebody
 from gateway.mqtt.envelope import Envelope, Outgoing
 from gateway.mqtt.places import endpoints
 from gateway.mqtt.reasons import NEEDS_SOMEBODY, REFUSED, TOO_LARGE, advice, told
-from gateway.options import MqttOptions
+
+if TYPE_CHECKING:
+    from gateway.options import MqttOptions
 
 _MISC_EVERY: Final = 1.0  # seconds between paho's looks at the keep-alive
 _STALE: Final = 3.0  # seconds between looks after which what is read may have lain there: it is no sign of life

@@ -13,11 +13,13 @@ import hashlib
 import ipaddress
 import socket
 import ssl
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.mqtt.claim import Claimed
 from gateway.mqtt.places import Endpoint
-from gateway.options import MqttOptions, TlsOptions
+
+if TYPE_CHECKING:
+    from gateway.options import MqttOptions, TlsOptions
 
 _SEND_BUFFER: Final = 1 << 20  # a window of messages goes to the kernel in few pieces
 
@@ -75,7 +77,7 @@ def _tcp(where: Endpoint, source: str | None, timeout: float) -> socket.socket:
 
 
 def _secure(sock: socket.socket, where: Endpoint, options: MqttOptions) -> ssl.SSLSocket:
-    tls = options.tls or TlsOptions()
+    tls = options.trust
     try:
         made = tls_context(tls).wrap_socket(sock, server_hostname=tls.server_name or where.host)
     except ssl.SSLCertVerificationError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from gateway.options import MqttOptions
+if TYPE_CHECKING:
+    from gateway.options import MqttOptions
+
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _PATH: Final = "/mqtt"  # of a WebSocket, where the URL has none

@@ -74,6 +74,11 @@ class MqttOptions(Options):
     """Longest pause; also the pause after a refusal that will not pass by itself."""
 
     @property
+    def trust(self) -> TlsOptions:
+        """The settings of TLS, where it is used."""
+        return self.tls or TlsOptions()
+
+    @property
     def secure(self) -> bool:
         """Whether every connection is made with TLS."""
         return self.tls is not None or all(url.startswith(("mqtts:", "wss:")) for url in self.url)
@@ -221,7 +226,20 @@ class PublisherOptions(MqttOptions):
                 )
         return self
 
-    def prefix(self, gateway: str) -> str:
-        """Give the topic prefix of the native format, under which every publisher tells its status too."""
-        template = self.topic if self.format == "columns" and self.topic else "plantbridge/{gateway}"
-        return template.replace("{gateway}", gateway).rstrip("/")
+    @property
+    def prefix(self) -> str:
+        """The topic prefix of the native format, with {gateway}; under it every publisher tells its status too."""
+        return (self.topic if self.format == "columns" and self.topic else "plantbridge/{gateway}").rstrip("/")
+
+    @property
+    def settings(self) -> Options | None:
+        """The settings of the format, its defaults where none are given; None where it has none."""
+        name = "json_settings" if self.format == "json" else self.format.replace("-", "_")
+        defaults: dict[str, type[Options]] = {
+            "json": JsonOptions,
+            "sparkplug": SparkplugOptions,
+            "opcua-json": OpcuaJsonOptions,
+            "thingsboard": ThingsboardOptions,
+        }
+        given: Options | None = getattr(self, name, None)
+        return defaults[self.format]() if given is None and self.format in defaults else given

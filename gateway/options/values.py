@@ -6,14 +6,14 @@ offset are kept as fractions of the decimal text, so that 0.1 x 231 is 23.1 and 
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
+
+from gateway.rates import Rate, VolumeBudget
 
 _DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)\s*$")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -69,26 +69,6 @@ Size = Annotated[
 _RATE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(messages|B|kB|KB|MB|KiB|MiB|bit|kbit|Mbit)\s*/\s*s\s*$")
 _BITS: Final = {"bit": 1 / 8, "kbit": 125, "Mbit": 125_000}
 _BUDGET: Final = re.compile(r"^\s*(.*?)\s*/\s*(hour|day|week|month)\s*$")
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """So much a second, at most."""
-
-    octets: float = math.inf
-    messages: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeBudget:
-    """So many bytes in each hour, day, week or month of the calendar."""
-
-    octets: int
-    per: str
-    text: str = ""
-
-    def __str__(self) -> str:
-        return self.text or f"{self.octets} B/{self.per}"
 
 
 def rate(text: object) -> Rate:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from gateway.contracts import Sink
 from gateway.dialects import Subscription
 from gateway.dialects.dialogue import Dialogue
-from gateway.options import PublisherOptions
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 if TYPE_CHECKING:
     from gateway.sinks.dialogue import DialogueSink

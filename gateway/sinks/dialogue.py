@@ -9,13 +9,16 @@ messages that wait.
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from gateway.contracts import Delivery
 from gateway.dialects.dialogue import Dialogue
 from gateway.model import Message
 from gateway.mqtt import Connection, Envelope, Will
-from gateway.options import PublisherOptions
 from gateway.sinks.broker import Broker
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 
 class DialogueSink:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -23,8 +23,10 @@ from gateway.dialects import Subscription
 from gateway.errors import SinkUnavailable
 from gateway.model import Message
 from gateway.mqtt import NO_MATCHING_SUBSCRIBERS, Answer, Connection, Envelope, Will
-from gateway.options import PublisherOptions
 from gateway.sinks.broker import Broker
+
+if TYPE_CHECKING:
+    from gateway.options import PublisherOptions
 
 _FAREWELL: Final = 2.0  # seconds for the last word before DISCONNECT
 
@@ -37,7 +39,7 @@ class MqttSink:
         self._listen = tuple(listen)
         self._options = options
         self._client_id = f"plantbridge-{gateway}-{name}"
-        self._status = f"{options.prefix(gateway)}/status"
+        self._status = f"{options.prefix.replace('{gateway}', gateway)}/status"
         self._keep = (options.unheard or ("keep" if options.format == "columns" else "deliver")) == "keep"
         self._since = ""
         self._mute = False  # the status is forbidden

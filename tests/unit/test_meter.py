@@ -26,7 +26,8 @@ from gateway.meter import (
     packet,
     period,
 )
-from gateway.options import PublisherOptions, Rate, VolumeBudget, budget, rate
+from gateway.options import PublisherOptions, budget, rate
+from gateway.rates import Rate, VolumeBudget
 
 DAY = 86_400.0
 NOON = datetime.datetime(2026, 11, 22, 12, 0).timestamp()
