@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from structlog.testing import capture_logs
 
 from gateway.errors import JournalError
 from gateway.journal import Journal, survey
-from gateway.journal.file import Outcome, Work
+from gateway.journal.file import JournalFile, Outcome, Work
 from gateway.metrics import Metrics
 from gateway.model import Gap
 from gateway.options import JournalOptions
@@ -84,6 +85,31 @@ async def test_nothing_can_be_read_before_it_is_committed(tmp_path: Path) -> Non
         assert (await journal.read(1, 1, 100)).records == []
         await journal.flush()
         assert journal.pending("cloud") == [(1, 1)]
+
+
+async def test_a_commit_that_lasts_holds_up_nobody_but_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that takes seconds to sync must not stop scans, nor the conversation with the broker."""
+    began, disk = threading.Event(), threading.Event()
+    commit = JournalFile.commit
+
+    def slow(file: JournalFile, *arguments: Any) -> Outcome:
+        began.set()
+        assert disk.wait(60)
+        return commit(file, *arguments)
+
+    async with opened(tmp_path) as journal:
+        monkeypatch.setattr(JournalFile, "commit", slow)
+        first = journal.append(b"one", 1)
+        while not began.is_set():  # the loop goes round while the writer writes
+            await asyncio.sleep(0)
+        second = journal.append(b"two", 1)
+        assert journal.committed < first < second
+        disk.set()
+        await journal.flush()
+        assert journal.committed == second
+        assert await everything(journal) == {first: b"one", second: b"two"}
 
 
 async def test_a_full_group_is_committed_before_its_interval_is_over(tmp_path: Path) -> None:

@@ -41,3 +41,9 @@ def test_pauses_double_up_to_the_longest_and_start_again_after_success() -> None
         assert full / 2 <= pause <= full
     backoff.reset()
     assert backoff.pause() <= 0.5
+
+
+def test_gateways_that_lost_power_together_do_not_come_back_together() -> None:
+    pauses = {Backoff(0.5, 30.0).pause() for _ in range(50)}
+    assert len(pauses) > 40
+    assert min(pauses) < 0.35 < 0.4 < max(pauses)
