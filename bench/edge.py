@@ -90,7 +90,7 @@ def _cpu(pid: int) -> float:
 def _memory(pid: int, key: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(key + ":"):
-            return int(line.split()[1]) / 1000
+            return int(line.split()[1]) * 1024 / 1e6  # "kB" of /proc are 1024 bytes
     return 0.0
 
 
