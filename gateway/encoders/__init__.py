@@ -65,9 +65,8 @@ def encoder_for(
         raise ValueError(f"{options.format} is a conversation: see dialogue_for")
     from gateway.encoders.columns import Columns
 
-    return Columns(
-        gateway, journal, options.prefix.replace("{gateway}", gateway), options.max_message, options.max_readings
-    )
+    prefix = options.prefix.replace("{gateway}", gateway)
+    return Columns(gateway, journal, prefix, options.max_message, options.max_readings)
 
 
 def dialogue_for(
