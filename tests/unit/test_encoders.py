@@ -276,5 +276,5 @@ def test_the_format_chooses_the_encoder() -> None:
     plain = PublisherOptions(url="mqtt://b")
     assert isinstance(encoder_for(plain, "demo", "j"), Columns)
     assert isinstance(encoder_for(PublisherOptions(url="mqtt://b", format="json"), "demo", "j"), Json)
-    assert plain.prefix("demo") == "plantbridge/demo"
-    assert PublisherOptions(url="mqtt://b", topic="factory/{gateway}/").prefix("demo") == "factory/demo"
+    assert plain.prefix == "plantbridge/{gateway}"
+    assert PublisherOptions(url="mqtt://b", topic="factory/{gateway}/").prefix == "factory/{gateway}"
