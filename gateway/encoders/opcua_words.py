@@ -11,14 +11,16 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from gateway.dialects import SECOND
 from gateway.encoders.texts import Form, form
 from gateway.model import Kind, Tag
-from gateway.options import OpcuaJsonOptions
+
+if TYPE_CHECKING:
+    from gateway.options import OpcuaJsonOptions
 
 BOOLEAN: Final = 1  # built-in types
 FLOAT: Final = 10  # those below are truth values and whole numbers
