@@ -28,7 +28,7 @@ VERBATIM: Final = (
 STRUCTURED: Final = ("absent", "flags", "not_available", "simulate")
 """Keys whose cells are YAML, as `export` writes them."""
 
-_RESERVED: Final = re.compile(
+RESERVED: Final = re.compile(
     r"(?i)\s*(reserved?|reserve[ds]?|spare|unused|not used|n/?a|-+|—+|保留|预留|备用|未使用|空)\s*\d*\s*"
 )
 _NODE: Final = re.compile(r"(?:ns=\d+;|nsu=[^;]+;)?[isgb]=.+|/.+")
@@ -111,7 +111,7 @@ class _Rows:
             if key_of(address) == "address" or (not re.search(r"\d", address) and len(set(map(key_of, distinct))) > 2):
                 self._skip("with the headings again")
                 continue
-            if not self._own(cells) and _RESERVED.fullmatch(cells.get("name") or cells.get("description") or "x"):
+            if not self._own(cells) and RESERVED.fullmatch(cells.get("name") or cells.get("description") or "x"):
                 self._skip("with reserved registers")
                 continue
             for key in DOWN:

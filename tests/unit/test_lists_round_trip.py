@@ -18,7 +18,7 @@ from gateway.config.shipped import shipped
 from gateway.lists.entries import RegisterList
 from gateway.lists.export import as_csv, as_workbook, rows_of, table_of
 from gateway.lists.reading import Wanted, read_list
-from gateway.lists.rows import Reading
+from gateway.lists.rows import RESERVED, Reading
 from gateway.lists.sites import checked, compose_into, compose_site, compose_template, drivers_of
 from gateway.model import Tag, Where
 
@@ -78,7 +78,8 @@ words = (
     .map(str.strip)
     .filter(lambda text: not text.startswith("."))
 )
-names = words.filter(bool)
+# a list's rows called spare, reserved or - are left out, and it is said
+names = words.filter(lambda name: name and not RESERVED.fullmatch(name))
 forms = st.sampled_from(
     (
         *("int16", "uint16 BA", "float32", "float32 CDAB", "uint32 DCBA", "int64 BADC", "float64", "bcd16", "bit 3"),
