@@ -138,6 +138,46 @@ def helps_of(command: object) -> Iterator[str]:
         yield from helps_of(below)
 
 
+def words() -> Iterator[tuple[str, str]]:
+    """Give the headings, verdicts and states that commands show, and where: what `table` and `word` are called with.
+
+    What is called HEADINGS, and the values of a `Verdict`, are such words too.
+    """
+    for room in ("gateway/cli", "gateway/acceptance"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                for each in _said_in(node):
+                    yield each, f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', 0)}"
+
+
+def _said_in(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+        name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        for given in node.args if name in ("table", "word") else ():
+            yield from _literals(given)
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(each, ast.Name) and each.id.endswith("HEADINGS") for each in targets) and node.value:
+            yield from _literals(node.value)
+    elif isinstance(node, ast.ClassDef) and node.name == "Verdict":
+        for each in node.body:
+            if isinstance(each, ast.Assign):
+                yield from _literals(each.value)
+
+
+def _literals(node: ast.expr) -> Iterator[str]:
+    """Give the texts that an expression may be: one, a choice of two, or a tuple of them."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value:
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from (*_literals(node.body), *_literals(node.orelse))
+    elif isinstance(node, ast.Tuple):
+        for each in node.elts:
+            yield from _literals(each)
+    elif isinstance(node, ast.Starred):
+        yield from _literals(node.value)
+
+
 def required() -> Iterator[str]:
     """Give what is said of each key that must be given: the first sentence of its description."""
     from gateway.config import schema

@@ -131,6 +131,15 @@ class Adaptable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Ordered:
+    """What a byte order makes of a number's bytes: its raw value, and whether a plant would show it."""
+
+    order: str  # ABCD, CDAB, BADC, DCBA
+    value: float | int
+    likely: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a driver keeps of a tag's last answer. `value` is raw; None where there is none, or it was not kept."""
 
@@ -141,6 +150,7 @@ class Answer:
     time: int = 0  # ns; 0 where nothing has come yet
     note: str = ""  # what a person should know of it: "the device refuses this address"
     guess: str = ""  # what may be wrong with the definition: "looks like the wrong word order: try CDAB"
+    orders: tuple[Ordered, ...] = ()  # the bytes as defined, then in the other orders; empty where they say nothing
 
 
 @runtime_checkable

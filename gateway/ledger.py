@@ -94,6 +94,7 @@ class Standing:
     waiting: int  # records that the gateway still has
     heard: int  # ns: when the gateway last summed up; 0: never
     appended: int = 0  # readings that the gateway took, as it said then
+    before: int = 0  # records that it had settled before this account began
 
 
 @dataclass(slots=True)
@@ -291,7 +292,7 @@ class Ledger:
             heard, waiting, appended = self._connection.execute(query, (journal.id,)).fetchone()
         base = journal.base or 0
         lost = [hole for first, last in settled for hole in accounted.missing(max(first, base + 1), last)]
-        return Standing(gateway, name, since, stored, declared, tuple(lost), waiting, heard, appended)
+        return Standing(gateway, name, since, stored, declared, tuple(lost), waiting, heard, appended, base)
 
     def standings(self) -> list[Standing]:
         """Give how every journal stands."""

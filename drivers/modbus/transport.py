@@ -33,7 +33,7 @@ async def open_line(options: ModbusLink) -> Line:
         raise NotConnected(f"{endpoint} did not accept a connection within {options.connect_timeout:g} s") from error
     except (OSError, ValueError, termios.error) as error:
         line.close()
-        raise NotConnected(f"cannot connect to {endpoint}: {error or type(error).__name__}") from error
+        raise NotConnected(f"cannot connect to {endpoint}: {_why(error)}") from error
     except BaseException:
         line.close()
         raise
@@ -84,3 +84,15 @@ def tls_context(tls: ModbusTls) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _why(error: Exception) -> str:
+    """Say in the system's words what went wrong, without the call that it went wrong in."""
+    if (
+        isinstance(error, OSError)
+        and not isinstance(error, ssl.SSLError)
+        and error.errno is not None
+        and error.errno > 0
+    ):
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -1,17 +1,21 @@
-"""Read every tag of a link's devices once, and judge each: plausible, or what is off and where to look."""
+"""Read every tag of a link's devices once, and judge each: plausible, or what is off and where to look.
+
+A device keeps one byte order nearly always. Where all its tags that can tell say the same other order, those that
+cannot (a counter may be anything) are judged by it too, and the device's `order` names it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
 
 from gateway import quality as q
-from gateway.contracts import Answer, Driver, Explaining, Plan
+from gateway.contracts import Answer, Driver, Explaining, Ordered, Plan
 from gateway.errors import DeviceError, NoAnswer, NotConnected
 from gateway.model import Batch, Device, Group, Link, Tag
 from gateway.stages.normalise import normalise
@@ -35,6 +39,7 @@ class Verdict(StrEnum):
 
 
 FINE: Final = (Verdict.PLAUSIBLE, Verdict.EVENTS)
+_GUESSED: Final = (Verdict.PLAUSIBLE, Verdict.OUT_OF_RANGE, Verdict.NO_VALUE)  # what a wrong byte order may look like
 _VERDICTS: Final = {
     q.BAD_CONFIGURATION_ERROR: Verdict.ILLEGAL,
     q.BAD_NODE_ID_UNKNOWN: Verdict.ILLEGAL,
@@ -65,6 +70,7 @@ class Checked:
     value: Any = None
     quality: int = q.BAD_NO_COMMUNICATION
     note: str = ""
+    orders: tuple[Ordered, ...] = ()
 
     @property
     def fine(self) -> bool:
@@ -78,6 +84,7 @@ class CheckedDevice:
     link: Link
     device: Device
     error: str = ""
+    order: str = ""  # the byte order that it keeps, where the site file has another for some of its tags
     tags: list[Checked] = field(default_factory=list)
 
     @property
@@ -158,7 +165,33 @@ async def _device(line: _Line, link: Link, device: Device, step: Callable[[int],
         if found.error:
             found.tags += [_silent(device, tag, found.error) for table in group.tables for tag in table.tags]
         step(sum(map(len, group.tables)))
-    return found
+    return as_a_whole(found)
+
+
+def as_a_whole(device: CheckedDevice) -> CheckedDevice:
+    """Find the one byte order that the device keeps, where that is not the site file's, and judge all tags by it."""
+    telling = [each for each in device.tags if len({read.likely for read in each.orders}) > 1]
+    if not any(each.verdict is Verdict.WORD_ORDER for each in telling):
+        return device
+    kept = [{read.order for read in each.orders if read.likely} for each in telling]
+    order = next((read.order for read in telling[0].orders if all(read.order in each for each in kept)), "")
+    if order:
+        device.order = order
+        device.tags = [_by_habit(each, order) for each in device.tags]
+    return device
+
+
+def _by_habit(tag: Checked, order: str) -> Checked:
+    """Judge a tag of a device that keeps this order: one that shows less in it is in the wrong one."""
+    if not tag.orders or tag.verdict not in (*_GUESSED, Verdict.WORD_ORDER):
+        return tag
+    here, there = tag.orders[0], next((each for each in tag.orders if each.order == order), tag.orders[0])
+    if tag.verdict is not Verdict.WORD_ORDER and not (there.likely and abs(there.value) < abs(here.value)):
+        return tag
+    note = f"looks like the wrong word order: try {order} (the registers hold {tag.data})"
+    if here.likely:
+        note = f"the device's other tags say {order}, which makes it {there.value} (the registers hold {tag.data})"
+    return replace(tag, verdict=Verdict.WORD_ORDER, note=note)
 
 
 async def _group(line: _Line, device: Device, group: Group) -> list[Checked]:
@@ -187,11 +220,13 @@ def _judged(device: Device, tag: Tag, batch: Batch, normal: Batch, row: int, kep
     verdict = _VERDICTS.get(code, Verdict.PLAUSIBLE if code < q.UNCERTAIN else Verdict.BAD)
     if verdict is Verdict.OUT_OF_RANGE:
         note = _limits(tag, raw, value)
-    if guess and verdict in (Verdict.PLAUSIBLE, Verdict.OUT_OF_RANGE, Verdict.NO_VALUE):
+    if kept is not None and type(kept.value) is int and raw is not None:
+        raw = kept.value  # exact, where a scale makes a float of 64 bits
+    if guess and verdict in _GUESSED:
         verdict, note = Verdict.WORD_ORDER, f"{guess} (the registers hold {data})"
     if verdict not in FINE and not note:
         note = q.name(code)
-    return Checked(f"{device.name}/{tag.name}", tag, verdict, raw, data, value, code, note)
+    return Checked(f"{device.name}/{tag.name}", tag, verdict, raw, data, value, code, note, kept.orders if kept else ())
 
 
 def _limits(tag: Tag, raw: Any, value: Any) -> str:

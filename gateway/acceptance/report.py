@@ -1,6 +1,7 @@
 """The acceptance report of a probe: one HTML file that needs nothing else and prints well, or Markdown.
 
-It says what was read where, when, by whom and with which version, and the verdict on each tag; it is to be signed.
+It says what was read where, when, by whom and with which version, and the verdict on each tag; it is to be signed. Its
+language is that of whoever asks for it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any, Final
 
 from gateway import quality as q
 from gateway.acceptance.check import Checked, CheckedDevice, Verdict
+from gateway.language import language, say, word
 
 HEADINGS: Final = ("Tag", "Address", "Raw", "Value", "Quality", "Verdict")
+_WRITTEN: Final = re.compile(r"\b(?:[A-D]{4}|[A-H]{8})\b")
+SUMMARY_HEADINGS: Final = ("Device", "Link", "Tags", "Off", "Verdict")
 WIDTHS: Final = (18, 20, 13, 14, 14, 21)  # of the columns, in percent
 
 _STYLE = """
@@ -78,28 +82,50 @@ def result(devices: Sequence[CheckedDevice]) -> tuple[bool, str]:
     return False, f"Not passed: {off} of {many} {'is' if off == 1 else 'are'} not as the site file says."
 
 
+def advice(device: CheckedDevice, site: str) -> list[str]:
+    """Name the way to mend a byte order that is wrong in the whole device; nothing where there is no such thing."""
+    if not device.order:
+        return []
+    name = device.device.name
+    written = sum(bool(_WRITTEN.search(each.tag.address)) for each in device.tags if each.verdict is Verdict.WORD_ORDER)
+    said = [
+        f"{name} keeps {device.order}, as all its tags say that can tell. To mend it, write `order: {device.order}` at"
+        f" the device {name} in {site}, or import its register list again:"
+        f" plantbridge import LIST --into {site} --device {name} --order {device.order}"
+    ]
+    if written:
+        said.append(
+            f"Of its addresses {written} say an order themselves: take it out there, for it goes before the device's."
+        )
+    return said
+
+
 def cells(each: Checked, shown: Shown) -> tuple[str, str, str, str, str, str]:
     """Give a tag's row."""
     states = {str(number): text for number, text in each.tag.states}
     raw = f"{shown(each.raw, '', None)}" if each.raw is not None else each.data or "-"
     value = shown(each.value, each.tag.unit, states) if each.value is not None else "-"
-    return each.name, f"{each.tag.address}", raw, value, q.name(each.quality), each.verdict.value
+    return each.name, f"{each.tag.address}", raw, value, q.name(each.quality), word(each.verdict.value)
 
 
 def html(about: About, devices: Sequence[CheckedDevice], shown: Shown) -> str:
     """Write the report as HTML."""
     passed, sentence = result(devices)
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _facts(about))
-    counts = " &middot; ".join(f"{count} {escape(verdict.value)}" for verdict, count in totals(devices))
-    title = f"Acceptance report: {escape(about.gateway)}"
+    counts = " &middot; ".join(f"{count} {escape(word(verdict.value))}" for verdict, count in totals(devices))
+    title = escape(say(f"Acceptance report: {about.gateway}"))
     body = "".join(_device_html(device, shown) for device in devices)
+    sub = escape(say("Every tag of the site file, read once from the real devices"))
+    signed = "".join(f"<div>{escape(say(who))}</div>" for who in ("Date, integrator", "Date, operator"))
+    advised = "".join(f"<p>{escape(each)}</p>" for each in _advised(about, devices))
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!DOCTYPE html>\n<html lang="{language()}"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>\n'
-        f"<h1>{title}</h1><p class=sub>Every tag of the site file, read once from the real devices</p>\n"
-        f'<dl>{facts}</dl>\n<div class="result {"pass" if passed else "fail"}">{escape(sentence)}</div>'
-        f"<p>{counts}</p>\n{_summary_html(devices)}{body}"
-        "<div class=sign><div>Date, integrator</div><div>Date, operator</div></div>\n</body></html>\n"
+        f"<h1>{title}</h1><p class=sub>{sub}</p>\n"
+        f'<dl>{facts}</dl>\n<div class="result {"pass" if passed else "fail"}">{escape(say(sentence))}</div>'
+        f"{advised}<p>{counts}</p>\n{_summary_html(devices)}{body}"
+        f"<div class=sign>{signed}</div>\n"
+        "</body></html>\n"
     )
 
 
@@ -108,7 +134,11 @@ def _facts(about: About) -> list[tuple[str, str]]:
         ("Gateway", about.gateway), ("Site file", about.site), ("Read", about.when), ("By", about.by),
         ("On", about.host), ("PlantBridge", about.version), ("Remark", about.remark),
     ]  # fmt: skip
-    return [(name, text) for name, text in rows if text]
+    return [(word(name), say(text)) for name, text in rows if text]
+
+
+def _advised(about: About, devices: Sequence[CheckedDevice]) -> list[str]:
+    return [say(text) for device in devices for text in advice(device, about.site)]
 
 
 def _summary_html(devices: Sequence[CheckedDevice]) -> str:
@@ -118,24 +148,26 @@ def _summary_html(devices: Sequence[CheckedDevice]) -> str:
         f"<td class=v>{escape(_verdict(device))}</td></tr>"
         for device in devices
     )
-    head = "<th>Device</th><th>Link</th><th class=n>Tags</th><th class=n>Off</th><th>Verdict</th>"
-    return f"<h2>Devices</h2><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\n"
+    head = "".join(
+        f"<th{' class=n' if name in ('Tags', 'Off') else ''}>{escape(word(name))}</th>" for name in SUMMARY_HEADINGS
+    )
+    return f"<h2>{escape(word('Devices'))}</h2><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\n"
 
 
 def _device_html(device: CheckedDevice, shown: Shown) -> str:
     head = "".join(
-        f'<th style="width:{width}%"{" class=n" if name in ("Raw", "Value") else ""}>{name}</th>'
+        f'<th style="width:{width}%"{" class=n" if name in ("Raw", "Value") else ""}>{escape(word(name))}</th>'
         for name, width in zip(HEADINGS, WIDTHS, strict=True)
     )
     rows = "".join(_row_html(each, shown) for each in device.tags)
-    error = f"<p class=error>{escape(device.error)}</p>" if device.error else ""
+    error = f"<p class=error>{escape(say(device.error))}</p>" if device.error else ""
     name = escape(f"{device.device.name} ({device.link.driver})")
     return f"<h2>{name}</h2>{error}<table class=tags><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\n"
 
 
 def _row_html(each: Checked, shown: Shown) -> str:
     name, address, raw, value, quality, verdict = (escape(cell) for cell in cells(each, shown))
-    note = f"<span class=note>{escape(each.note)}</span>" if each.note and not each.fine else ""
+    note = f"<span class=note>{escape(say(each.note))}</span>" if each.note and not each.fine else ""
     short, quality = name.partition("/")[2], re.sub("(?<=[a-z])(?=[A-Z])", "<wbr>", quality)
     return (
         f'<tr class="{"fine" if each.fine else "off"}"><td class=tag>{short}</td><td>{address}</td>'
@@ -146,13 +178,15 @@ def _row_html(each: Checked, shown: Shown) -> str:
 def markdown(about: About, devices: Sequence[CheckedDevice], shown: Shown) -> str:
     """Write the report as Markdown."""
     _, sentence = result(devices)
-    lines = [f"# Acceptance report: {about.gateway}", "", *(f"- {name}: {text}" for name, text in _facts(about))]
-    lines += ["", f"**{sentence}**", "", ", ".join(f"{count} {verdict.value}" for verdict, count in totals(devices))]
+    title = say(f"Acceptance report: {about.gateway}")
+    lines = [f"# {title}", "", *(f"- {name}: {text}" for name, text in _facts(about)), "", f"**{say(sentence)}**"]
+    lines += [line for text in _advised(about, devices) for line in ("", text)]
+    lines += ["", ", ".join(f"{count} {word(verdict.value)}" for verdict, count in totals(devices))]
     for device in devices:
         lines += ["", f"## {device.device.name}: {_verdict(device)}", "", _url(device), ""]
-        lines += [f"| {' | '.join((*HEADINGS, 'Note'))} |", "|---|---|--:|--:|---|---|---|"]
+        lines += [f"| {' | '.join(map(word, (*HEADINGS, 'Note')))} |", "|---|---|--:|--:|---|---|---|"]
         for each in device.tags:
-            row = (*cells(each, shown), "" if each.fine else each.note)
+            row = (*cells(each, shown), "" if each.fine else say(each.note))
             lines.append(f"| {' | '.join(_cell(cell) for cell in row)} |")
     return "\n".join(lines) + "\n"
 
@@ -163,8 +197,8 @@ def _cell(text: str) -> str:
 
 def _verdict(device: CheckedDevice) -> str:
     if device.error:
-        return "not answering"
-    return f"{device.off} of {len(device.tags)} off" if device.off else "passed"
+        return word("not answering")
+    return say(f"{device.off} of {len(device.tags)} off") if device.off else word("passed")
 
 
 def _url(device: CheckedDevice) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +42,9 @@ class Line:
     undeclared: int  # records; must be 0
     waiting: int  # records that the gateway still has
     lost: tuple[Lost, ...] = ()
+    since: int = 0  # ns: when this account of it began
+    before: int = 0  # records that it had settled until then: in `appended`, in nothing else
+    heard: int = 0  # ns: when it last summed up, which is when `appended` and `waiting` were so; 0: never
 
 
 def account(
@@ -74,7 +77,7 @@ def account(
 
         typer.echo(orjson.dumps([asdict(line) for line in lines], option=orjson.OPT_INDENT_2).decode())
     else:
-        _table(lines)
+        _table(lines, whole=since is None and until is None)
     if any(line.undeclared for line in lines):
         raise typer.Exit(1)
 
@@ -98,11 +101,13 @@ def lines_of(ledgers: Iterable[Ledger], start: int, end: int) -> list[Line]:
     heard: dict[tuple[str, str], int] = {}
     missing: dict[tuple[str, str], list[Lost]] = {}
     counts: dict[tuple[str, str], list[int]] = {}
+    begun: dict[tuple[str, str], tuple[int, int]] = {}
     for ledger in ledgers:
         for standing in ledger.standings():
             key = (standing.gateway, standing.journal)
             holes = [Lost(standing.journal, *hole, *ledger.when(*key, *hole)) for hole in standing.undeclared]
             missing[key] = _both(missing[key], holes) if key in missing else holes
+            begun[key] = min(begun.get(key, (standing.since, standing.before)), (standing.since, standing.before))
             if standing.heard >= heard.get(key, 0):
                 heard[key] = standing.heard
                 if standing.heard:
@@ -127,7 +132,10 @@ def lines_of(ledgers: Iterable[Ledger], start: int, end: int) -> list[Line]:
         undeclared = sum(each.last - each.first + 1 for each in lost)
         still = sum(waiting.get(gateway, {}).values())
         took = sum(said.values()) if said else None
-        lines.append(Line(gateway, "", took, total[0], total[1], total[2], undeclared, still, lost))
+        journals = [key for key in begun if key[0] == gateway]
+        line = Line(gateway, "", took, total[0], total[1], total[2], undeclared, still, lost)
+        since, before = min(begun[key][0] for key in journals), sum(begun[key][1] for key in journals)
+        lines.append(replace(line, since=since, before=before, heard=max(heard.get(key, 0) for key in journals)))
         lines += [
             Line(gateway, device, None, tally[0], tally[1], tally[2], 0, 0)
             for device, tally in devices.items()
@@ -167,19 +175,21 @@ def _range(since: str | None, until: str | None) -> tuple[int, int]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _table(lines: list[Line]) -> None:
+def _table(lines: list[Line], *, whole: bool) -> None:
     import sys
 
     from rich.console import Console
-    from rich.table import Table
 
     from gateway.cli.query import local
+    from gateway.cli.shown import table
 
-    names = ("gateway", "device", "appended", "stored", "duplicates", "gaps", "undeclared", "waiting")
-    table = Table(*names, box=None, header_style="bold", pad_edge=False)
+    made = table(
+        "gateway", "device", "appended", "stored", "duplicates", "gaps", "undeclared", "waiting",
+        box=None, header_style="bold", pad_edge=False,
+    )  # fmt: skip
     for line in lines:
         own = not line.device
-        table.add_row(
+        made.add_row(
             line.gateway if own else "",
             line.device,
             ("?" if line.appended is None else f"{line.appended:,}") if own else "",
@@ -187,7 +197,7 @@ def _table(lines: list[Line]) -> None:
             *((f"{line.undeclared:,}", f"{line.waiting:,}") if own else ("", "")),
         )
     wide = None if sys.stdout.isatty() else 1000
-    Console(width=wide, highlight=False, markup=False, emoji=False).print(table)
+    Console(width=wide, highlight=False, markup=False, emoji=False).print(made)
     for line in lines:
         for each in line.lost:
             when = f"after {local(each.after)}" if each.after else "at the beginning"
@@ -195,3 +205,31 @@ def _table(lines: list[Line]) -> None:
             typer.echo(
                 say(f"{line.gateway}: records {each.first} to {each.last} of journal {each.journal} are lost, {when}")
             )
+    for line in lines:
+        for text in () if line.device else puzzles(line, whole=whole):
+            typer.echo(say(text))
+
+
+def puzzles(line: Line, *, whole: bool) -> Iterator[str]:
+    """Say why a gateway's numbers do not add up where nothing is lost; `whole`: all of the account was asked for."""
+    from gateway.cli.query import local
+
+    name = line.gateway
+    if not line.heard:
+        yield f"{name} has not summed up yet, as it does each minute: what it appended and what waits is not known."
+        return
+    when = local(line.heard // 10**6 * 10**6)
+    if line.before:
+        yield (
+            f"{name}: this account began at {local(line.since // 10**6 * 10**6)}, after the gateway had sent"
+            f" {line.before} records. They are in `appended`, which is of its whole life, and in no other column."
+        )
+    if not whole:
+        yield f"{name}: `appended` and `waiting` are of its whole life, the other columns of the hours asked for."
+    elif line.appended is not None and line.appended < line.stored:
+        yield (
+            f"{name}: `appended` and `waiting` are what it said at {when}; what it has read since then is stored"
+            " already, and not in them."
+        )
+    elif line.appended is not None and line.appended > line.stored and not (line.waiting or line.before or line.gaps):
+        yield f"{name}: {line.appended - line.stored} readings that it told of at {when} are on their way."

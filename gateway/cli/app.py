@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway.errors import ConfigError, GatewayError
-from gateway.language import LANGUAGES, VARIABLE, language, say
+from gateway.language import LANGUAGES, VARIABLE, language, say, word
 
 COMMANDS: Final = {
     "run": "the edge daemon",
@@ -51,6 +51,12 @@ COMMANDS: Final = {
     "pki": "OPC UA certificates",
     "version": "versions",
 }
+
+
+_TYPER_SAYS: Final = (
+    "ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE", "ERRORS_PANEL_TITLE", "DEFAULT_STRING",
+    "REQUIRED_LONG_STRING", "ABORTED_TEXT", "RICH_HELP",
+)  # fmt: skip
 
 
 class Commands(TyperGroup):
@@ -93,13 +99,13 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     )
     app.callback()(_options)
     for name in names:
-        word = f"{name}_" if iskeyword(name) else name.replace("-", "_")
-        module: Any = import_module(f"gateway.cli.{word}")
+        place = f"{name}_" if iskeyword(name) else name.replace("-", "_")
+        module: Any = import_module(f"gateway.cli.{place}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
             commands = module.app.registered_commands
         else:
-            app.command(name)(getattr(module, word))
+            app.command(name)(getattr(module, place))
             commands = app.registered_commands[-1:]
         for each in commands:
             each.help = reflowed(each.callback.__doc__ or "")
@@ -137,15 +143,15 @@ def chosen_language(arguments: Sequence[str]) -> tuple[str, list[str]]:
     rest: list[str] = []
     chosen = ""
     words = iter(arguments)
-    for word in words:
-        if word == "--":
-            rest += [word, *words]
-        elif word == "--lang" or word.startswith("--lang="):
-            chosen = word.partition("=")[2] or next(words, "")
+    for each in words:
+        if each == "--":
+            rest += [each, *words]
+        elif each == "--lang" or each.startswith("--lang="):
+            chosen = each.partition("=")[2] or next(words, "")
             if chosen not in LANGUAGES:
                 raise WrongLanguage(f"--lang is one of {', '.join(LANGUAGES)}, not {chosen or 'nothing'}")
         else:
-            rest.append(word)
+            rest.append(each)
     return chosen, rest
 
 
@@ -159,8 +165,11 @@ def translate(command: Any) -> None:
     """Put the help of a command, of its options and of the commands below it into the language in use."""
     from typer import rich_utils
 
-    for name in ("ARGUMENTS_PANEL_TITLE", "OPTIONS_PANEL_TITLE", "COMMANDS_PANEL_TITLE", "ERRORS_PANEL_TITLE"):
+    for name in _TYPER_SAYS:
         setattr(rich_utils, name, say(getattr(rich_utils, name)))
+    command.options_metavar = word(command.options_metavar)
+    if hasattr(command, "subcommand_metavar"):
+        command.subcommand_metavar = word(command.subcommand_metavar)
     if command.help:
         command.help = say(command.help)
     for each in command.params:

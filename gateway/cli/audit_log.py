@@ -27,7 +27,7 @@ def verify(place: _Place) -> None:
 
     proof = verify(_path(place))
     if proof.broken is not None:
-        typer.echo(f"{proof.broken}", err=True)
+        typer.echo(say(str(proof.broken)), err=True)
         typer.echo(say(f"{proof.lines} lines before it are whole."), err=True)
         raise typer.Exit(1)
     begin = "" if proof.first <= 1 else f" from line {proof.first} on; the older ones were removed to make room"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from gateway.versions import Version, Versions
@@ -30,9 +30,9 @@ def history(site: _Site, data: _Data = None) -> None:
     running = versions.running()
     for version in versions.all():
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(version.time / 1e9))
-        reason = f" ({version.reason})" if version.reason else ""
-        mark = "  <- runs, or ran last" if running and version.number == running.number else ""
-        print(f"{version.number:>5}  {at}  {version.by:<8} {version.outcome}{reason}{mark}")
+        reason = f" ({say(version.reason)})" if version.reason else ""
+        mark = f"  <- {say('runs, or ran last')}" if running and version.number == running.number else ""
+        print(f"{version.number:>5}  {at}  {word(version.by):<8} {word(version.outcome)}{reason}{mark}")
 
 
 @app.command()

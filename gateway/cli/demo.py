@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gateway.cli.demo_account import Account
     from gateway.cli.demo_processes import Demo
     from gateway.config import Site
@@ -69,7 +71,7 @@ def demo(
     else:
         _print_account(running, account)
     if not account.clean:
-        print(*running.errors(), f"The files are in {running.data}", sep="\n", file=sys.stderr)
+        print(*running.errors(), say(f"The files are in {running.data}"), sep="\n", file=sys.stderr)
         raise typer.Exit(1)
     if json and data is None:
         shutil.rmtree(running.data)
@@ -77,7 +79,7 @@ def demo(
 
 def _say(json: bool, text: str) -> None:
     if not json:
-        print(text, flush=True)
+        print(say(text), flush=True)
 
 
 def _watch(running: Demo, site: Site, seconds: float, *, live: bool) -> float:
@@ -125,13 +127,11 @@ def _print_json(running: Demo, account: Account, ran: float) -> None:
     print(json.dumps(body))
 
 
-def _print_account(running: Demo, account: Account) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def account_table(account: Account) -> Table:
+    """Show what became of the readings, and what each number means."""
+    from gateway.cli.shown import table
 
-    table = Table(title="Account", title_justify="left")
-    for column in ("", "readings", ""):
-        table.add_column(column, justify="right" if column else "left")
+    made = table("", "readings", "", right=["readings"], title=word("Account"))
     lines = (
         ("appended", account.appended, "committed to the journal"),
         ("delivered", account.delivered, "acknowledged by the broker"),
@@ -143,9 +143,15 @@ def _print_account(running: Demo, account: Account) -> None:
     )
     for name, number, meaning in lines:
         fault = number and name in ("missing", "duplicates", "wrong")
-        table.add_row(name, f"[{'red' if fault else 'default'}]{number:,}", meaning)
+        made.add_row(word(name), f"[{'red' if fault else 'default'}]{number:,}", say(meaning))
+    return made
+
+
+def _print_account(running: Demo, account: Account) -> None:
+    from rich.console import Console
+
     console = Console()
-    console.print(table)
+    console.print(account_table(account))
     for example in account.examples:
         console.print(say(f"wrong: {example}"), markup=False)
     command = _command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.demo_processes import Samples, Usage, total
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,17 +56,16 @@ class Screen:
 
     def _devices(self, edge: Samples, since: float) -> RenderableType:
         from rich.box import SIMPLE
-        from rich.table import Table
 
-        table = Table(
-            title=f"PlantBridge, site {self.site.gateway}",
-            title_justify="left",
-            expand=True,
-            box=SIMPLE,
-            show_edge=False,
-        )
-        for name in ("device", "link", "state", "scans", "skipped", "readings", "readings/s"):
-            table.add_column(name, justify="left" if name in ("device", "link", "state") else "right")
+        from gateway.cli.shown import table
+
+        numbers = ("scans", "skipped", "readings", "readings/s")
+        title = say(f"PlantBridge, site {self.site.gateway}")
+        looks = {"expand": True, "box": SIMPLE, "show_edge": False}
+        made = table(
+            "device", "link", "state", "scans", "skipped", "readings", "readings/s",
+            right=numbers, title=title, **looks,
+        )  # fmt: skip
         for link in self.site.links:
             for device in link.devices:
                 readings = total(edge, "plantbridge_readings_total", device.name)
@@ -73,33 +73,39 @@ class Screen:
                 rate = (readings - before) / since if since else 0.0
                 self._readings[device.name] = readings
                 up = edge.get(("plantbridge_device_up", (device.name,)))
-                state = {None: "[dim]starting", 0.0: "[red]silent", 1.0: "[green]up"}.get(up, "?")
+                states = {
+                    None: f"[dim]{word('starting')}",
+                    0.0: f"[red]{word('silent')}",
+                    1.0: f"[green]{word('up')}",
+                }
+                state = states.get(up, "?")
                 scans = total(edge, "plantbridge_scans_total", device.name)
                 skipped = total(edge, "plantbridge_scans_skipped_total", device.name)
-                table.add_row(
+                made.add_row(
                     device.name, link.name, state, f"{scans:,.0f}", f"{skipped:,.0f}", f"{readings:,.0f}", f"{rate:.0f}"
                 )
-        return table
+        return made
 
     def _tags(self, most: int) -> RenderableType:
         from rich.box import SIMPLE
-        from rich.table import Table
 
-        table = Table(expand=True, box=SIMPLE, show_edge=False)
-        for name in ("tag", "last value stored", "unit", "quality", "age"):
-            table.add_column(name, justify="right" if name in ("last value stored", "age") else "left")
+        from gateway.cli.shown import table
+
+        looks = {"expand": True, "box": SIMPLE, "show_edge": False}
+        made = table("tag", "last value stored", "unit", "quality", "age", right=("last value stored", "age"), **looks)
         now = time.time()
         for device, tag in [name for name in SHOWN if name in self._values][:most]:
             value, text, unit, status, at = self._values[device, tag]
             shown = str(text) if text is not None else f"{value:,.6g}" if value is not None else "-"
             color = "green" if status.startswith("Good") else "yellow" if status.startswith("Unc") else "red"
             age = f"{max(0.0, now - at / 1e9):.1f} s"
-            table.add_row(f"{device}/{tag}", shown, unit, f"[{color}]{status}", age)
-        return table
+            made.add_row(f"{device}/{tag}", shown, unit, f"[{color}]{status}", age)
+        return made
 
     def _account(self, edge: Samples, ingest: Samples, usage: Usage, since: float) -> RenderableType:
         from rich.box import SIMPLE
-        from rich.table import Table
+
+        from gateway.cli.shown import table
 
         cpu = (usage.cpu_seconds - self._cpu) / since if since else 0.0
         self._cpu = usage.cpu_seconds
@@ -111,11 +117,9 @@ class Screen:
             "stored": f"{total(ingest, 'plantbridge_stored_readings_total'):,.0f}",
             "edge": f"{cpu:.1%} CPU, {usage.rss_mb:.0f} MB",
         }
-        table = Table(expand=True, box=SIMPLE, show_edge=False)
-        for name in numbers:
-            table.add_column(name, justify="right")
-        table.add_row(*numbers.values())
-        return table
+        made = table(*numbers, right=numbers, expand=True, box=SIMPLE, show_edge=False)
+        made.add_row(*numbers.values())
+        return made
 
     def _look_up(self) -> None:
         """Ask the store, through ingest, for the last values; keep the old ones where it does not answer."""

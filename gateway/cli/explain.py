@@ -11,13 +11,18 @@ import typer
 
 from gateway.cli import asked
 from gateway.cli.asked import Place
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from gateway.local.sentences import Account
     from gateway.site import Site
 
 _WIDTH: Final = 120  # where the output is no terminal
+_RULES: Final = {
+    "uncertain": "a value outside would be marked uncertain",
+    "bad": "a value outside would be marked bad",
+    "clamp": "a value outside would be set to the limit",
+}
 
 
 def explain(
@@ -78,7 +83,7 @@ def _without(site: Site, path: Path, name: str, reason: str, *, json: bool) -> N
             print(say(f"It is defined at {about['where']}, and read every {about['interval'] / 1e9:g} s in one of"))
             for text in requests[:5]:
                 print(f"  {say(text)}")
-            print("Next:", *commands, sep="\n  ")
+            print(word("Next:"), *commands, sep="\n  ")
             return
     raise GatewayError(missing(name, site.tables))
 
@@ -95,10 +100,10 @@ def _show(found: dict[str, Any], told: Account) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in facts(found):
-        table.add_row(name, escape(text))
+        table.add_row(word(name), escape(say(text)))
     console.print()
     console.print(table)
-    console.print("\n[cyan]Next:[/]")
+    console.print(f"\n[cyan]{word('Next:')}[/]")
     for command in told.next:
         console.print(f"  {escape(command)}", soft_wrap=True)
 
@@ -123,10 +128,15 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("last report", f"{ago(scan['began'], now)}, of any tag of the group"))
     else:
         every = lasting(scan["interval"] / 1e9)
-        took = f"took {lasting(scan['took'])}, {outcome}; one every {every}" if scan["began"] else f"one every {every}"
-        rows.append(("last scan", f"{ago(scan['began'], now)}, {took}"))
+        began = ago(scan["began"], now)
+        took = f"{began}, took {lasting(scan['took'])}, {outcome}; one every {every}"
+        rows.append(("last scan", took if scan["began"] else f"{began}; one every {every}"))
     if answer is not None:
-        came = f"{answer['data']}, of {moment(answer['time'])}" if answer["data"] and answer["time"] else "none kept"
+        came = (
+            f"{answer['data']}, received at {moment(answer['time'])}"
+            if answer["data"] and answer["time"]
+            else "none kept"
+        )
         rows.append(("last answer", f"{came}{'; ' + answer['note'] if answer['note'] else ''}"))
         rows.append(("raw value", f"{value(answer['value'])}, {code(answer['quality'])}"))
     rows += [("normalise", step) for step in steps(about)]
@@ -140,8 +150,8 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
             f"last PUBACK {ago(each['taken_at'], now)} (record {each['taken']})" if each["taken_at"] else "no PUBACK"
         )
         waits = "its last record waits" if each["waits"] else "nothing of it waits"
-        what = f"all up to record {each['cursor']} taken, {taken}, {waits}" if each["shows"] else "does not tell it"
-        rows.append((f"publisher {each['publisher']}", f"{state}; {what}"))
+        what = f"{state}; all up to record {each['cursor']} taken, {taken}, {waits}"
+        rows.append((f"publisher {each['publisher']}", what if each["shows"] else f"{state}; does not tell it"))
     return rows
 
 
@@ -154,7 +164,8 @@ def _passed(found: dict[str, Any], unit: str, states: dict[str, str] | None) -> 
         rows.append(("exception", "no deadband: every new reading is reported"))
     else:
         silence = f"{about['max_silence'] / 1e9:g} s" if about["max_silence"] else "no limit"
-        rows.append(("exception", f"deadband {about['deadband']:g} {unit}".rstrip() + f", max_silence {silence}"))
+        deadband = f"{about['deadband']:g} {unit}".rstrip()
+        rows.append(("exception", f"deadband {deadband}, max_silence {silence}"))
         for name, cell in (("last reported", passed["reported"]), ("held back", passed["held"])):
             if cell is not None:
                 text = f"{value(cell['value'], unit, states)}, {code(cell['quality'])}, {ago(cell['time'], now)}"
@@ -178,7 +189,7 @@ def steps(about: dict[str, Any]) -> list[str]:
         scale, offset = (float(Fraction(about.get(key, default))) for key, default in (("scale", 1), ("offset", 0)))
         found.append(f"raw x {scale:.10g}" + (f" {'-' if offset < 0 else '+'} {abs(offset):.10g}" if offset else ""))
     if ("min" in about or "max" in about) and "range" not in about["said"]:
-        found.append(f"outside {about.get('min', 'any')}..{about.get('max', 'any')}: {about['out_of_range']}")
+        found.append(f"limits {about.get('min', 'any')}..{about.get('max', 'any')}: {_RULES[about['out_of_range']]}")
     if "states" in about:
-        found.append(f"{len(about['states'])} named states; a number without a name is uncertain")
+        found.append(f"{len(about['states'])} named states; a number without a name would be marked uncertain")
     return found or ["as it comes"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from gateway.fleet import Gateway
@@ -69,25 +69,28 @@ def _table(rows: list[_Row], now: int) -> None:
     import sys
 
     from rich.console import Console
-    from rich.table import Table
 
-    names = ("gateway", "trouble", "last contact", "births", "online since", "version", "backlog", "complete", "clock")
-    table = Table(*names, box=None, header_style="bold", pad_edge=False)
+    from gateway.cli.shown import table
+
+    made = table(
+        "gateway", "trouble", "last contact", "births", "online since", "version", "backlog", "complete", "clock",
+        box=None, header_style="bold", pad_edge=False,
+    )  # fmt: skip
     for row in rows:
         each = row.of
-        table.add_row(
+        made.add_row(
             each.gateway,
-            ", ".join(row.trouble) or "-",
-            f"{_span(now - each.contact)} ago" if each.contact else "?",
+            ", ".join(map(word, row.trouble)) or "-",
+            say(f"{_span(now - each.contact)} ago") if each.contact else "?",
             str(each.births),
             _span(now - each.born) if each.online and each.born else "-",
             each.version or "?",
             str(each.waiting) if each.summed else "?",
-            "?" if row.undeclared is None else "no" if row.undeclared else "yes",
+            "?" if row.undeclared is None else word("no") if row.undeclared else word("yes"),
             "?" if each.offset is None else f"{each.offset / 1e9:+.1f} s",
         )
     wide = None if sys.stdout.isatty() else 1000
-    Console(width=wide, highlight=False, markup=False, emoji=False).print(table)
+    Console(width=wide, highlight=False, markup=False, emoji=False).print(made)
     troubled = sum(bool(row.trouble) for row in rows)
     typer.echo(say(f"{len(rows)} gateways, {troubled} in trouble"))
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.language import say, word
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -54,14 +56,14 @@ def _page(directory: Path, max_size: int, found: Survey) -> list[RenderableType]
     from rich.markup import escape
     from rich.table import Table
 
-    from gateway.cli.shown import size
+    from gateway.cli.shown import size, table
 
     head = Table.grid(padding=(0, 2))
     head.add_column(style="dim")
     head.add_column()
     share = found.bytes / max_size
     rows = {
-        "journal": f"{found.id} in {escape(str(directory))}, since {_time(found.created)}",
+        "journal": f"{found.id} in {directory}, since {_time(found.created)}",
         "kept": f"{_count(found.records, 'record')}, {_count(found.readings, 'reading')}, {size(found.bytes)}"
         f" ({share:.1%} of {size(max_size)}); {size(found.file_bytes)} on disk",
         "from, to": f"{_time(found.oldest)} … {_time(found.newest)}",
@@ -69,17 +71,18 @@ def _page(directory: Path, max_size: int, found: Survey) -> list[RenderableType]
         "dropped": _count(found.dropped, "reading"),
     }
     for name, text in rows.items():
-        head.add_row(name, f"[bold red]{text}[/]" if name == "dropped" and found.dropped else text)
-    table = Table("publisher", "delivered", "to send", "oldest", title_justify="left")
+        said = escape(say(text))
+        head.add_row(word(name), f"[bold red]{said}[/]" if name == "dropped" and found.dropped else said)
+    made = table("publisher", "delivered", "to send", "oldest")
     for each in found.publishers:
         waiting = f"{_count(each.pending_readings, 'reading')} in {_count(each.pending_records, 'record')}"
-        table.add_row(
+        made.add_row(
             escape(each.name),
-            _count(each.delivered_readings, "reading"),
-            waiting if each.pending_records else "nothing",
+            say(_count(each.delivered_readings, "reading")),
+            say(waiting) if each.pending_records else word("nothing"),
             _time(each.oldest),
         )
-    return [head, table]
+    return [head, made]
 
 
 def _count(number: int, what: str) -> str:

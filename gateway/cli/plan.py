@@ -133,58 +133,58 @@ def _write(site: Path, links: Sequence[Link], said: Sequence[Differs]) -> None:
     made = filled(site, links, said)
     for file, text in made.texts.items():
         replace(file, text.encode())
-        print(f"{file}: written", file=sys.stderr)
-    print(f"{_count(len(made.tags), 'tag')} filled in from the servers", file=sys.stderr)
+        print(say(f"{file}: written"), file=sys.stderr)
+    print(say(f"{_count(len(made.tags), 'tag')} filled in from the servers"), file=sys.stderr)
     if made.left:
         left = ", ".join(made.left[:10]) + (", ..." if len(made.left) > 10 else "")
-        print(
-            f"{_count(len(made.left), 'tag')} not written (of a template, of a slice, or said in part): {left}",
-            file=sys.stderr,
-        )
+        unwritten = f"{_count(len(made.left), 'tag')} not written (of a template, of a slice, or said in part): {left}"
+        print(say(unwritten), file=sys.stderr)
 
 
 def _answer(answer: dict[str, Any]) -> Table | str:
     from rich.markup import escape
-    from rich.table import Table
+
+    from gateway.cli.shown import table
 
     if answer["error"]:
-        return f"[bold red]{escape(answer['link'])}:[/] {escape(answer['error'])}"
+        return f"[bold red]{escape(answer['link'])}:[/] {escape(say(answer['error']))}"
     if not answer["agreed"]:
-        return f"{escape(answer['link'])}: connected; nothing is subscribed"
-    table = Table("device / group", "", "asked", "got", title=escape(answer["link"]), title_justify="left")
+        return escape(say(f"{answer['link']}: connected; nothing is subscribed"))
+    made = table("device / group", "", "asked", "got", title=escape(answer["link"]))
     for each in answer["agreed"]:
         style = None if each["asked"] == each["got"] else "yellow"
-        table.add_row(
-            escape(f"{each['device']} / {each['group']}"), each["what"], each["asked"], each["got"], style=style
-        )
-    return table
+        name = escape(f"{each['device']} / {each['group']}")
+        made.add_row(name, say(each["what"]), say(each["asked"]), say(each["got"]), style=style)
+    return made
 
 
 def _differ(answer: dict[str, Any]) -> Table:
     """Show where the server does not agree with the file."""
     from rich.markup import escape
-    from rich.table import Table
+
+    from gateway.cli.shown import table
 
     differ = answer["differ"]
     more = f"; {len(differ) - _SHOWN} more with --json" if len(differ) > _SHOWN else ""
-    title = f"{escape(answer['link'])}: the server says otherwise than the file of {_count(len(differ), 'key')}{more}"
-    table = Table("tag", "", "file", "server", title=title, title_justify="left", title_style="yellow")
+    title = f"{answer['link']}: the server says otherwise than the file of {_count(len(differ), 'key')}{more}"
+    made = table("tag", "", "file", "server", title=escape(say(title)), title_style="yellow")
     for each in differ[:_SHOWN]:
         name = escape(f"{each['device']}/{each['tag']}")
-        table.add_row(name, each["what"], escape(each["file"]), escape(each["server"]))
-    return table
+        made.add_row(name, say(each["what"]), escape(each["file"]), escape(each["server"]))
+    return made
 
 
 def _table(plan: LinkPlan, *, requests: bool) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
-    title = f"{escape(plan.link.name)} ({plan.link.driver}), load {plan.load:.1%}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("device / group", overflow="fold")
-    table.add_column("request" if requests else "requests", overflow="fold", justify="left" if requests else "right")
-    for name in ("wanted", "fetched", "time", "interval", "load"):
-        table.add_column(name, justify="right", no_wrap=True)
+    from gateway.cli.shown import table
+
+    title = escape(say(f"{plan.link.name} ({plan.link.driver}), load {plan.load:.1%}"))
+    numbers = ("requests", "wanted", "fetched", "time", "interval", "load")
+    made = table(
+        "device / group", "request" if requests else "requests", "wanted", "fetched", "time", "interval", "load",
+        right=numbers, title=title, title_style="bold",
+    )  # fmt: skip
     for group in plan.groups:
         name = escape(f"{group.group.device} / {group.group.name}")
         count = len(group.requests)
@@ -196,9 +196,9 @@ def _table(plan: LinkPlan, *, requests: bool) -> Table:
         busy = f"[bold red]{group.load:.1%}[/]" if group.load > 1 else f"{group.load:.1%}"
         what = f"{_count(group.tags, 'tag')} in {_count(count, 'request')}" if requests else str(count)
         interval = lasting(group.group.interval / 1e9)
-        table.add_row(
+        made.add_row(
             name,
-            what,
+            say(what),
             str(wanted),
             str(fetched),
             lasting(group.seconds),
@@ -207,10 +207,10 @@ def _table(plan: LinkPlan, *, requests: bool) -> Table:
             style="bold" if requests else None,
         )
         for each in group.requests if requests else ():
-            table.add_row("", escape(each.text), str(each.wanted), str(each.fetched), lasting(each.seconds), "", "")
+            made.add_row("", escape(say(each.text)), str(each.wanted), str(each.fetched), lasting(each.seconds), "", "")
         if requests:
-            table.add_section()
-    return table
+            made.add_section()
+    return made
 
 
 def _count(number: int, what: str) -> str:

@@ -39,8 +39,9 @@ def probe(
     """Connect to the devices, read every tag once, and show raw, value and a verdict on each. Reads only.
 
     Verdicts: plausible, out of range, wrong word order? (with the one to try), illegal address, wrong type, no value,
-    not answering. A running daemon is not asked and not needed; a device that serves one session only is not free while
-    it runs. Exits 1 where anything is off.
+    not answering. A device keeps one byte order: where all its tags that can tell say another one, its counters are
+    judged by that too, and the last line says how to mend the site file. A running daemon is not asked and not needed;
+    a device that serves one session only is not free while it runs. Exits 1 where anything is off.
 
     Example: plantbridge probe site.yaml press-1 --report acceptance.html
     """
@@ -74,7 +75,7 @@ def probe(
     if json:
         _json(about, found)
     else:
-        _show(found, only_off=off)
+        _show(found, site, only_off=off)
     raise typer.Exit(1 if any(each.off for each in found) else 0)
 
 
@@ -92,7 +93,7 @@ async def _probe(wanted: Sequence[tuple[Link, list[Device]]]) -> list[CheckedDev
         len(table) for _, devices in wanted for device in devices for group in device.groups for table in group.tables
     )
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"reading {total} tags", total=total)
+        task = progress.add_task(say(f"reading {total} tags"), total=total)
 
         def step(tags: int) -> None:
             progress.advance(task, tags)
@@ -159,6 +160,7 @@ def _json(about: About, found: Sequence[CheckedDevice]) -> None:
                 "link": each.link.name,
                 "error": each.error,
                 "off": each.off,
+                "order": each.order,
                 "tags": [
                     {
                         "name": tag.name, "address": tag.tag.address, "where": str(tag.tag.where), "raw": tag.raw,
@@ -174,31 +176,39 @@ def _json(about: About, found: Sequence[CheckedDevice]) -> None:
     print(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
 
 
-def _show(found: Sequence[CheckedDevice], *, only_off: bool) -> None:
+def _show(found: Sequence[CheckedDevice], site: Path, *, only_off: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    from gateway.acceptance.report import HEADINGS, cells, result
+    from gateway.acceptance.report import HEADINGS, advice, cells, result
+    from gateway.cli.shown import table
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     for device in found:
         if device.error:
-            console.print(say(f"[bold red]{escape(device.device.name)}:[/] {escape(device.error)}"), highlight=False)
+            console.print(f"[bold red]{escape(_named(device))}[/]", highlight=False)
         rows = [each for each in device.tags if not (only_off and each.fine) and not device.error]
         if not rows:
             continue
-        table = Table(*HEADINGS, title=escape(device.device.name), title_justify="left", title_style="bold")
+        made = table(*HEADINGS, title=escape(device.device.name), title_style="bold")
         for number in (2, 3):
-            table.columns[number].justify = "right"
-        for column in table.columns:
-            column.overflow = "fold"
+            made.columns[number].justify = "right"
         for each in rows:
             texts = [escape(cell) for cell in cells(each, _shown())]
             texts[0] = texts[0].partition("/")[2]
             if not each.fine and each.note:
-                texts[-1] += f": {escape(each.note)}\n{escape(str(each.tag.where))}"
-            table.add_row(*texts, style=None if each.fine else "red")
-        console.print(table)
+                texts[-1] += f"\n{escape(say(each.note))}\n{escape(str(each.tag.where))}"
+            made.add_row(*texts, style=None if each.fine else "red")
+        console.print(made)
     passed, sentence = result(found)
-    console.print(f"[{'green' if passed else 'bold red'}]{escape(sentence)}[/]", highlight=False)
+    console.print(f"[{'green' if passed else 'bold red'}]{escape(say(sentence))}[/]", highlight=False)
+    for device in found:
+        for text in advice(device, str(site)):
+            console.print(escape(say(text)), highlight=False, soft_wrap=True)
+
+
+def _named(device: CheckedDevice) -> str:
+    """Say why a device could not be read; its name once, where the reason begins with it."""
+    name = device.device.name
+    said = say(device.error)
+    return said if said.startswith(name) else f"{name}: {said}"

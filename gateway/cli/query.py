@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from gateway.stores.questions import Row
@@ -98,7 +98,7 @@ def query(
     database = _database(source)
     if export is not None:
         added = questions.export(database, export, *_range(since, from_, to), gateway)
-        typer.echo(f"{added} rows added to {export}; what was there already was left as it is.")
+        typer.echo(say(f"{added} rows added to {export}; what was there already was left as it is."))
         return
     if sql is None:
         ids = questions.find(database, tags or [], gateway)
@@ -115,7 +115,7 @@ def query(
             sql = questions.between(ids, start, end, most)
         if form is not Form.PARQUET:
             if not _show(questions.rows(database, sql), form, output, limit or TABLE_ROWS):
-                typer.echo(questions.emptiness(database, ids), err=True)
+                typer.echo(say(questions.emptiness(database, ids)), err=True)
             return
         sql = sql if every else questions.columns(sql)
     if limit is not None:
@@ -227,6 +227,7 @@ def _show(rows: Iterator[Row], form: Form, output: Path | None, most: int) -> bo
     more, every = len(every) > most, every[-most:]
     several = len({row.gateway for row in every}) > 1
     names = ["time", *(["gateway"] if several else []), "tag", "value", "unit", "quality"]
+    names = [word(name) for name in names]
     lines = (
         (
             local(row.time),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from gateway import quality
-from gateway.cli.scan import WIDTH, Place, Site, lasting, link_options
+from gateway.cli.scan import WIDTH, Links, Place, Site, lasting, link_options
 from gateway.language import say
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def read(
         typer.Argument(help="holding:100, or with a type: 'holding:100 float32 CDAB'.", metavar="ADDRESS"),
     ],
     site: Site = None,
+    links: Links = None,
     unit: Annotated[int, typer.Option(help="Unit id.", min=0, max=255)] = 1,
     count: Annotated[
         int | None,
@@ -50,7 +51,7 @@ def read(
     """
     import asyncio
 
-    options = link_options(link, site)
+    options = link_options(link, site, links)
     good = asyncio.run(_read(options, addresses, unit, count, timeout))
     raise typer.Exit(0 if good else 1)
 
@@ -115,9 +116,9 @@ async def _value(driver: ModbusDriver, options: ModbusLink, pace: Pace, line: st
 async def _window(driver: ModbusDriver, pace: Pace, area: Any, address: int, count: int) -> bool:
     """Show registers in every type and order."""
     from rich.console import Console
-    from rich.table import Table
 
     from drivers.modbus.probe import meanings, read_window
+    from gateway.cli.shown import table
 
     data = await read_window(driver, pace, area, address, count)
     if isinstance(data, str):
@@ -131,10 +132,10 @@ async def _window(driver: ModbusDriver, pace: Pace, area: Any, address: int, cou
         column = {"ABCDEFGH": "ABCD", "GHEFCDAB": "CDAB", "BADCFEHG": "BADC", "HGFEDCBA": "DCBA"}.get(letters, letters)
         shown = f"[bold green]{meaning.value} *[/]" if meaning.plausible else f"[dim]{meaning.value}[/]"
         rows.setdefault(meaning.type, {})[column] = shown
-    table = Table("type", "ABCD", "CDAB", "BADC", "DCBA")
+    made = table("type", "ABCD", "CDAB", "BADC", "DCBA")
     for type_, cells in rows.items():
-        table.add_row(type_, *(cells.get(order, "") for order in ("ABCD", "CDAB", "BADC", "DCBA")))
-    console.print(table)
+        made.add_row(type_, *(cells.get(order, "") for order in ("ABCD", "CDAB", "BADC", "DCBA")))
+    console.print(made)
     console.print(
         say("* plausible. The first register is the first of each value; write the order as the column says.")
     )

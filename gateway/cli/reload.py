@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.language import say
+
 
 def reload(
     site: Annotated[Path, typer.Argument(help="The site file.", metavar="SITE.yaml")],
@@ -32,7 +34,7 @@ def load_again(site: Path) -> int:
     answer = ask(loaded.data, {"ask": "reload"}, timeout=COMPILE + loaded.probation + 60)
     outcome, lines = str(answer["outcome"]), list(map(str, answer["lines"]))
     said = {APPLIED: "The new configuration runs:", UNCHANGED: "Nothing differs from what runs."}
-    print(said.get(outcome, f"The new configuration does not run ({outcome}):"))
+    print(say(said.get(outcome, f"The new configuration does not run ({outcome}):")))
     for line in lines:
-        print(f"  {line}")
+        print(f"  {say(line)}")
     return EXIT[outcome]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from drivers.modbus.probe import Silence, Unit
@@ -35,11 +35,16 @@ Place = Annotated[
 Site = Annotated[
     Path | None, typer.Option(help="A site file: LINK is then a link's name, and its keys hold (tls, pauses, ...).")
 ]
+Links = Annotated[
+    Path | None,
+    typer.Option(help="JSON file of link urls that stand in for the site's, as `simulate --map` writes it."),
+]
 
 
 def scan(
     link: Place,
     site: Site = None,
+    links: Links = None,
     units: Annotated[str | None, typer.Option(help="Unit ids: 1..247 or 1,2,17. On TCP also 0 and 255.")] = None,
     timeout: Annotated[
         float, typer.Option(help="How long a unit may take to answer.", parser=lasting, metavar="DURATION")
@@ -66,10 +71,10 @@ def scan(
     from rich.console import Console
     from rich.progress import Progress
 
-    options = link_options(link, site)
+    options = link_options(link, site, links)
     wanted = unit_ids(units, options.url)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"asking {len(wanted)} unit ids", total=len(wanted))
+        task = progress.add_task(say(f"asking {len(wanted)} unit ids"), total=len(wanted))
         found, silent = asyncio.run(_scan(options, wanted, (timeout, pause, longest), lambda: progress.advance(task)))
     asked = len(found) + len(silent)
     if json:
@@ -125,16 +130,20 @@ async def _scan(
     return found, silent
 
 
-def link_options(link: str, site: Path | None) -> ModbusLink:
+def link_options(link: str, site: Path | None, urls: Path | None = None) -> ModbusLink:
     """Give the options of a link: of a URL alone, or of a link of a site file by its name."""
     from pydantic import ValidationError
 
     from drivers.modbus.spec import ModbusLink
 
+    if urls is not None and site is None:
+        raise typer.BadParameter("it tells where the links of a site are: add --site SITE.yaml", param_hint="--links")
     if site is not None and "://" not in link:
+        from gateway.cli.run import _urls
         from gateway.config import load_site
 
-        links = {each.name: each.options for each in load_site(site).links if isinstance(each.options, ModbusLink)}
+        loaded = load_site(site, links=_urls(urls) if urls else None)
+        links = {each.name: each.options for each in loaded.links if isinstance(each.options, ModbusLink)}
         if link not in links:
             reason = f"{site} has no Modbus link {link!r}; it has {', '.join(links) or 'none'}"
             raise typer.BadParameter(reason, param_hint="LINK")
@@ -148,16 +157,17 @@ def link_options(link: str, site: Path | None) -> ModbusLink:
 
 def _print(found: Sequence[Unit], silent: Sequence[Silence], wanted: int) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from gateway.cli.shown import table
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if found:
-        table = Table("unit", "answers with", "vendor", "product", "revision", "more")
+        made = table("unit id", "answers with", "vendor", "product", "revision", "more")
         for unit in found:
             names = dict(unit.names)
             cells = [names.pop(name, "") for name in ("vendor", "product", "revision")]
-            table.add_row(str(unit.unit), unit.answer, *cells, ", ".join(f"{k} {v}" for k, v in names.items()))
-        console.print(table)
+            made.add_row(str(unit.unit), word(unit.answer), *cells, ", ".join(f"{k} {v}" for k, v in names.items()))
+        console.print(made)
     asked = len(found) + len(silent)
     stopped = "" if asked == wanted else f" (stopped after {asked} of {wanted}: time is up)"
     console.print(say(f"{len(found)} of {asked} unit ids answer{stopped}."))

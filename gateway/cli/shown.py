@@ -1,15 +1,34 @@
-"""How commands show times, durations, sizes and values to people."""
+"""How commands show tables, times, durations, sizes and values to people, in the language in use."""
 
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from gateway.language import say, word
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def table(*headings: str, right: Collection[str] = (), **looks: Any) -> Table:
+    """Make a table with these headings in the language in use; the columns of `right` hold numbers."""
+    from rich.table import Table
+
+    made = Table(**{"title_justify": "left", **looks})
+    for each in headings:
+        if each in right:
+            made.add_column(word(each), justify="right", no_wrap=True)
+        else:
+            made.add_column(word(each), overflow="fold")
+    return made
 
 
 def moment(ns: int) -> str:
     """Give a time in the zone of this machine, to the millisecond; "never" for 0."""
     if not ns:
-        return "never"
+        return word("never")
     try:
         return datetime.datetime.fromtimestamp(ns / 1e9).astimezone().isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):  # a source's clock may say anything
@@ -19,9 +38,9 @@ def moment(ns: int) -> str:
 def ago(ns: int, now: int) -> str:
     """Say how long ago a time is."""
     if not ns:
-        return "never"
+        return word("never")
     seconds = (now - ns) / 1e9
-    return f"{lasting(seconds)} ago" if seconds >= 0 else f"in {lasting(-seconds)}"
+    return say(f"{lasting(seconds)} ago" if seconds >= 0 else f"{lasting(-seconds)} ahead")
 
 
 def lasting(seconds: float) -> str:
@@ -32,7 +51,7 @@ def lasting(seconds: float) -> str:
         return f"{seconds:.3g} s"
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+    return f"{seconds / 3600:.0f} h" if seconds < 172800 else say(f"{seconds / 86400:.0f} days")
 
 
 def size(octets: float) -> str:
@@ -47,10 +66,10 @@ def size(octets: float) -> str:
 def value(found: Any, unit: str = "", states: dict[str, str] | None = None) -> str:
     """Write a value with its unit, or the name of its state."""
     if found is None:
-        return "no value"
+        return say("no value")
     if states and isinstance(found, int | float) and not isinstance(found, bool):
         name = states.get(str(int(found))) if found == int(found) else None
-        return f"{found:.10g} ({name or 'no such state'})"
+        return f"{found:.10g} ({name or say('no such state')})"
     text = _float(found) if isinstance(found, float) else str(found).lower() if isinstance(found, bool) else str(found)
     return f"{text} {unit}" if unit else text
 

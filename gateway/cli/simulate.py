@@ -156,7 +156,7 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
             elsewhere = any(_moved(each.link.options.url, each.url) for each in simulator.links if each.url)
             show(table(site, simulator), path, map_file, elsewhere=elsewhere)
             print("READY", flush=True)
-            playing = asyncio.create_task(simulator.play(lambda text: print(text, flush=True)))
+            playing = asyncio.create_task(simulator.play(lambda text: print(say(text), flush=True)))
             stopped = asyncio.create_task(stop.wait())
             if lasting is not None:
                 asyncio.get_running_loop().call_later(lasting, stop.set)
@@ -193,16 +193,15 @@ def write_map(path: Path, urls: dict[str, str]) -> None:
 
 def table(site: Site, simulator: SiteSimulator) -> Table:
     """Say for each link where its stand-in is."""
-    from rich.table import Table
+    from gateway.cli import shown as ways
 
-    shown = Table(title=f"simulated site {site.gateway}", title_justify="left")
     notes = any(each.note for each in simulator.links)
-    for heading in ("link", "devices", "tags", "simulated at", *([""] if notes else [])):
-        shown.add_column(heading, justify="right" if heading == "tags" else "left", overflow="fold")
+    title = say(f"simulated site {site.gateway}")
+    shown = ways.table("link", "devices", "tags", "simulated at", *([""] if notes else []), right=["tags"], title=title)
     for each in simulator.links:
         names = ", ".join(device.name for device in each.link.devices)
         tags = sum(len(table) for table in each.link.tables)
-        shown.add_row(each.link.name, names, str(tags), each.url or "-", *([each.note] if notes else []))
+        shown.add_row(each.link.name, names, str(tags), each.url or "-", *([say(each.note)] if notes else []))
     return shown
 
 

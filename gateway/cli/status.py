@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli import asked
 from gateway.cli.asked import Place
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -120,49 +120,49 @@ def _head(answer: dict[str, Any]) -> RenderableType:
     journal = answer["journal"]
     up = lasting((answer["now"] - answer["started"]) / 1e9)
     share = journal["bytes"] / journal["max_size"]
-    rate = f"{answer['journalled']:.4g} readings/s in"
-    return (
-        f"[bold]{_escaped(answer['gateway'])}[/] {answer['version']}, process {answer['pid']}, up {up}; journal"
-        f" {size(journal['bytes'])} ({share:.1%} of {size(journal['max_size'])}), {rate}"
+    head = (
+        f"{answer['version']}, process {answer['pid']}, up {up}; the journal takes {size(journal['bytes'])}"
+        f" ({share:.1%} of {size(journal['max_size'])}), {answer['journalled']:.4g} readings/s come in"
     )
+    return f"[bold]{_escaped(answer['gateway'])}[/] {_escaped(say(head))}"
 
 
 def _devices(answer: dict[str, Any]) -> Table:
-    from rich.table import Table
+    from gateway.cli.shown import ago, lasting, table
 
-    from gateway.cli.shown import ago, lasting
-
-    table = Table(title_justify="left")
-    table.add_column("link / device / group", overflow="fold")
-    for name in ("state", "tags", "bad", "every", "last scan", "took", "skipped", "readings/s"):
-        table.add_column(name, justify="right" if name != "state" else "left", no_wrap=True)
+    numbers = ("tags", "bad", "every", "last scan", "took", "skipped", "readings/s")
+    made = table(
+        "link / device / group", "state", "tags", "bad", "every", "last scan", "took", "skipped", "readings/s",
+        right=numbers,
+    )  # fmt: skip
+    made.columns[1].no_wrap = True
     for link in answer["links"]:
-        table.add_row(f"[bold]{_escaped(link['link'])}[/] {_escaped(link['url'])}", _state(link["up"]))
+        made.add_row(f"[bold]{_escaped(link['link'])}[/] {_escaped(link['url'])}", _state(link["up"]))
         for device in link["devices"]:
             rate = f"{device['readings']:.4g}"
-            table.add_row(f"  {_escaped(device['device'])}", _state(device["up"]), *[""] * 6, rate)
+            made.add_row(f"  {_escaped(device['device'])}", _state(device["up"]), *[""] * 6, rate)
             for group in device["groups"]:
                 bad = f"[bold red]{group['bad']}[/]" if group["bad"] else "" if group["subscribed"] else "0"
                 took = "" if group["subscribed"] else lasting(group["took"])
-                every = "on change" if group["subscribed"] else lasting(group["interval"] / 1e9)
+                every = say("on change") if group["subscribed"] else lasting(group["interval"] / 1e9)
                 last = ago(group["began"], answer["now"])
                 cells = (str(group["tags"]), bad, every, last, took, str(group["skipped"]))
-                table.add_row(f"    {_escaped(group['group'])}", "", *cells, "")
-    return table
+                made.add_row(f"    {_escaped(group['group'])}", "", *cells, "")
+    return made
 
 
 def _state(up: bool | None) -> str:
-    return {True: "[green]up[/]", False: "[bold red]down[/]", None: "[yellow]not tried[/]"}[up]
+    if up is None:
+        return f"[yellow]{word('not tried')}[/]"
+    return f"[green]{word('up')}[/]" if up else f"[bold red]{word('down')}[/]"
 
 
 def _publishers(answer: dict[str, Any]) -> Table:
-    from rich.table import Table
+    from gateway.cli.shown import ago, table
 
-    from gateway.cli.shown import ago
-
-    table = Table("publisher", "state", "to send", "last taken", "readings/s")
+    made = table("publisher", "state", "to send", "last taken", "readings/s")
     for each in answer["publishers"]:
-        waits = f"{each['pending_records']} records" if each["pending_records"] > 0 else "nothing"
+        waits = say(f"{each['pending_records']} records") if each["pending_records"] > 0 else word("nothing")
         name = f"{_escaped(each['publisher'])} {_escaped(' or '.join(each['url']))}"
-        table.add_row(name, _state(each["up"]), waits, ago(each["taken_at"], answer["now"]), f"{each['readings']:.4g}")
-    return table
+        made.add_row(name, _state(each["up"]), waits, ago(each["taken_at"], answer["now"]), f"{each['readings']:.4g}")
+    return made

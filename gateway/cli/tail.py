@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.asked import Place, found
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,7 +122,13 @@ def _lines(rows: Iterator[list[Row] | int]) -> None:
             print(say(f"({some} readings dropped: this reader is too slow)"), flush=True)
             continue
         for row in some:
-            print(moment(row.time), row.name, _value(row), code(row.quality), *(["(history)"] if row.backfill else []))
+            print(
+                moment(row.time),
+                row.name,
+                _value(row),
+                code(row.quality),
+                *([word("(history)")] if row.backfill else []),
+            )
         sys.stdout.flush()
 
 
@@ -157,19 +163,19 @@ def _live(rows: Iterator[list[Row] | int]) -> None:
 
 def _table(newest: dict[str, Row], dropped: int, height: int) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
-    from gateway.cli.shown import code, moment
+    from gateway.cli.shown import code, moment, table
     from gateway.quality import severity
 
     room = max(1, height - 6)
     names = sorted(newest)
     more = f"{len(names) - room} more tags: name some, or make the window higher" if len(names) > room else ""
     late = f"{dropped} readings dropped: this terminal is too slow" if dropped else ""
-    table = Table("tag", "value", "quality", "source time", caption="; ".join(filter(None, (more, late))) or None)
-    table.columns[1].justify = "right"
+    caption = "; ".join(say(each) for each in (more, late) if each)
+    made = table("tag", "value", "quality", "source time", caption=caption or None)
+    made.columns[1].justify = "right"
     for name in names[:room]:
         row = newest[name]
         style = {"Good": None, "Uncertain": "yellow", "Bad": "red"}[severity(row.quality)]
-        table.add_row(escape(name), escape(_value(row)), code(row.quality), moment(row.time)[11:23], style=style)
-    return table
+        made.add_row(escape(name), escape(_value(row)), code(row.quality), moment(row.time)[11:23], style=style)
+    return made

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from gateway.language import say
+
 
 def version(json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
     """Show the version of PlantBridge, of Python, and of the packages that carry it.
@@ -30,4 +32,4 @@ def version(json: Annotated[bool, typer.Option("--json", help="As one JSON objec
         print(orjson.dumps(found).decode())
         return
     for name, number in found.items():
-        print(f"{name:16} {number}")
+        print(f"{name:16} {say(number)}")

@@ -56,8 +56,8 @@ class Catalogue:
         return self._say(text, _DEEPEST)
 
     def word(self, text: str) -> str:
-        """Give a word of ours; as it is where it is none."""
-        return self._words.get(text, text)
+        """Give a word of ours, or a text; as it is where it is neither."""
+        return self._words.get(text) or self.say(text)
 
     def template(self, text: str) -> str:
         """Give the template that a text was made from; nothing where that is not known."""
@@ -83,6 +83,8 @@ class Catalogue:
 
     def _parts(self, text: str, deep: int) -> str:
         """Translate what a text that is no message was put together from."""
+        if text.endswith(".") and (whole := self._say(text[:-1], deep - 1)) != text[:-1]:
+            return f"{whole}。"  # a reason that was ended as a sentence
         for joint, ours in _JOINTS:
             if joint in text:
                 parts = text.split(joint)
@@ -167,6 +169,6 @@ def say(text: str) -> str:
 
 
 def word(text: str) -> str:
-    """Give a word of ours, such as the name of a severity, in the language in use."""
+    """Give a word of ours, such as a heading, a state or a severity, in the language in use."""
     wanted = language()
     return text if wanted == "en" else catalogue(wanted).word(text)

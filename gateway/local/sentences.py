@@ -193,7 +193,12 @@ def _sent(found: dict[str, Any], site: str, told: Account) -> None:
                 f"plantbridge status {site}",
             )
         elif sequence and each["waits"]:
-            told.said.append(f"Publisher {name} is connected; the last record {sequence} is on its way.")
+            told.said.append(
+                f"Publisher {name} is connected; record {sequence}, the last with this tag, is on its way. Records are"
+                f" acknowledged as they come, later ones may be before it: record {each['taken']} was the last to be."
+                if each.get("taken", 0) > sequence
+                else f"Publisher {name} is connected; record {sequence}, the last with this tag, is on its way."
+            )
         elif sequence:
             told.said.append(f"Publisher {name} has sent all of it: the broker took record {sequence} or a later one.")
 

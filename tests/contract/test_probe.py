@@ -89,6 +89,37 @@ async def test_a_wrong_word_order_is_recognised_and_the_right_one_named(tmp_path
     assert "oven/heat" not in found
 
 
+COUNTERS = """
+          energy: {address: holding:20 uint64, scale: 0.001, simulate: {signal: constant, low: 12345, high: 12345}}
+          hours: {address: holding:24 uint32, simulate: {signal: constant, low: 4711, high: 4711}}
+          serial: holding:8 uint64
+"""
+
+
+async def test_a_device_that_swaps_words_is_judged_as_a_whole_and_the_way_to_mend_it_named(tmp_path: Path) -> None:
+    """A counter may hold anything; beside floats that all say CDAB it is not plausible as it stands."""
+    true = TRUE.replace("ABCD", "CDAB").replace("\n          parts: holding:8 uint64", COUNTERS.rstrip())
+    true = true.replace("      press:\n", "      press:\n        order: CDAB\n").replace("float32 CDAB", "float32")
+    path = tmp_path / "site.yaml"
+    path.write_text(true)
+    async with ModbusServer(load_site(path).links[0]) as server:
+        true = true.replace("127.0.0.1:1", f"127.0.0.1:{await server.listen()}")
+        path.write_text(true)
+        code, found = await verdicts(path, "press")
+        assert {verdict for verdict, _ in found.values()} == {"plausible"}, found
+        path.write_text(true.replace("        order: CDAB\n", ""))
+        code, found = await verdicts(path, "press")
+        result = await invoke("probe", path, "press", "--report", tmp_path / "report.md")
+    assert code == 1
+    assert found["press/energy"][0] == found["press/hours"][0] == found["press/flow"][0] == "wrong word order?"
+    assert "the device's other tags say CDAB, which makes it 4711" in found["press/hours"][1]
+    assert found["press/state"][0] == "plausible"
+    mend = f"plantbridge import LIST --into {path} --device press --order CDAB"
+    assert mend in result.output.replace("\n", " ")
+    assert "`order: CDAB` at the device press" in (tmp_path / "report.md").read_text()
+    assert str(0x5EA8_00BC_0000_0000) in result.output  # raw, as it is read: none of its 64 bits is rounded
+
+
 async def test_a_refused_address_and_a_value_out_of_range_leave_their_neighbours_plausible(tmp_path: Path) -> None:
     limits = ("holding:4 uint16, states: {0: stopped, 1: running}", "holding:4 uint16, states: {7: stopped}")
     async with plant(tmp_path, limits) as (site, server):
