@@ -97,8 +97,9 @@ async def test_commands_that_ask_the_daemon_speak_chinese(local: Local) -> None:
 
 
 async def test_what_is_wrong_with_a_device_is_told_in_chinese(tmp_path: Path) -> None:
-    wrong = SITE.replace("holding:0 float32 ABCD", "holding:0 float32 CDAB").replace("1: running}, sim", "7: x}, sim")
-    async with running(tmp_path, SITE) as local:
+    steady = SITE.replace("deadband: 0}", "deadband: 0, simulate: {signal: constant, low: 87.5, high: 87.5}}")
+    wrong = steady.replace("holding:0 float32 ABCD", "holding:0 float32 CDAB").replace("1: running}, sim", "7: x}, sim")
+    async with running(tmp_path, steady) as local:
         local.path.write_text(wrong.replace("tcp://127.0.0.1:1\n", f"{local.site.links[0].options.url}\n"))
         local.server.faults[1].refused.add(("holding", 8))
         for name in ("report.html", "report.md"):
