@@ -39,6 +39,7 @@ NOT_WORDS = re.compile(
     r"|\b(?:plantbridge|systemctl|df) [\w .*'/:-]*"  # commands
     r"|\w+://[\w.:/\[\]-]*|[\w.-]*/[\w./*-]*"  # URLs, paths, tags
     r"|--?[\w-]+"  # options
+    r"|'[^'\n]*'"  # what a device says
     r"|\b(?:Good|Uncertain|Bad)[A-Za-z]*"  # names of qualities (OPC UA)
     r"|\b[0-9a-f]{2,}\b|\b[0-9a-f ]{4,}\b|(?<![A-Za-z0-9])\d+(?:\.\d+)?(?:e[+-]\d+)?"  # bytes, numbers
     r"|\b\w+-\w+-\w+\b"  # ids
