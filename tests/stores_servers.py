@@ -1,4 +1,4 @@
-"""Real time-series servers for tests: Debian's influxdb 1.6 and victoria-metrics, on ports the system assigns."""
+"""Real servers of stores for tests: Debian's influxdb 1.6 and victoria-metrics, moto's S3; ports the system assigns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
+import boto3
 import orjson
 import pytest
 
@@ -112,6 +114,46 @@ bind-address = "127.0.0.1:{rpc}"
                 tags = series.get("tags", {})
                 rows += [{**tags, **dict(zip(series["columns"], row, strict=True))} for row in series["values"]]
         return rows
+
+
+class Bucket(Server):
+    """moto's S3 server, with one bucket; it keeps everything in memory, so that a stop empties it."""
+
+    name = "moto_server"
+    options: Final = {"access_key": "someone", "secret_key": "secret"}
+
+    def command(self, port: int) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+    def start(self) -> Self:
+        super().start()
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id=self.options["access_key"],
+            aws_secret_access_key=self.options["secret_key"],
+        )
+        self.client.create_bucket(Bucket="plant")
+        return self
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.client.close()
+        super().stop(how)
+
+    def names(self, prefix: str) -> list[str]:
+        """Give the names of the objects under a prefix."""
+        found = self.client.list_objects_v2(Bucket="plant", Prefix=prefix)
+        return sorted(entry["Key"] for entry in found.get("Contents", ()))
+
+    def download(self, prefix: str, directory: Path) -> Path:
+        """Put objects into a directory under their names, as any S3 tool would."""
+        for key in self.names(prefix):
+            place = directory / key
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file("plant", key, str(place))
+        return directory / prefix
 
 
 class VictoriaMetrics(Server):

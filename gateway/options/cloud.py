@@ -53,13 +53,34 @@ class InfluxdbOptions(Options):
 
 
 class ParquetOptions(Options):
-    """A folder of Parquet files, by gateway and day."""
+    """A folder of Parquet files, by gateway and day; on this machine or in an S3-like bucket."""
 
     type: Literal["parquet"]
     path: str = "parquet"
-    """The folder; relative to the `data` directory."""
+    """The folder, relative to the `data` directory; or s3://bucket/prefix."""
     every: Duration = 300.0
     """How often readings move into the folder. Until then they are in `data`, in staging.duckdb, on the disk."""
+    endpoint: HttpUrl | None = None
+    """Of the bucket: where it is not Amazon's. https://minio.example:9000"""
+    region: str = "us-east-1"
+    access_key: str = ""
+    """Without it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment, or the machine's role."""
+    secret_key: str = Field(default="", repr=False)
+    bucket_in_host: bool = False
+    """The endpoint's host begins with the bucket's name (virtual-hosted style), as some clouds demand."""
+    timeout: Duration = 30.0
+    """For a request to the bucket."""
+
+    @model_validator(mode="after")
+    def _a_bucket_has_a_name_and_a_folder_has_no_endpoint(self) -> Self:
+        if self.path.startswith("s3://"):
+            if not self.path.removeprefix("s3://").split("/")[0]:
+                raise ValueError("path names no bucket: expected s3://bucket/prefix")
+        elif self.endpoint or self.access_key or self.secret_key:
+            raise ValueError("endpoint, access_key and secret_key are for path: s3://bucket/prefix")
+        if bool(self.access_key) != bool(self.secret_key):
+            raise ValueError("access_key and secret_key go together")
+        return self
 
 
 class PostgresOptions(Options):

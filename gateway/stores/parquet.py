@@ -1,4 +1,4 @@
-"""A folder of Parquet files as a store. How they lie is in gateway.stores.folder.
+"""A folder of Parquet files as a store, here or in an S3-like bucket. How they lie is in gateway.stores.folder.
 
 A write goes into a DuckDB file in the data directory (staging.duckdb) and is durable there when it returns; every
 `every`, and at each MOST_ROWS, what is in it moves into the folder. So files are few, however often ingest writes.
@@ -7,6 +7,9 @@ Once, and in whatever order: a row is looked for in staging when it comes, and i
 (only in their row groups of the same times); of two rows of a series with one time the first stays. A kill between the
 renaming of a file and the emptying of staging makes the rows move again, and be found. What staging has let go of is
 not counted in StoreReport.duplicates when it comes again.
+
+In a bucket (gateway.stores.bucket) the folder is a working copy of the days at hand; the bucket has the files before
+staging is emptied.
 
 One process for a folder: the second is refused (a lock on ROOT/.lock). A folder that cannot be written to is
 StoreUnavailable as soon as a move has failed: staging does not grow without end.
@@ -18,7 +21,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import duckdb
 import nanoarrow as na
@@ -31,6 +34,9 @@ from gateway.options import ParquetOptions
 from gateway.stores import folder, layout
 from gateway.stores.duckdb import DuckdbStore
 
+if TYPE_CHECKING:
+    from gateway.stores.bucket import Bucket
+
 MOST_ROWS: Final = 5_000_000  # in staging
 
 _FOREVER: Final = {"begin": -(2**63) + 2, "end": 2**63 - 2}
@@ -42,7 +48,13 @@ class ParquetStore:
     """One folder as a Store; relative paths begin at `data`."""
 
     def __init__(self, options: ParquetOptions, data: Path) -> None:
+        self._bucket: Bucket | None = None
         self.root = data / options.path
+        if options.path.startswith("s3://"):
+            from gateway.stores.bucket import Bucket
+
+            self.root = data / "bucket"
+            self._bucket = Bucket(options, self.root, data / "bucket-owner")
         self._every = options.every
         self._staging = DuckdbStore(data / "staging.duckdb", desk=False, rollups=False)
         self._lock: TextIO | None = None
@@ -54,6 +66,8 @@ class ParquetStore:
         """Take the folder. Raises StoreUnavailable: another process has it, or it cannot be written to."""
         if self._lock is None:
             self._lock = _locked(self.root)
+        if self._bucket is not None:
+            await asyncio.to_thread(self._bucket.open)
         await self._staging.open()
         if self._timer is None:
             self._timer = asyncio.create_task(self._move_in_time())
@@ -106,7 +120,13 @@ class ParquetStore:
                 part = folder.Partition(kind, gateway, day, day * folder.DAY, (day + 1) * folder.DAY)
                 # a stream that an error leaves open would keep the database from being rolled back
                 with contextlib.closing(na.ArrayStream(staging.sql(part.sql, params=part.parameters))) as rows:
+                    if self._bucket is not None:
+                        self._bucket.fetch(part.place(self.root))
                     folder.add(files, part, rows, self.root)
+                if self._bucket is not None:
+                    self._bucket.put(part.place(self.root))
+        if self._bucket is not None:
+            self._bucket.tidy()
         for table in ("gaps", *(name for name, _ in layout.TABLES.values())):
             staging.execute(f"DELETE FROM {table}")
 

@@ -33,7 +33,7 @@ from gateway.stores.parquet import ParquetStore
 from gateway.stores.postgres import PostgresStore
 from gateway.stores.victoriametrics import VictoriametricsStore
 from tests.influx_proxy import InfluxProxy
-from tests.stores_servers import InfluxDB, Postgres, Server, VictoriaMetrics, postgres_program
+from tests.stores_servers import Bucket, InfluxDB, Postgres, Server, VictoriaMetrics, postgres_program
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -261,18 +261,57 @@ async def parquet(directory: Path) -> AsyncIterator[Place]:
     options = ParquetOptions(type="parquet")
     root = directory / "data" / "parquet"
 
-    def readings() -> list[Stored]:
-        columns = "gateway, device, tag, unit, epoch_ns(time), kind, value, integer, unsigned, text, quality"
-        return [
-            Stored(*row[:5], _of_columns(Kind(row[5]), *row[6:10]), row[10])
-            for row in parquet_rows(root, "readings", columns)
-        ]
+    yield Place(
+        lambda: ParquetStore(options, directory / "data"),
+        lambda: parquet_readings(root),
+        lambda: parquet_gaps(root),
+        lambda: taken(root),
+        counts=False,
+    )
 
-    def gaps() -> list[tuple[str, Gap]]:
-        columns = 'gateway, device, "group", epoch_ns("start"), epoch_ns("end"), reason, readings, scans'
-        return [(row[0], Gap(*row[1:])) for row in parquet_rows(root, "gaps", columns)]
 
-    yield Place(lambda: ParquetStore(options, directory / "data"), readings, gaps, lambda: taken(root), counts=False)
+def parquet_readings(root: Path) -> list[Stored]:
+    columns = "gateway, device, tag, unit, epoch_ns(time), kind, value, integer, unsigned, text, quality"
+    return [
+        Stored(*row[:5], _of_columns(Kind(row[5]), *row[6:10]), row[10])
+        for row in parquet_rows(root, "readings", columns)
+    ]
+
+
+def parquet_gaps(root: Path) -> list[tuple[str, Gap]]:
+    columns = 'gateway, device, "group", epoch_ns("start"), epoch_ns("end"), reason, readings, scans'
+    return [(row[0], Gap(*row[1:])) for row in parquet_rows(root, "gaps", columns)]
+
+
+@asynccontextmanager
+async def bucket(directory: Path) -> AsyncIterator[Place]:
+    server, prefix = bucket_server(), f"lake/{uuid.uuid4().hex}"
+
+    def fetched() -> Path:
+        return server.download(prefix, directory / uuid.uuid4().hex)
+
+    yield Place(
+        lambda: ParquetStore(bucket_options(server, prefix), directory / "data"),
+        lambda: parquet_readings(fetched()),
+        lambda: parquet_gaps(fetched()),
+        lambda: stopped(server),
+        counts=False,
+    )
+
+
+def bucket_options(server: Bucket, prefix: str) -> ParquetOptions:
+    given = {"path": f"s3://plant/{prefix}", "endpoint": server.url, "timeout": "5 s", **Bucket.options}
+    return ParquetOptions.model_validate({"type": "parquet", **given})
+
+
+@functools.cache
+def bucket_server() -> Bucket:
+    """Give one server for all tests of this process, each with a prefix of its own."""
+    directory = tempfile.TemporaryDirectory(prefix="plantbridge-bucket-")
+    server = Bucket(Path(directory.name)).start()
+    atexit.register(directory.cleanup)
+    atexit.register(server.stop)
+    return server
 
 
 def parquet_rows(root: Path, kind: str, columns: str) -> list[tuple[Any, ...]]:
@@ -342,6 +381,7 @@ def postgres_server() -> Postgres:
 
 
 PLACES: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]]] = {
+    "bucket": bucket,
     "duckdb": duckdb,
     "influxdb": influxdb,
     "parquet": parquet,
