@@ -121,7 +121,7 @@ ADDRESS: list[Any] = [f"nsu={NAMESPACE};s=T"]
 async def test_every_policy_and_mode_reads_on_across_a_renewal_of_keys(
     served: Plant, folder: Path, policy: str, mode: str
 ) -> None:
-    options = {"security_policy": policy, "security_mode": mode, "pki": str(folder), "channel_lifetime": "400 ms"}
+    options = {"security_policy": policy, "security_mode": mode, "pki": str(folder), "channel_lifetime": "1 s"}
     async with driver(served.url, ADDRESS, **options) as (opened, plan):
         connection = opened._session.client.uaclient.protocol._connection
         first = connection.security_token.TokenId
