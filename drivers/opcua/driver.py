@@ -24,7 +24,7 @@ from asyncua.common.utils import Buffer
 from asyncua.ua.ua_binary import nodeid_to_binary
 from numpy.typing import NDArray
 
-from drivers.opcua import described, explain, names, rows, wire
+from drivers.opcua import described, explain, names, ranges, rows, wire
 from drivers.opcua.address import parse_node
 from drivers.opcua.browse import browse
 from drivers.opcua.decode import Columns
@@ -32,6 +32,7 @@ from drivers.opcua.events import QUEUE, Told, known_types, select
 from drivers.opcua.items import Watched, Wish
 from drivers.opcua.mark import Mark, group_key, pack, unpack
 from drivers.opcua.plan import CHUNK, EventWish, OpcuaPlan, plan
+from drivers.opcua.ranges import Cut
 from drivers.opcua.session import HEALTHY, TOO_MUCH, Refused, Session
 from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
@@ -51,11 +52,12 @@ LOOK_AGAIN: Final = 30.0  # s; nodes without a node id are looked up again this 
 class _Prepared:
     """A plan as this session asks for it: encoded requests, and which row of the answer is which node."""
 
-    ids: list[bytes]  # encoded node ids, in the order in which they are asked for
+    asked: list[bytes]  # encoded ReadValueIds, in the order in which they are asked for
     tails: list[tuple[bytes, int]]
     row: NDArray[np.intp]  # node of the plan -> row of the answer
     missing: list[tuple[int, int]]  # rows behind those asked for, of nodes that have no node id, and their status
     at: float
+    cut: Cut
     settled: bool = field(default=False)
 
 
@@ -226,12 +228,13 @@ class OpcuaDriver:
                     error.device = plan.device
                     raise
                 self._chunk = max(1, self._chunk // 2)
-                prepared.tails = self._tails(prepared.ids)
+                prepared.tails = self._tails(prepared.asked)
         arrival, clock = time.time_ns(), self._times.get(plan.device, "source")
-        self._answers[plan] = explain.Answered(columns, prepared.row, arrival)
+        self._answers[plan] = explain.Answered(columns, prepared.row, arrival, prepared.cut)
         self._date(plan, prepared, columns, clock)
         batches = [
-            rows.batch(part, columns, prepared.row[part.node], part.table.every, arrival, clock) for part in plan.parts
+            rows.batch(part, columns, prepared.row[part.node], part.table.every, arrival, clock, prepared.cut)
+            for part in plan.parts
         ]
         if not prepared.settled:
             self._settle(prepared, columns)
@@ -369,7 +372,8 @@ class OpcuaDriver:
         await described.learn_names(session, plan, found, self._limits)
         ids = [nodeid_to_binary(each) if isinstance(each, ua.NodeId) else None for each in found]
         missing = {node: each for node, each in enumerate(found) if not isinstance(each, ua.NodeId)}
-        return Watched(plan, wish, ids, missing, group_key(plan) if wish.fill_gaps else "")
+        cut = await ranges.learn(session, plan, found, self._limits)
+        return Watched(plan, wish, ids, missing, group_key(plan) if wish.fill_gaps else "", cut)
 
     async def write(self, writes: Sequence[Write]) -> list[Written]:
         """Set values, one after the other, each read back. Raises NotConnected, ProtocolError."""
@@ -394,23 +398,24 @@ class OpcuaDriver:
     async def _prepare(self, session: Session, plan: OpcuaPlan) -> _Prepared:
         found = await names.resolve(session, plan.nodes, self._namespaces, self._limits.translate)
         await described.learn_names(session, plan, found, self._limits)
-        ids: list[bytes] = []
+        cut = await ranges.learn(session, plan, found, self._limits)
+        asked: list[bytes] = []
         row = np.empty(len(found), dtype=np.intp)
         absent: list[tuple[int, int]] = []
         for node, identified in enumerate(found):
             if isinstance(identified, ua.NodeId):
-                row[node] = len(ids)
-                ids.append(nodeid_to_binary(identified))
+                row[node] = len(asked)
+                asked.append(nodeid_to_binary(identified) + wire.value(cut.range(node)))
             else:
                 absent.append((node, identified))
         missing = []
         for position, (node, status) in enumerate(absent):
-            row[node] = len(ids) + position
-            missing.append((len(ids) + position, status))
-        return _Prepared(ids, self._tails(ids), row, missing, time.monotonic())
+            row[node] = len(asked) + position
+            missing.append((len(asked) + position, status))
+        return _Prepared(asked, self._tails(asked), row, missing, time.monotonic(), cut)
 
-    def _tails(self, ids: list[bytes]) -> list[tuple[bytes, int]]:
-        chunks = (ids[first : first + self._chunk] for first in range(0, len(ids), self._chunk))
+    def _tails(self, asked: list[bytes]) -> list[tuple[bytes, int]]:
+        chunks = (asked[first : first + self._chunk] for first in range(0, len(asked), self._chunk))
         return [(wire.read_tail(chunk), len(chunk)) for chunk in chunks]
 
     async def _read(self, session: Session, prepared: _Prepared, timeout: float) -> Columns:
@@ -456,7 +461,7 @@ class OpcuaDriver:
 
     def _settle(self, prepared: _Prepared, columns: Columns) -> None:
         """Put the nodes in the order of what they answered, once a session, so that equal shapes stand together."""
-        asked = len(prepared.ids)
+        asked = len(prepared.asked)
         shape = columns.type[:asked].astype(np.int64) * 8
         shape += (columns.status[:asked] != 0) * 4 + (columns.source[:asked] == 0) * 2 + (columns.server[:asked] == 0)
         order = np.argsort(shape, kind="stable")
@@ -466,5 +471,5 @@ class OpcuaDriver:
         new_row = np.arange(len(prepared.row))
         new_row[order] = np.arange(asked)
         prepared.row = new_row[prepared.row]
-        prepared.ids = [prepared.ids[old] for old in order.tolist()]
-        prepared.tails = self._tails(prepared.ids)
+        prepared.asked = [prepared.asked[old] for old in order.tolist()]
+        prepared.tails = self._tails(prepared.asked)

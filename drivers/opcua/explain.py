@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from drivers.opcua import rows, values
 from drivers.opcua.decode import Columns
 from drivers.opcua.plan import OpcuaPlan
+from drivers.opcua.ranges import Cut
 from drivers.opcua.subscribe import Watcher
 from gateway import quality as q
 from gateway.contracts import Answer
@@ -30,6 +31,7 @@ class Answered:
     columns: Columns
     row: NDArray[np.intp]
     arrival: int
+    cut: Cut | None = None
 
 
 def read(plan: OpcuaPlan, answered: Answered | None, table: int, row: int) -> Answer:
@@ -41,7 +43,9 @@ def read(plan: OpcuaPlan, answered: Answered | None, table: int, row: int) -> An
         return Answer(asked, note="nothing has come yet")
     place = int(answered.row[node])
     columns = answered.columns
-    one = rows.batch(part, columns, np.array([place]), np.array([row], np.uint32), answered.arrival, "source")
+    one = rows.batch(
+        part, columns, np.array([place]), np.array([row], np.uint32), answered.arrival, "source", answered.cut
+    )
     return _answer(asked, columns, place, one.value[0], int(one.quality[0]), answered.arrival)
 
 

@@ -68,4 +68,6 @@ def _as_of_now(items: Items, columns: Columns, handles: NDArray[np.intp], chosen
 
 async def read(session: Session, limits: Limits, items: Items, handles: NDArray[np.intp]) -> Columns:
     """Read the values of items. Raises as the session does."""
-    return await session.values([items.id(handle) or b"\0\0" for handle in handles.tolist()], limits.read)
+    asked = handles.tolist()
+    ranges = [items.range(handle) for handle in asked]
+    return await session.values([items.id(handle) or b"\0\0" for handle in asked], limits.read, ranges)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from drivers.opcua import rows, wire
 from drivers.opcua.decode import Columns
 from drivers.opcua.plan import OpcuaPlan, Part
+from drivers.opcua.ranges import Cut
 from gateway.model import Batch, Gap
 
 _DEADBANDS: Final = {"none": 0, "absolute": 1, "percent": 2}
@@ -60,6 +61,7 @@ class Watched:
     ids: list[bytes | None]
     missing: dict[int, int]
     key: str = ""  # what the group is called in a mark, where it is to be filled
+    cut: Cut | None = None  # which parts of its nodes are asked for; None: the whole of each
     events: Any = None  # how its events are asked for (events.Select), where it is a group of events
 
 
@@ -127,7 +129,7 @@ class Items:
         self._groups: dict[int, list[int]] = {}
         for handle, item in enumerate(self.items):
             self._groups.setdefault(id(item.owner), []).append(handle)
-        self._parts: list[tuple[Part, str]] = []
+        self._parts: list[tuple[Part, Watched]] = []
         self._map(valued)
         size = len(self.items)
         self.known = Known(np.zeros(size), np.full(size, np.nan), np.zeros(size, np.int64), np.zeros(size, np.uint32))
@@ -146,7 +148,13 @@ class Items:
         """Encode the MonitoredItemCreateRequest of an item."""
         item = self.items[handle]
         wish = item.owner.wish
-        return create_request(identified, wire.VALUE, handle, wish, NO_FILTER if item.plain else wish.filter())
+        asked = wire.value(self.range(handle))
+        return create_request(identified, asked, handle, wish, NO_FILTER if item.plain else wish.filter())
+
+    def range(self, handle: int) -> str:
+        """Give the IndexRange under which an item is asked for; empty for the whole."""
+        item = self.items[handle]
+        return "" if item.owner.cut is None else item.owner.cut.range(item.node)
 
     def id(self, handle: int) -> bytes | None:
         """Give the encoded node id of an item; None where it is not on this server."""
@@ -172,7 +180,7 @@ class Items:
         for each in valued:
             handles = self.of_group(each)
             for part in each.plan.parts:
-                self._parts.append((part, each.wish.clock))
+                self._parts.append((part, each))
                 for tag, node in enumerate(part.node.tolist()):
                     handle = handles[node]
                     targets[handle].append((len(self._parts) - 1, tag))
@@ -192,12 +200,22 @@ class Items:
         if len(columns.handle) and columns.handle.max() >= len(self.items):
             raise wire.Malformed("a client handle that was never given")
         handles = columns.handle.astype(np.intp)
+        if columns.spans:
+            self._measure(columns, handles)
         columns, handles = self._news(columns, handles)
         known = self.known
         known.heard[handles] = time.monotonic()
         known.suspect[handles] = False
         before = self.note(columns, handles, backfill)
         return before + self.batches(columns, handles, time.time_ns(), backfill=backfill)
+
+    def _measure(self, columns: Columns, handles: NDArray[np.intp]) -> None:
+        """Look whether arrays that were asked for in part come in part."""
+        for row in columns.spans:
+            item = self.items[int(handles[row])]
+            cut = item.owner.cut
+            if cut is not None and item.node in cut.unsure:
+                cut.measure(item.node, columns, row)
 
     def _news(self, columns: Columns, handles: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
         """Leave out what was given already: the same value, status and source time, unless a first row is owed.
@@ -249,9 +267,18 @@ class Items:
         return before
 
     def batches(
-        self, columns: Columns, handles: NDArray[np.intp], arrival: int, clock: str = "", backfill: bool = False
+        self,
+        columns: Columns,
+        handles: NDArray[np.intp],
+        arrival: int,
+        clock: str = "",
+        backfill: bool = False,
+        entire: bool = False,
     ) -> list[Batch]:
-        """Give the batches of rows whose client handles are these; a tag at most once in each, but for backfill."""
+        """Give the batches of rows whose client handles are these; a tag at most once in each, but for backfill.
+
+        Arrays are `entire` where they come from history: it is asked for without an IndexRange.
+        """
         count = self._count[handles]
         row = np.repeat(np.arange(len(handles)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
@@ -259,9 +286,10 @@ class Items:
         part_of, tags = self._target_part[target], self._target_tag[target]
         batches: list[Batch] = []
         for number in np.unique(part_of).tolist():
-            part, own_clock = self._parts[number]
+            part, group = self._parts[number]
             mine = np.flatnonzero(part_of == number)
-            whole = rows.batch(part, columns, row[mine], tags[mine], arrival, clock or own_clock)
+            own_clock, cut = clock or group.wish.clock, None if entire else group.cut
+            whole = rows.batch(part, columns, row[mine], tags[mine], arrival, own_clock, cut)
             whole.backfill = backfill
             batches += [whole] if backfill else rows.once_each(whole)
         return batches

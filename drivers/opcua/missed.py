@@ -161,7 +161,7 @@ class Hole:
                 failed.add(handle)
         async for span, columns in history.fetch(session, spans, limits.history):
             every = np.full(len(columns), span.handle, dtype=np.intp)
-            yield list(items.batches(columns, every, time.time_ns(), backfill=True))
+            yield list(items.batches(columns, every, time.time_ns(), backfill=True, entire=True))
             known.since[span.handle] = span.since
         failed |= {span.handle for span in spans if span.failed}
         yield self._declared(failed)

@@ -57,6 +57,7 @@ class OpcuaPlan:
     tables: tuple[TagTable, ...]
     nodes: tuple[NodeName, ...]
     parts: tuple[Part, ...]
+    hulls: tuple[tuple[int, int] | None, ...]  # of a node whose tags are all elements, the first and the last of them
     events: EventWish | None = None
 
     @property
@@ -105,7 +106,20 @@ def plan(tables: Sequence[TagTable], events: EventWish | None = None) -> OpcuaPl
                 {},
             )
         )
-    return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts), events)
+    return OpcuaPlan(tuple(tables), tuple(nodes), tuple(parts), _hulls(parts, len(nodes)), events)
+
+
+def _hulls(parts: Sequence[Part], size: int) -> tuple[tuple[int, int] | None, ...]:
+    first, last = np.full(size, 2**31), np.full(size, -1)
+    whole = np.zeros(size, dtype=bool)
+    for part in parts:
+        whole[part.node[part.element < 0]] = True
+        np.minimum.at(first, part.node, part.element)
+        np.maximum.at(last, part.node, part.element)
+    return tuple(
+        None if all_ else (low, high)
+        for all_, low, high in zip(whole.tolist(), first.tolist(), last.tolist(), strict=True)
+    )
 
 
 def _unmixed(tables: Sequence[TagTable], events: bool) -> None:

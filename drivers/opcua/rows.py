@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from drivers.opcua import values
 from drivers.opcua.decode import Columns
 from drivers.opcua.plan import Part
+from drivers.opcua.ranges import Cut
 from gateway import quality as q
 from gateway.model import Batch, Kind
 
@@ -43,6 +44,7 @@ def batch(
     tags: NDArray[np.uint32],
     arrival: int,
     clock: str,
+    cut: Cut | None = None,
 ) -> Batch:
     """Put together the batch in which row rows[i] of the columns is tag tags[i] of the part's table."""
     table = part.table
@@ -51,8 +53,9 @@ def batch(
     if part.picks:
         for index in np.flatnonzero(part.picked[tags]).tolist():
             tag = int(tags[index])
+            asked = (0, 0) if cut is None else (int(cut.first[part.node[tag]]), int(cut.count[part.node[tag]]))
             value[index], status[index] = picked(
-                columns, int(rows[index]), int(part.element[tag]), part.field[tag], table.kind
+                columns, int(rows[index]), int(part.element[tag]), part.field[tag], table.kind, asked
             )
     if part.names:
         _name(part, tags, value, status)
@@ -72,8 +75,13 @@ def _name(part: Part, tags: NDArray[np.uint32], value: NDArray[Any], status: NDA
             status[index] |= q.UNCERTAIN
 
 
-def picked(columns: Columns, row: int, element: int, field: tuple[str, ...], kind: Kind) -> tuple[Any, int]:
-    """Give value and quality of one element of the array, or one field of the structure, in a row."""
+def picked(
+    columns: Columns, row: int, element: int, field: tuple[str, ...], kind: Kind, asked: tuple[int, int] = (0, 0)
+) -> tuple[Any, int]:
+    """Give value and quality of one element of the array, or one field of the structure, in a row.
+
+    `asked` is the part of the array that was asked for: its first element and their number, 0 for all.
+    """
     status = int(columns.status[row])
     if status >= q.BAD:
         return kind.nothing, status
@@ -83,7 +91,11 @@ def picked(columns: Columns, row: int, element: int, field: tuple[str, ...], kin
         if field:
             value, found = values.field(values.structure(columns, row), field, kind)
         else:
-            value, found = values.element(values.elements(columns, row), element, kind)
+            there = values.elements(columns, row)
+            first, count = asked
+            if there is not None and count >= len(there):
+                element -= first
+            value, found = values.element(there, element, kind)
     except values.Undecodable:
         return kind.nothing, q.BAD_DECODING_ERROR
     return value, found or status

@@ -22,7 +22,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -219,12 +219,13 @@ class Session:
         self._heard = time.monotonic()
         return body, self._check(body, answer_id)
 
-    async def values(self, nodes: list[bytes], most: int = 1, index_range: str = "") -> Columns:
-        """Read the values of nodes, `most` in a request. Raises Refused, NotConnected, ProtocolError."""
+    async def values(self, nodes: Sequence[bytes], most: int = 1, ranges: Sequence[str] | None = None) -> Columns:
+        """Read values of nodes, or parts of them, `most` in a request. Raises Refused, NotConnected, ProtocolError."""
         columns = Columns.empty(len(nodes))
-        for first in range(0, len(nodes), most):
-            some = nodes[first : first + most]
-            tail = wire.read_tail(some, index_range)
+        asked = [node + wire.value(part) for node, part in zip(nodes, ranges or [""] * len(nodes), strict=True)]
+        for first in range(0, len(asked), most):
+            some = asked[first : first + most]
+            tail = wire.read_tail(some)
             body, at = await self.exchange(wire.READ_REQUEST, wire.READ_RESPONSE, tail, self.options.timeout)
             self.unpack(body, at, columns, first, len(some))
         return columns
@@ -297,7 +298,7 @@ class Session:
         """Renew the channel in time, and let an idle session be heard of three times within its timeout."""
         client = self.client
         started = looked = time.monotonic()
-        probe = wire.read_tail([_STATE])
+        probe = wire.read_tail([_STATE + wire.VALUE])
         while True:
             now = time.monotonic()
             idle = min(client.session_timeout / 3000, 30.0)

@@ -212,6 +212,9 @@ class Elements:
     numbers: NDArray[Any] | None
     objects: list[Any]
 
+    def __len__(self) -> int:
+        return len(self.objects) if self.numbers is None else len(self.numbers)
+
 
 def elements(columns: Columns, row: int) -> Elements | None:
     """Open the array in a row; None where the row holds no array. Raises Undecodable."""
@@ -239,8 +242,7 @@ def element(found: Elements | None, index: int, kind: Kind) -> tuple[Any, int]:
     """Give one element's value as `kind` and the quality that follows from its type and place alone."""
     if found is None:
         return kind.nothing, q.BAD_TYPE_MISMATCH
-    size = len(found.objects) if found.numbers is None else len(found.numbers)
-    if index >= size:
+    if index >= len(found):
         return kind.nothing, BAD_INDEX_RANGE_NO_DATA
     if found.numbers is None:
         return (plain(found.objects[index]), q.GOOD) if kind is Kind.TEXT else (kind.nothing, q.BAD_TYPE_MISMATCH)

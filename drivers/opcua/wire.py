@@ -169,13 +169,17 @@ def skip_diagnostics(body: bytes, at: int, depth: int = 0) -> int:
     return _within(body, at)
 
 
-def read_tail(nodes: list[bytes], index_range: str = "") -> bytes:
-    """Encode what follows the header of a ReadRequest: the Value of these nodes, both timestamps, none cached."""
-    attribute = VALUE
-    if index_range:
-        part = index_range.encode()
-        attribute = struct.pack("<Ii", 13, len(part)) + part + struct.pack("<Hi", 0, -1)
-    return b"".join((struct.pack("<diI", 0.0, 2, len(nodes)), *(node + attribute for node in nodes)))
+def value(index_range: str = "") -> bytes:
+    """Encode what follows the node in a ReadValueId: its Value, or a part of it."""
+    if not index_range:
+        return VALUE
+    part = index_range.encode()
+    return struct.pack("<Ii", 13, len(part)) + part + struct.pack("<Hi", 0, -1)
+
+
+def read_tail(values: list[bytes]) -> bytes:
+    """Encode what follows the header of a ReadRequest for these ReadValueIds: both timestamps, none cached."""
+    return b"".join((struct.pack("<diI", 0.0, 2, len(values)), *values))
 
 
 def request(type_id: bytes, token: bytes, handle: int, timeout: float, tail: bytes) -> bytes:

@@ -148,7 +148,7 @@ def _elements(found: Columns) -> list[Any]:
 
 async def _knows_ranges(session: Session, node: ua.NodeId, index: int) -> bool:
     """Say whether the server heeds an IndexRange: one that ignores it would replace the array by the element."""
-    found = await session.values([nodeid_to_binary(node)], index_range=str(index))
+    found = await session.values([nodeid_to_binary(node)], ranges=[str(index)])
     if found.status[0] >= q.BAD or not int(found.type[0]) & wire.ARRAY:
         return False
     return len(_elements(found)) == 1

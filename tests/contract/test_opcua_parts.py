@@ -93,6 +93,18 @@ async def test_elements_slices_and_whole_arrays_follow_the_array(served: Plant, 
 
 
 @pytest.mark.parametrize("mode", ["read", "subscribe"])
+async def test_a_server_that_ignores_index_ranges_gives_the_right_elements(served: Plant, mode: str) -> None:
+    """As the library's does. Three elements are asked for, and an array of three comes: it is not them."""
+    async with seen(served, mode, [f"nsu={NAMESPACE};s=Curve [2:4]"]) as until:
+        found = await until(lambda found: len(found) == 3)
+        assert [found[f"t0[{n}]"][:2] for n in range(2, 5)] == [(2.0, 0), (3.0, 0), (4.0, 0)]
+        await served.change("Curve", [10.0, 11.0, 12.0])
+        found = await until(lambda found: found["t0[2]"][0] == 12.0)
+        assert [found[f"t0[{n}]"][1] for n in (3, 4)] == [BAD_INDEX_RANGE_NO_DATA] * 2
+        await served.change("Curve", [float(number) for number in range(8)])
+
+
+@pytest.mark.parametrize("mode", ["read", "subscribe"])
 async def test_fields_of_structures_follow_the_structure(served: Plant, mode: str) -> None:
     node = f"nsu={NAMESPACE};s=Pump"
     async with seen(served, mode, [f"{node} #speed.actual float", f"{node} #on bool", f"{node} #speed.none"]) as until:

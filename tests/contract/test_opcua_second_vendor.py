@@ -111,6 +111,32 @@ async def test_requests_keep_to_the_limits_that_the_server_names(other: Other) -
         assert all(listener.last()[f"t{number}"][:2] == (number, 0) for number in range(MANY))
 
 
+@pytest.mark.parametrize("mode", ["read", "subscribe"])
+async def test_elements_are_asked_for_by_index_range(other: Other, mode: str) -> None:
+    """This server knows ranges. What is not there any more is Bad, as where the array is cut here."""
+    addresses: list[Any] = [f"{NODE}Curve [3:5]", f"{NODE}Names [1] text", f"{NODE}Names [2] text"]
+    async with driver(other.url, addresses, device={"mode": "read"} if mode == "read" else SUBSCRIBE) as (opened, plan):
+        if mode == "read":
+            await opened.read(plan)
+            cut = opened._prepared[plan].cut
+            found = rows(await opened.read(plan))
+            await other.do(set=["Curve", [10, 11, 12, 13]])
+            shrunk = rows(await opened.read(plan))
+        else:
+            async with Listener(opened, plan) as listener:
+                await listener.until(lambda: len(listener.last()) == 5)
+                found = listener.last()
+                cut = opened._watcher.items.watched[0].cut
+                await other.do(set=["Curve", [10, 11, 12, 13]])
+                await listener.until(lambda: listener.last()["t0[3]"][0] == 13)
+                shrunk = listener.last()
+    assert [cut.range(node) for node in range(2)] == ["3:5", "1:2"]
+    assert [found[f"t0[{n}]"][:2] for n in (3, 4, 5)] == [(3.0, 0), (4.0, 0), (5.0, 0)]
+    assert (found["t1"][0], found["t2"][0]) == ("b", "c")
+    assert [shrunk[f"t0[{n}]"][1] for n in (3, 4, 5)] == [0, 0x80370000, 0x80370000]
+    await other.do(set=["Curve", list(range(8))])
+
+
 async def test_changes_statuses_and_a_cut_link(other: Other) -> None:
     await other.do(set=["Double", 1])
     addresses: list[Any] = [f"{NODE}Double", f"{NODE}Curve [2]"]
