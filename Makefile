@@ -75,7 +75,7 @@ lint: $(VENV)/setup-dev.stamp  ## style, types, who may import whom, the pages' 
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python docs/build.py
 
-docs: $(VENV)/setup-dev.stamp  ## the documentation as a site in build/site; fails on a link that leads nowhere
+docs: $(VENV)/setup-dev.stamp  ## the documentation as a site in build/site; fails on a link that leads nowhere or a sample that does not pass check
 	$(BIN)/python docs/build.py
 
 fmt: $(VENV)/setup-dev.stamp  ## format and sort imports

@@ -1,4 +1,5 @@
-"""Build the documentation's site; `make docs` runs this, and it fails on a link or an anchor that leads nowhere.
+"""Build the documentation's site; `make docs` runs this, and it fails on a link or an anchor that leads nowhere, and on
+a sample that does not pass `plantbridge check` (docs/samples.py).
 
 Pages lie beside what they describe: drivers/*/README.md, edge_deploy/README.md, docs/guide. mkdocs wants one folder,
 so build/pages gets a symbolic link to each page, at the same path, and to each file that a page links to. Nothing is
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from samples import wrong
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = ROOT / "build/pages"
@@ -56,6 +59,9 @@ def loaded() -> list[str]:
 
 
 def main() -> int:
+    if unsound := list(wrong()):
+        sys.stderr.write("these samples do not pass check:\n" + "\n".join(unsound) + "\n")
+        return 1
     stage()
     shutil.rmtree(SITE, ignore_errors=True)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(ROOT / "docs/mkdocs.yml")]

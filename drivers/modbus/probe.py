@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,6 +30,13 @@ _SHOWN: Final = (
     "uint16", "int16", "bcd16", "float16", "uint32", "int32", "float32", "bcd32", "unix32", "uint64", "int64",
     "float64",
 )  # fmt: skip
+STARS: Final = 3
+_CLEARLY: Final = 6.0  # bits by which the best meaning outshines another
+_ODDS: Final = {
+    "uint16": 3.0, "int16": 3.0, "float16": -3.0, "bcd16": -2.0, "uint32": 1.0, "int32": 1.0, "float32": 5.0,
+    "bcd32": 0.0, "unix32": 5.0, "uint64": 1.0, "int64": 1.0, "float64": 6.0, "text": 10.0,
+}  # fmt: skip
+"""How often a type is met, and how seldom other bytes look like a plausible one of it, in bits."""
 _NAMES: Final = ("vendor", "product", "revision", "url", "product name", "model", "application")
 _ABSENT: Final = (0x0A, 0x0B, *range(0x41, 0x4C))  # exceptions of a gateway that speaks for a unit that is not there
 
@@ -127,7 +134,7 @@ class Meaning:
     type: str
     order: str
     value: str
-    plausible: bool
+    plausible: bool  # among the most plausible, of which there are three at most
 
 
 def meanings(data: bytes) -> list[Meaning]:
@@ -158,7 +165,48 @@ def meanings(data: bytes) -> list[Meaning]:
                 Meaning(type_, order, shown(type_, value) if good else "—", bool(good) and plausible(type_, value))
             )
     rank = {name: place for place, name in enumerate((*_SHOWN, "text"))}
-    return sorted(found, key=lambda each: rank[each.type])
+    return _starred(sorted(found, key=lambda each: rank[each.type]), data)
+
+
+def _starred(found: Sequence[Meaning], data: bytes) -> list[Meaning]:
+    """Leave the mark on the most telling of the plausible meanings, at most three."""
+    scores = {number: _telling(each, data) for number, each in enumerate(found) if each.plausible}
+    first: dict[tuple[str, str], int] = {}  # an int16 that shows what the uint16 shows tells nothing new
+    for number in scores:
+        first.setdefault((found[number].order, found[number].value), number)
+    ranked = sorted(first.values(), key=lambda number: -scores[number])
+    best = scores[ranked[0]] if ranked else 0.0
+    kept = {number for number in ranked[:STARS] if scores[number] > max(0.0, best - _CLEARLY)}
+    return [replace(each, plausible=number in kept) for number, each in enumerate(found)]
+
+
+def _telling(meaning: Meaning, data: bytes) -> float:
+    """Say how unlikely it is that these bytes mean something so plausible by chance, in bits.
+
+    Few decimals of a float, leading zeros of an integer, a neighbour that is as plausible speak for a meaning; a rare
+    type or order speaks against it.
+    """
+    type_ = TYPES.get(meaning.type)
+    odds = _ODDS.get(meaning.type, 0.0) - (0.0 if meaning.order[:2] in ("AB", "CD", "GH") else 2.0)
+    if type_ is None or meaning.type.startswith(("bcd", "unix", "text")):
+        return odds
+    here, there = (_in_order(data[at : at + type_.width], meaning.order) for at in (0, type_.width))
+    if type_.dtype[1] != "f":
+        return odds + _quiet(bin(int.from_bytes(here, "big"))[2:].zfill(8 * type_.width)) - (not any(here)) * 20.0
+    found = odds + _quiet(bin(int.from_bytes(here, "big"))[:1:-1]) - (not any(here)) * 20.0
+    beside = np.frombuffer(there, type_.dtype)[0].item() if len(there) == type_.width and any(there) else 0.0
+    return found + 3.0 * (beside != 0 and plausible(meaning.type, beside))
+
+
+def _quiet(bits: str) -> float:
+    """Count the equal bits at the begin, up to 8."""
+    return float(min(8, len(bits) - len(bits.lstrip(bits[:1]))))
+
+
+def _in_order(data: bytes, order: str) -> bytes:
+    if len(data) != len(order):
+        return b""
+    return bytes(data[order.index(letter)] for letter in sorted(order))
 
 
 def shown(type_: str, value: object) -> str:
