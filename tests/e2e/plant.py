@@ -49,6 +49,7 @@ class Process:
     name: str
     arguments: list[str]
     directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
     popen: subprocess.Popen[bytes] | None = None
     starts: int = 0
 
@@ -61,8 +62,9 @@ class Process:
         self.starts += 1
         with self.output.open("ab") as out:
             self.popen = subprocess.Popen(
-                self.arguments, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=self.directory, env=environment()
-            )
+                self.arguments, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=self.directory,
+                env={**environment(), **self.environment},
+            )  # fmt: skip
 
     def kill(self) -> None:
         """End it as a power cut would."""
@@ -194,6 +196,7 @@ class Plant:
     site_extra: str = ""
     postgres: Postgres | None = None  # the store, where `store` says so
     edge_through_proxy: bool = False  # put a fault proxy between the edge and the broker
+    edge_environment: dict[str, str] = field(default_factory=dict)
     modbus: int = field(default_factory=free_port)
     proxy: Proxy | None = None
 
@@ -201,6 +204,7 @@ class Plant:
         self.broker = Mosquitto(self.directory / "broker", persistence=True)
         self.simulator = self._process("simulate", str(self.site))
         self.edge = self._process("run", str(self.site))
+        self.edge.environment = self.edge_environment
         self.ingest = self._process("ingest", str(self.cloud))
 
     def _process(self, command: str, *arguments: str) -> Process:
