@@ -162,6 +162,7 @@ class Gateway:
             await _keep_clock(journal, clock, change.gaps)
             released = clock.release()
             for each in plant.publishers:
+                each.renew("the clock was set")
                 each.release(released)
 
     # ------------------------------------------------------------------------------------------------ a reload

@@ -1,7 +1,7 @@
 """The gateway's clock: what the system's clock says, whether that can be true, and how readings are dated if it cannot.
 
 A Raspberry Pi has no clock that runs without power: it starts in 1970, or at the time of its last shutdown, and is set
-by NTP minutes or hours later (docs/adr/022). So there are two clocks: the system's, which may be set at any time, and
+by NTP minutes or hours later (docs/adr/023). So there are two clocks: the system's, which may be set at any time, and
 the steady one, which counts from the start of the kernel (named by its boot id) and is never set. `offset` is the
 difference of the two as of the last look; `now` is the steady clock plus that.
 

@@ -77,7 +77,7 @@ class _Seen:
     """A command that was begun: what it said, and its results when it is done."""
 
     digest: str
-    at: int  # ns
+    at: float  # s, of the loop's clock
     tags: tuple[str, ...]
     results: tuple[Result, ...] | None = None
     task: asyncio.Task[tuple[Result, ...]] | None = None
@@ -169,7 +169,7 @@ class Control:
         self._tell_switch()
         for entry in self._tally.due(asyncio.get_running_loop().time()):
             self._post(entry)
-        border = self._clock() - round(self._options.window * SECOND)
+        border = asyncio.get_running_loop().time() - self._options.window
         while self._seen and next(iter(self._seen.values())).at < border:
             key = next(iter(self._seen))
             if self._seen[key].results is None:
@@ -182,7 +182,9 @@ class Control:
         for entry in entries:
             try:
                 if entry["event"] == "command":
-                    seen = _Seen(entry["digest"], nanoseconds(entry["time"]), tuple(entry["values"]))
+                    age = max(0.0, (self._clock() - nanoseconds(entry["time"])) / SECOND)
+                    at = asyncio.get_running_loop().time() - age
+                    seen = _Seen(entry["digest"], at, tuple(entry["values"]))
                     begun[entry["sequence"]] = seen
                     if entry["key"]:
                         self._seen[entry["scope"], entry["key"]] = seen
@@ -268,7 +270,7 @@ class Control:
         if known is not None:
             return "repeated", await self._repeated(access, command, known, digest)
         steps, deadline = self._admit(access, command)
-        seen = _Seen(digest, self._clock(), tuple(tag for tag, _ in command.values))
+        seen = _Seen(digest, asyncio.get_running_loop().time(), tuple(tag for tag, _ in command.values))
         if command.key:
             self._seen[key] = seen
         seen.task = self._spawn(self._carry_out(access, command, seen, steps, deadline))

@@ -104,12 +104,13 @@ class Conversation:
         self.counts: Callable[[int], None] = lambda _: None  # gets the bytes on the wire of what is heard
         self.passes: Callable[[int], Awaitable[None]] = _at_once  # returns when so many bytes on the wire may be said
         self.left = False  # whether the last session ended because we left it, to sign in anew for instance
+        self._wanted = ""  # why the session is to begin anew
         self._log = log.bind(publisher=name)
 
     async def run(self, upto: int) -> None:
         """Hold one session, whose records up to `upto` are history. Raises SinkUnavailable; never returns."""
         self._said.clear()
-        self.left = False
+        self.left, self._wanted = False, ""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -124,6 +125,10 @@ class Conversation:
         finally:
             self._begun.clear()
             self._tasks = None
+
+    def renew(self, reason: str) -> None:
+        """Let the session, if there is one, end soon and begin anew: what it has said or signed is not so any more."""
+        self._wanted = reason
 
     @asynccontextmanager
     async def turn(self, records: Sequence[Record]) -> AsyncIterator[None]:
@@ -183,7 +188,8 @@ class Conversation:
         while True:
             await asyncio.sleep(_TICK)
             async with self._lock:
-                await self._follow(self._dialogue.tick())
+                heard = self._dialogue.tick()
+                await self._follow(replace(heard, leave=heard.leave or self._wanted))
             if overflowed := self._peer.overflowed:
                 self._peer.overflowed = 0
                 reason = "more messages than can be read came at once; these were not"

@@ -228,6 +228,11 @@ class Publisher:
         )
         return self._acknowledgements.waiting() - held
 
+    def renew(self, reason: str) -> None:
+        """Let a conversation with the peer begin anew: the times that it goes by are not right any more."""
+        if self._conversation is not None:
+            self._conversation.renew(reason)
+
     def release(self, records: Iterable[Range]) -> None:
         """Send what was held for want of a date; where there is no session, the next begins with it."""
         if self._session is not None:

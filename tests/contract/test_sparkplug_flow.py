@@ -253,6 +253,23 @@ async def test_nothing_is_lost_when_the_broker_restarts_while_a_host_is_waited_f
         assert ends
 
 
+async def test_a_session_begins_anew_when_the_clock_was_set_and_loses_nothing(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Its births bear the time of 1970, and what it waits for would be overdue in an hour."""
+    async with plant(broker, tmp_path) as (gateway, scada):
+        await until(lambda: gateway.dialogue.ready)
+        for turn in range(10):
+            gateway.feed(PRESS, float(turn))
+        gateway.publisher.renew("the clock was set")
+        await until(lambda: broker.log.count("as plantbridge-gw1-scada") == 2, "no second session")
+        gateway.feed(PRESS, 99.0)
+        await until(gateway.all_acknowledged)
+        await until(lambda: gateway.fed <= scada.seen, "the host lacks readings")
+        assert scada.host is not None
+        assert scada.host.broken == []
+
+
 async def test_a_host_that_goes_takes_the_session_with_it_and_gets_all_when_it_is_back(
     broker: Mosquitto, tmp_path: Path
 ) -> None:

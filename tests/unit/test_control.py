@@ -240,6 +240,20 @@ async def test_what_was_done_is_remembered_over_a_restart(tmp_path: Path) -> Non
         assert at.link.written == []
 
 
+async def test_a_command_that_comes_again_after_the_clock_was_set_is_not_done_again(tmp_path: Path) -> None:
+    """A broker delivers twice; where commands bear no time, only that it was seen tells."""
+    async with desk(tmp_path) as at:
+        at.access = replace(at.access, dated=False)
+        command = Command("one", "press", (("setpoint", 3),))
+        await at.send(command)
+        at.control._clock = lambda: time.time_ns() + 7200 * SECOND
+        at.control._look()
+        await at.control.execute(at.access, replace(command, key="one"))
+        assert at.link.written == [("setpoint", 3)]
+        labels = {"publisher": "cloud", "outcome": "repeated"}
+        assert at.metrics.registry.get_sample_value("plantbridge_commands_total", labels) == 1
+
+
 async def test_what_a_power_cut_interrupted_is_not_done_again_and_nobody_says_it_was_done(tmp_path: Path) -> None:
     """The line before the write is on the disk, the one after is not: the write may have happened."""
     one = Command("a", "press", (("setpoint", 5.0),))
