@@ -31,6 +31,8 @@ SILENT: Final = (
     "gateway/log.py",
     "gateway/stores/rollups.py",  # it speaks SQL
     "gateway/language",
+    "gateway/inventory/words.py",  # has both languages itself
+    "gateway/inventory/stored.py",  # SQL
 )
 """Their sentences reach the log, the wire or a programmer."""
 

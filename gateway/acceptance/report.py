@@ -22,7 +22,7 @@ _WRITTEN: Final = re.compile(r"\b(?:[A-D]{4}|[A-H]{8})\b")
 SUMMARY_HEADINGS: Final = ("Device", "Link", "Tags", "Off", "Verdict")
 WIDTHS: Final = (18, 20, 13, 14, 14, 21)  # of the columns, in percent
 
-_STYLE = """
+STYLE: Final = """
 :root { color-scheme: light }
 body { font: 10pt/1.45 system-ui, "Noto Sans", "Noto Sans CJK SC", Arial, sans-serif; color: #1b2733;
   max-width: 190mm; margin: 12mm auto; padding: 0 6mm }
@@ -120,7 +120,7 @@ def html(about: About, devices: Sequence[CheckedDevice], shown: Shown) -> str:
     advised = "".join(f"<p>{escape(each)}</p>" for each in _advised(about, devices))
     return (
         f'<!DOCTYPE html>\n<html lang="{language()}"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>\n'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>\n'
         f"<h1>{title}</h1><p class=sub>{sub}</p>\n"
         f'<dl>{facts}</dl>\n<div class="result {"pass" if passed else "fail"}">{escape(say(sentence))}</div>'
         f"{advised}<p>{counts}</p>\n{_summary_html(devices)}{body}"

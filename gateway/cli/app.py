@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "query": "last values and ranges",
     "account": "what is stored, and what is missing",
     "fleet": "every gateway, trouble first",
+    "report": "what is connected, and how complete the data are",
     "journal": "what is in the journal",
     "schema": "JSON schema for editors",
     "scan": "which Modbus units answer",
