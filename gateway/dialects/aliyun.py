@@ -6,8 +6,10 @@
          /sys/{pk}/{dn}/thing/event/property/history/post      backlog: {"params": [{"identity",
                                                                "properties": [{"p": {"value", "time"}}, ...]}]}
          /sys/{pk}/{dn}/thing/service/property/set_reply       (of the sub-device) {"id", "code": 200, "data": {}}
+         /sys/{pk}/{dn}/thing/service/{write|isolate}_reply    {"id", "code": 200, "data": {"results": JSON as a text}}
     in   the _reply of each of these, and
          /sys/{pk}/{dn}/thing/service/property/set             (of the sub-device) {"id", "params": {...}}
+         /sys/{pk}/{dn}/thing/service/{write|isolate}          services of the sub-device's product, if it has them
 
 Nothing is reported before the logins are answered. The platform takes 256 kB, 200 properties and 20 sub-devices a
 message, 10 messages a second at QoS 1, no will, no retain. A float keeps its decimal point (10.0), as the platform
@@ -38,11 +40,13 @@ from gateway.dialects import (
     chunks,
     failures,
     identifier_problem,
+    isolation,
     json_object,
     member,
     members,
     note,
     text,
+    told,
     unexpected,
     wanted,
 )
@@ -55,6 +59,7 @@ PATIENCE: Final = 10 * SECOND  # for the answer to a login
 _BATCH: Final = 50  # sub-devices in a login
 _TIMESTAMP: Final = "2524608000000"  # 2050, as in the platform's SDK
 _OK: Final = 200
+_SERVICES: Final = ("property/set", "write", "isolate")
 _IDS: Final = 2**32
 _ENTRY: Final = 40  # bytes around one value, its time included
 
@@ -209,18 +214,22 @@ class Aliyun:
         if topic.startswith(f"/sys/{self._gateway}/") and topic.endswith("/post_reply"):
             return _report_answered(body)
         who, _, rest = topic.removeprefix("/sys/").partition("/thing/")
-        if rest != "service/property/set":
+        service = rest.removeprefix("service/")
+        if service == rest or service not in _SERVICES:
             return unexpected(topic)
         device = self._names.get(who, "")
         number = str(body.get("id", ""))
+        reply = (who, service, number)
         try:
+            if not device:
+                raise Unreadable(f"there is no sub-device {who!r}")  # noqa: TRY301
+            if service == "isolate":
+                return Heard(commands=(isolation(f"{who}/{number}", True, reply=reply),))
             values = wanted(member(body, "params", dict))
         except Unreadable as error:
-            return Heard(send=(_reply(who, number, str(error)),), refused=(Refused(topic, str(error), number, device),))
-        if not device:
-            reason = f"there is no sub-device {who!r}"
-            return Heard(send=(_reply(who, number, reason),), refused=(Refused(topic, reason, number),))
-        return Heard(commands=(Command(f"{who}/{number}", device, values, reply=(who, number)),))
+            send = (_reply(*reply, str(error)),)
+            return Heard(send=send, refused=(Refused(topic, str(error), number, device),))
+        return Heard(commands=(Command(f"{who}/{number}", device, values, reply=reply),))
 
     def _login_answered(self, body: dict[str, Any]) -> Heard:
         devices = self._logins.pop(str(body.get("id")), None)
@@ -228,7 +237,9 @@ class Aliyun:
             return NOTHING
         if body.get("code") == _OK:
             identities = [self._options.devices[device] for device in devices]
-            topics = [f"/sys/{each.product}/{each.name}/thing/service/property/set" for each in identities]
+            topics = [
+                f"/sys/{each.product}/{each.name}/thing/service/{what}" for each in identities for what in _SERVICES
+            ]
             return Heard(subscribe=tuple(Subscription(topic, commands=True) for topic in topics))
         if len(devices) > 1:  # all of a batch fail for one: find out which
             return Heard(send=tuple(self._login([device]) for device in devices))
@@ -236,8 +247,9 @@ class Aliyun:
         return Heard(troubles=(f"{devices[0]} may not log in on Alibaba's platform: {_said(body)}",))
 
     def answer(self, command: Command, results: Sequence[Result], now: int) -> list[Message]:
-        who, number = command.reply
-        return [_reply(who, number, failures(command, results))]
+        who, service, number = command.reply
+        values = told(command, results) if service == "write" else None
+        return [_reply(who, service, number, failures(command, results), values)]
 
 
 def _values(section: Section) -> bytes:
@@ -258,7 +270,8 @@ def _said(body: dict[str, Any]) -> str:
     return f"code {body.get('code')} {body.get('message', '')}".strip()
 
 
-def _reply(who: str, number: str, reasons: str) -> Message:
-    topic = f"/sys/{who}/thing/service/property/set_reply"
+def _reply(who: str, service: str, number: str, reasons: str, values: dict[str, Any] | None = None) -> Message:
+    topic = f"/sys/{who}/thing/service/{service}_reply"
     message = {"message": reasons} if reasons else {}
-    return note(topic, text({"id": number, "code": 400 if reasons else _OK, "data": {}, **message}))
+    data = {"results": text(values).decode()} if values else {}
+    return note(topic, text({"id": number, "code": 400 if reasons else _OK, "data": data, **message}))

@@ -1,15 +1,22 @@
 """AWS IoT Core: readings as free JSON (gateway.dialects.rows), commands through the thing's shadow.
 
     out  {topic} or $aws/rules/{rule}/{topic}              [{"device", "ts", "values": {...}}, ...]
-         $aws/things/{thing}/shadow[/name/{n}]/update      {"state": {"reported": {device: {tag: value}},
-                                                                      "desired": {device: {tag: null}}}}
-    in   ..../update/delta                                 {"version", "timestamp": s, "state": {device: {tag: value}}}
+         $aws/things/{thing}/shadow[/name/{n}]/update      {"state": {"desired": {device: {tag: null}}, "reported":
+                                                           {"plantbridge": {"version", "device", "values":
+                                                           [{"tag", "before", "after", "quality", "reason"}]}}}}
+    in   ..../update/delta                                 {"version", "timestamp": s, "state": {device: {tag: value}},
+                                                           "metadata": {device: {tag: {"timestamp": s}}}}
          ..../update/rejected                              {"code", "message"}
 
-A desired value is a command: it is carried out once, what the device then says is reported, and the wish is taken
-back, so that it is not carried out again after an outage. The platform takes 128 kB and 100 messages a second on a
-connection; a topic has at most 256 bytes and seven slashes ($aws/rules/{rule}/ not counted). Authentication is by
-client certificate over TLS.
+- A desired value is a command. It is carried out once, and the wish is taken back, so that it is not carried out again
+  after an outage. What became of the last command is in the reported state, under "plantbridge". It is not reported
+  as the device's own value: the platform tells no wish that equals what was reported, and a value may have been
+  changed at the machine since. A delta has all wishes that stand, those too that were made while we were away: each
+  is as old as its metadata say. Where a true "isolate" is desired beside the devices, all writes are stopped.
+- Refused: the topics $aws/commands/... . A subscription there ends the session where the account's policy or its region
+  does not have them, and with it the readings; a shadow is everywhere.
+- The platform takes 128 kB and 100 messages a second on a connection; a topic has at most 256 bytes and seven slashes
+  ($aws/rules/{rule}/ not counted). Authentication is by client certificate over TLS.
 """
 
 from __future__ import annotations
@@ -29,11 +36,12 @@ from gateway.dialects import (
     Section,
     Subscription,
     Unreadable,
-    achieved,
+    isolation,
     json_object,
     member,
     note,
     text,
+    told,
     unexpected,
     wishes,
 )
@@ -45,6 +53,8 @@ if TYPE_CHECKING:
 
 _TOPIC_BYTES: Final = 256
 _TOPIC_SLASHES: Final = 7
+_ANSWER: Final = "plantbridge"  # what became of the last command, among the devices of the reported state
+_ISOLATE: Final = "isolate"
 
 
 class Aws:
@@ -111,21 +121,35 @@ class Aws:
             return Heard(refused=(Refused(topic, str(error)),))
 
     def _delta(self, topic: str, body: dict[str, Any]) -> Heard:
-        stamp = body.get("timestamp")
-        issued = stamp * SECOND if isinstance(stamp, int) and 0 <= stamp < 2**33 else 0
-        key = f"{self._options.thing}/{body.get('version')}"
-        commands, refused = wishes(topic, member(body, "state", dict), key, issued)
-        take_back = {each.device: None for each in refused}
+        version, newest = body.get("version"), _seconds(body.get("timestamp"))
+        key = f"{self._options.thing}/{version}"
+        asked, stamps = dict(member(body, "state", dict)), _object(body.get("metadata"))
+        isolate = asked.pop(_ISOLATE, None)
+        commands: list[Command] = []
+        refused: list[Refused] = []
+        for issued, wish in _by_age(asked, stamps, newest).items():
+            made, wrong = wishes(topic, wish, f"{key}/{issued}", issued * SECOND, reply=version)
+            commands, refused = [*commands, *made], [*refused, *wrong]
+        if isolate is True:
+            commands = [isolation(key, True, issued=newest * SECOND, reply=version), *commands]
+        take_back: dict[str, Any] = {each.device: None for each in refused}
+        if isolate is not None and isolate is not True:
+            refused.append(
+                Refused(topic, "isolation can be switched on from outside, and off at the gateway only", key)
+            )
+            take_back[_ISOLATE] = None
         send = (self._update({"desired": take_back}),) if take_back else ()
         return Heard(send=send, commands=tuple(commands), refused=tuple(refused))
 
     def answer(self, command: Command, results: Sequence[Result], now: int) -> list[Message]:
-        pairs = list(zip(command.values, results, strict=True))
-        said = {tag: result.after for (tag, _), result in pairs if achieved(result) and result.after is not None}
-        state: dict[str, Any] = {"desired": {command.device: {tag: None for tag, _ in command.values}}}
-        if said:
-            state["reported"] = {command.device: said}
-        return [self._update(state)]
+        if command.isolate:
+            answer: dict[str, Any] = {"version": command.reply, "isolated": True, "device": None, "values": None}
+            return [self._update({"desired": {_ISOLATE: None}, "reported": {_ANSWER: answer}})]
+        # a list, for a shadow merges objects: what an earlier command named would stay
+        became = [{"tag": tag, **each} for tag, each in told(command, results).items()]
+        answer = {"version": command.reply, "isolated": None, "device": command.device, "values": became}
+        nothing = {command.device: {tag: None for tag, _ in command.values}}
+        return [self._update({"desired": nothing, "reported": {**nothing, _ANSWER: answer}})]
 
     def _update(self, state: dict[str, Any]) -> Message:
         return note(self._shadow, text({"state": state}))
@@ -136,3 +160,25 @@ def topic_problem(topic: str) -> str:
     if len(topic.encode()) > _TOPIC_BYTES or topic.count("/") > _TOPIC_SLASHES:
         return f"a topic on AWS has at most {_TOPIC_BYTES} bytes and {_TOPIC_SLASHES} slashes: {topic}"
     return f"a topic must not contain + or #: {topic}" if set(topic) & {"+", "#"} else ""
+
+
+def _by_age(asked: dict[str, Any], stamps: dict[str, Any], newest: int) -> dict[int, dict[str, Any]]:
+    """Part wishes by when each was made (s), the oldest first: a delta also has those that were never carried out."""
+    parts: dict[int, dict[str, Any]] = {}
+    for device, values in asked.items():
+        if not isinstance(values, dict) or not values:
+            parts.setdefault(newest, {})[device] = values
+            continue
+        known = _object(stamps.get(device))
+        for tag, value in values.items():
+            stamp = _seconds(_object(known.get(tag)).get("timestamp")) or newest
+            parts.setdefault(stamp, {}).setdefault(device, {})[tag] = value
+    return dict(sorted(parts.items()))
+
+
+def _seconds(stamp: object) -> int:
+    return stamp if isinstance(stamp, int) and 0 <= stamp < 2**33 else 0
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -4,9 +4,13 @@
          $thing/up/property/{pid}/{dn}          (of the sub-device) {"method": "report", "clientToken", "timestamp": ms,
                                                 "params": {"pressure": 4.2}}
                                                 {"method": "control_reply", "clientToken", "code": 0, "status": ""}
+         $thing/up/action/{pid}/{dn}            {"method": "action_reply", "clientToken", "code": 0, "status": "",
+                                                "response": {"results": JSON as a text}}
     in   $gateway/operation/result/{pid}/{dn}   {"type", "payload": {"devices": [{..., "result": 0}]}}
          $thing/down/property/{pid}/{dn}        (of the sub-device) {"method": "control", "clientToken", "params"}
                                                 {"method": "report_reply", "clientToken", "code"}
+         $thing/down/action/{pid}/{dn}          {"method": "action", "clientToken", "actionId": "set" | "isolate",
+                                                "params": {"pressure": 4.2}}
 
 Nothing is reported before the platform said that the sub-devices are online. It takes 16 kB a message and 10 messages a
 second at QoS 1, no will, no retain. One message holds one device at one time; history is an older `timestamp`. There is
@@ -37,11 +41,13 @@ from gateway.dialects import (
     chunks,
     failures,
     identifier_problem,
+    isolation,
     json_object,
     member,
     members,
     note,
     text,
+    told,
     unexpected,
     wanted,
 )
@@ -145,11 +151,11 @@ class Tencent:
         self._token += 1
         values = b",".join(members(section) for section in sections)
         body = b'{"method":"report","clientToken":"r-%d","timestamp":%d,"params":{%s}}'
-        return self._up(first.device), body % (self._token, first.time, values)
+        return self._thing("up", "property", first.device), body % (self._token, first.time, values)
 
-    def _up(self, device: str) -> str:
+    def _thing(self, way: str, what: str, device: str) -> str:
         identity = self._options.devices[device]
-        return f"$thing/up/property/{identity.product}/{identity.name}"
+        return f"$thing/{way}/{what}/{identity.product}/{identity.name}"
 
     def gap(self, gap: Gap, now: int) -> tuple[str, bytes] | None:
         return None
@@ -161,10 +167,11 @@ class Tencent:
             body = json_object(payload)
             if topic == self._result:
                 return self._operated(body)
-            device = self._names.get(topic.removeprefix("$thing/down/property/"))
-            if device is None:
+            what, _, who = topic.removeprefix("$thing/down/").partition("/")
+            device = self._names.get(who)
+            if device is None or what not in ("property", "action"):
                 return unexpected(topic)
-            return self._down(topic, device, body)
+            return self._down(topic, device, body) if what == "property" else self._act(topic, device, body)
         except Unreadable as error:
             return Heard(refused=(Refused(topic, str(error)),))
 
@@ -185,7 +192,7 @@ class Tencent:
             else:
                 self._refused.add(device)
                 troubles.append(f"{device} may not come online on Tencent's platform: result {each.get('result')}")
-        topics = [self._up(device).replace("$thing/up/", "$thing/down/", 1) for device in online]
+        topics = [self._thing("down", what, device) for device in online for what in ("property", "action")]
         return Heard(subscribe=tuple(Subscription(topic, commands=True) for topic in topics), troubles=tuple(troubles))
 
     def _down(self, topic: str, device: str, body: dict[str, Any]) -> Heard:
@@ -201,16 +208,39 @@ class Tencent:
         except Unreadable as error:
             send = (self._reply(device, token, str(error)),)
             return Heard(send=send, refused=(Refused(topic, str(error), token, device),))
-        return Heard(commands=(Command(f"{device}/{token}" if token else "", device, values, reply=token),))
+        return Heard(commands=(Command(_key(device, token), device, values, reply=("property", device, token)),))
+
+    def _act(self, topic: str, device: str, body: dict[str, Any]) -> Heard:
+        """Read the call of an action, whose answer has room for what became of each value."""
+        token, action = str(body.get("clientToken", "")), body.get("actionId")
+        reply = ("action", device, token)
+        try:
+            if action == "isolate":
+                return Heard(commands=(isolation(_key(device, token), True, reply=reply),))
+            if action != "set":
+                raise Unreadable(f"there is no action {action!r}, only set and isolate")  # noqa: TRY301
+            values = wanted(body.get("params"))
+        except Unreadable as error:
+            send = (self._acted(device, token, str(error), None),)
+            return Heard(send=send, refused=(Refused(topic, str(error), token, device),))
+        return Heard(commands=(Command(_key(device, token), device, values, reply=reply),))
 
     def answer(self, command: Command, results: Sequence[Result], now: int) -> list[Message]:
-        return [self._reply(command.device, command.reply, failures(command, results))]
+        what, device, token = command.reply
+        reasons = failures(command, results)
+        if what == "property":
+            return [self._reply(device, token, reasons)]
+        return [self._acted(device, token, reasons, {} if command.isolate else told(command, results))]
 
     def _reply(self, device: str, token: str, reasons: str) -> Message:
-        body = {
-            "method": "control_reply",
-            "clientToken": token,
-            "code": int(bool(reasons)),
-            "status": reasons or "done",
-        }
-        return note(self._up(device), text(body))
+        said = {"clientToken": token, "code": int(bool(reasons)), "status": reasons or "done"}
+        return note(self._thing("up", "property", device), text({"method": "control_reply", **said}))
+
+    def _acted(self, device: str, token: str, reasons: str, values: dict[str, Any] | None) -> Message:
+        said = {"clientToken": token, "code": int(bool(reasons)), "status": reasons or "done"}
+        response = {} if not values else {"response": {"results": text(values).decode()}}
+        return note(self._thing("up", "action", device), text({"method": "action_reply", **said, **response}))
+
+
+def _key(device: str, token: str) -> str:
+    return f"{device}/{token}" if token else ""

@@ -111,7 +111,9 @@ async def test_a_platforms_command_is_carried_out_and_answered_in_its_own_words(
                 front.say(ORDERS[form](platform, 7.5))
                 await until(lambda: platform.readings[seen][-1][1] == 7.5, f"the device keeps its value {front.broken}")
                 if form == "aws":
-                    await until(lambda: platform.reported == {"press_1": {"setpoint": 7.5}}, "nothing is reported")
+                    await until(lambda: platform.reported, "nothing is reported")
+                    (became,) = platform.reported["plantbridge"]["values"]
+                    assert (became["before"], became["after"], became["quality"]) == (4.0, 7.5, "Good")
                     await until(lambda: platform.desired == {}, "the wish stays")
                 else:
                     await until(lambda: platform.replies, f"no answer {front.broken}")
@@ -120,6 +122,7 @@ async def test_a_platforms_command_is_carried_out_and_answered_in_its_own_words(
                 if form == "aws":
                     await until(lambda: len(outcomes(tmp_path)) > 1, "the second command is not in the log")
                     await until(lambda: platform.desired == {}, "the wish that was refused stays")
+                    assert "from 0 to 10" in platform.reported["plantbridge"]["values"][0]["reason"]
                 else:
                     await until(lambda: len(platform.replies) == 2, f"no refusal {front.broken}")
                     assert not DONE[form](platform.replies[-1][1])

@@ -49,7 +49,7 @@ class FakeAliyun(Platform):
         body = self.json(payload)
         if topic.startswith("/ext/session/"):
             self.require(qos == 0, "logins are QoS 0")
-        if match := re.fullmatch(r"/sys/(.+)/thing/service/property/set_reply", topic):
+        if match := re.fullmatch(r"/sys/(.+)/thing/service/(?:property/set|write|isolate)_reply", topic):
             self.require(self.online.get(match[1]), f"{match[1]} is not logged in")
             self.replies.append((match[1], body))
             return []
@@ -109,10 +109,14 @@ class FakeAliyun(Platform):
         self.require(0 < count <= 200, f"{count} properties in a message")
 
     def subscribe(self, subscription: Any) -> None:
-        if match := re.fullmatch(r"/sys/(.+)/thing/service/property/set", subscription.filter):
+        if match := re.fullmatch(r"/sys/(.+)/thing/service/(?:property/set|write|isolate)", subscription.filter):
             self.require(self.online.get(match[1]), f"subscribed for {match[1]} before its login")
         super().subscribe(subscription)
 
     def set(self, who: str, number: str, params: Any) -> Reply:
         body = {"id": number, "version": "1.0", "params": params, "method": "thing.service.property.set"}
         return f"/sys/{who}/thing/service/property/set", orjson.dumps(body)
+
+    def call(self, who: str, number: str, service: str, params: Any) -> Reply:
+        body = {"id": number, "version": "1.0", "params": params, "method": f"thing.service.{service}"}
+        return f"/sys/{who}/thing/service/{service}", orjson.dumps(body)

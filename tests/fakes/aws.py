@@ -21,6 +21,7 @@ class FakeAws(Platform):
         self._shadow = f"$aws/things/{thing}/shadow/update"
         self.reported: dict[str, Any] = {}
         self.desired: dict[str, Any] = {}
+        self.stamps: dict[str, Any] = {}  # when each was desired
         self.version = 0
         self.rows: list[Any] = []
 
@@ -49,8 +50,33 @@ class FakeAws(Platform):
     def wish(self, state: Any, now: int) -> Reply:
         self.version += 1
         _merge(self.desired, state)
-        delta = {"version": self.version, "timestamp": now // SECOND, "state": state}
+        _merge(self.stamps, _stamped(state, now // SECOND))
+        different = _difference(self.desired, self.reported)
+        self.require(different, "a wish that equals what is reported is not told")
+        metadata = _like(different, self.stamps)
+        delta = {"version": self.version, "timestamp": now // SECOND, "state": different, "metadata": metadata}
         return f"{self._shadow}/delta", orjson.dumps(delta)
+
+
+def _stamped(state: Any, now: int) -> Any:
+    return (
+        {key: _stamped(value, now) for key, value in state.items()} if isinstance(state, dict) else {"timestamp": now}
+    )
+
+
+def _like(state: Any, stamps: Any) -> Any:
+    """Give the metadata of what is in a state."""
+    if not isinstance(state, dict):
+        return stamps
+    return {key: _like(value, stamps[key]) for key, value in state.items()}
+
+
+def _difference(desired: Any, reported: Any) -> Any:
+    """Give what is desired and not reported, as a shadow's delta."""
+    if not isinstance(desired, dict) or not isinstance(reported, dict):
+        return desired
+    found = {key: _difference(value, reported.get(key)) for key, value in desired.items() if value != reported.get(key)}
+    return {key: value for key, value in found.items() if value != {}}
 
 
 def _merge(into: dict[str, Any], state: Any) -> None:

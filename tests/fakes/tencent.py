@@ -40,6 +40,11 @@ class FakeTencent(Platform):
         body = self.json(payload)
         if topic == f"$gateway/operation/{self._product}/{self._name}":
             return self._operate(body)
+        if match := re.fullmatch(r"\$thing/up/action/(\w+/\w+)", topic):
+            self.require(self.online.get(match[1]), f"{match[1]} is not online")
+            self.require(body["method"] == "action_reply" and {"clientToken", "code", "status"} <= set(body), "a reply")
+            self.replies.append((match[1], body))
+            return []
         match = re.fullmatch(r"\$thing/up/property/(\w+/\w+)", topic)
         self.require(match, f"the topic {topic}")
         assert match is not None
@@ -70,10 +75,14 @@ class FakeTencent(Platform):
         return [(f"$gateway/operation/result/{self._product}/{self._name}", orjson.dumps(answer))]
 
     def subscribe(self, subscription: Any) -> None:
-        if match := re.fullmatch(r"\$thing/down/property/(.+)", subscription.filter):
+        if match := re.fullmatch(r"\$thing/down/(?:property|action)/(.+)", subscription.filter):
             self.require(self.online.get(match[1]), f"subscribed for {match[1]} before it was online")
         super().subscribe(subscription)
 
     def control(self, who: str, token: str, params: Any) -> Reply:
         body = {"method": "control", "clientToken": token, "params": params}
         return f"$thing/down/property/{who}", orjson.dumps(body)
+
+    def act(self, who: str, token: str, action: str, params: Any) -> Reply:
+        body = {"method": "action", "clientToken": token, "actionId": action, "timestamp": 1, "params": params}
+        return f"$thing/down/action/{who}", orjson.dumps(body)

@@ -132,6 +132,7 @@ TOPICS = st.sampled_from(
     [
         "spBv1.0/G/NCMD/gw1", "spBv1.0/G/DCMD/gw1/press_1", "/sys/subPK/press_1_cn/thing/service/property/set",
         "$thing/down/property/subPK/press_1_cn", "$iothub/methods/POST/set/?$rid=1", "$iothub/methods/POST/x",
+        "$thing/down/action/subPK/press_1_cn", "/sys/subPK/press_1_cn/thing/service/write",
         "$iothub/twin/PATCH/properties/desired/?$version=3", "$iothub/twin/res/400/?$rid=1", "a/b", "",
     ]
 )  # fmt: skip

@@ -613,8 +613,11 @@ def test_a_command_is_read_and_answered_in_the_platforms_own_form(name: str) -> 
     assert command.key
     here.publish(here.cloud.answer(command, [GOOD, Result(False, True, q.GOOD, "")]))
     if name == "aws":
-        assert platform.reported == {"press_1": {"setpoint": 7.5, "lamp": True}}
+        became = [(each["tag"], each["before"], each["after"]) for each in platform.reported["plantbridge"]["values"]]
+        assert became == [("setpoint", 5.0, 7.5), ("lamp", False, True)]
         assert platform.desired == {}
+        here.hear(*platform.wish({"press_1": WISH}, START))  # changed at the machine, and wished for again
+        assert len(here.commands) == 2
         assert command.issued == START
         return
     ((_, said),) = platform.replies
@@ -634,7 +637,7 @@ def test_a_command_that_failed_says_which_value_and_why(name: str) -> None:
     (command,) = here.commands
     here.publish(here.cloud.answer(command, [GOOD, LATE]))
     if name == "aws":
-        assert platform.reported == {"press_1": {"setpoint": 7.5}}
+        assert platform.reported["plantbridge"]["values"][1]["reason"] == "the device is silent"
         assert platform.desired == {}
         return
     ((_, said),) = platform.replies
@@ -653,6 +656,65 @@ def test_huaweis_commands_name_tags_in_their_parameters() -> None:
     here.publish(here.cloud.answer(command, [GOOD]))
     ((request, said),) = case.platform.replies
     assert (request, said["result_code"], said["response_name"]) == ("c1", 0, "SET")
+
+
+@pytest.mark.parametrize("name", ["aliyun", "tencent"])
+def test_services_and_actions_are_answered_with_what_became_of_each_value(name: str) -> None:
+    here, platform = commanded(name)
+    who = "subPK/press_1_cn"
+    ask = {
+        "aliyun": lambda what, params: platform.call(who, "78", {"set": "write"}.get(what, what), params),
+        "tencent": lambda what, params: platform.act(who, "t-2", what, params),
+    }[name]
+    here.hear(*ask("set", WISH))
+    command = here.commands[-1]
+    assert (command.device, command.values) == ("press_1", VALUES)
+    assert command.key != here.commands[0].key
+    here.publish(here.cloud.answer(command, [GOOD, LATE]))
+    (_, said) = platform.replies[-1]
+    assert said["code"] == {"aliyun": 400, "tencent": 1}[name]
+    results = orjson.loads(said["data" if name == "aliyun" else "response"]["results"])
+    assert (results["setpoint"]["before"], results["setpoint"]["after"]) == (5.0, 7.5)
+    assert results["lamp"] == {"before": 5.0, "after": None, "quality": "BadTimeout", "reason": "the device is silent"}
+    here.hear(*ask("isolate", {}))
+    assert here.commands[-1].isolate
+    here.publish(here.cloud.answer(here.commands[-1], []))
+    assert platform.replies[-1][1]["code"] == {"aliyun": 200, "tencent": 0}[name]
+    here.hear(*ask("set", []))
+    assert platform.replies[-1][1]["code"] == {"aliyun": 400, "tencent": 1}[name]
+    assert len(here.commands) == 3
+
+
+def test_a_shadow_can_ask_for_isolation_again_and_again_and_not_for_its_end() -> None:
+    case = aws()
+    here = session(case)
+    here.connect()
+    for _ in range(2):
+        here.hear(*case.platform.wish({"isolate": True}, START))
+        assert here.commands[-1].isolate
+        here.publish(here.cloud.answer(here.commands[-1], []))
+        assert case.platform.desired == {}
+        assert case.platform.reported["plantbridge"]["isolated"] is True
+    here.hear(*case.platform.wish({"isolate": False, "press_1": WISH}, START))
+    assert len(here.commands) == 3
+    assert "off at the gateway only" in here.refused[0]
+    here.publish(here.cloud.answer(here.commands[-1], [GOOD, GOOD]))
+    assert case.platform.desired == {}
+    assert "isolated" not in case.platform.reported["plantbridge"]
+
+
+def test_a_wish_from_before_an_outage_does_not_become_new_with_the_next_one() -> None:
+    """The delta has both, and bears the time of the second."""
+    case = aws()
+    here = session(case)
+    here.connect()
+    case.platform.wish({"press_1": {"setpoint": 7.5}}, START - 3600 * SECOND)
+    here.hear(*case.platform.wish({"press_1": {"lamp": True}}, START))
+    asked = {(each.issued, each.device, each.values) for each in here.commands}
+    assert asked == {
+        (START - 3600 * SECOND, "press_1", (("setpoint", 7.5),)), (START, "press_1", (("lamp", True),)),
+    }  # fmt: skip
+    assert len({each.key for each in here.commands}) == 2
 
 
 def test_azures_wishes_are_reported_as_plug_and_play_does() -> None:
@@ -682,6 +744,8 @@ def test_azures_wishes_are_reported_as_plug_and_play_does() -> None:
         ("aliyun", lambda p: p.set("subPK/press_1_cn", "1", None), "'params' is missing or not an object"),
         ("tencent", lambda p: p.control("subPK/press_1_cn", "t", {}), "expected values by tag name"),
         ("tencent", lambda p: p.control("subPK/sold", "t", {"a": 1}), "nothing is expected on this topic"),
+        ("tencent", lambda p: p.act("subPK/press_1_cn", "t", "reboot", {}), "there is no action 'reboot', only set"),
+        ("aliyun", lambda p: p.call("subPK/press_1_cn", "1", "reboot", {}), "nothing is expected on this topic"),
         ("aws", lambda p: p.wish({"press_1": 5}, START), "expected values by tag name"),
         ("aws", lambda p: ("$aws/things/gw01/shadow/update/delta", b"{}"), "'state' is missing or not an object"),
         ("azure", lambda p: p.method("reboot", "1", {}), "there is no method 'reboot', only set"),
