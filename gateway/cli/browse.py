@@ -1,8 +1,9 @@
 """`plantbridge browse`: an OPC UA server's address space, as a tree or as a ready site fragment.
 
 A variable's name in the fragment is the shortest end of its path that no other variable of its device has, so one more
-variable may give others longer names. With `--keep FILE` the nodes that FILE has keep their device and name there; only
-new nodes are named, and never with a name that FILE gives to another node, be that gone from the server or not.
+variable may give others longer names. With `--into FILE`, where FILE is there, its nodes stay as they are written,
+under their device and name; only new nodes are added, and never with a name that FILE gives to another node, be that
+gone from the server or not. `--keep FILE` names alike, and prints the whole.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def browse(
     limit: Annotated[int, typer.Option(help="Stop after this many nodes.", min=1)] = 100_000,
     standard: Annotated[bool, typer.Option("--standard", help="With the standard's own Server object.")] = False,
     yaml: Annotated[bool, typer.Option("--yaml", help="Print the variables as a site fragment.")] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Write the fragment to this file; where it is there, add what it does not have yet."),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option(help="With --yaml: the fragment of an earlier run; its nodes keep their devices and names."),
@@ -49,7 +54,7 @@ def browse(
 
     Reads only. Exits 1 where nothing was found.
 
-    Example: plantbridge browse opc.tcp://192.168.1.30:4840 --match 'Boiler*' --yaml > boilers.yaml
+    Example: plantbridge browse opc.tcp://192.168.1.30:4840 --match 'Boiler*' --into boilers.yaml
     """
     import asyncio
 
@@ -68,7 +73,10 @@ def browse(
     link = _link(keys)
     if keep is not None and not yaml:
         raise typer.BadParameter("the names of a file are kept in another one: give --yaml too", param_hint="--keep")
+    if into is not None and (yaml or keep is not None):
+        raise typer.BadParameter("--into keeps names by itself and prints nothing", param_hint="--into")
     names = {} if keep is None else names_in(keep, url)
+    before = names_in(into, url, "--into") if into is not None and into.exists() else {}
     columns = (TextColumn("{task.completed} nodes"), TextColumn("{task.fields[path]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("browsing", path="", total=None)
@@ -78,7 +86,9 @@ def browse(
 
         found = asyncio.run(_browse(link, start, limit, step))
     wanted = select(found, match, standard)
-    if yaml:
+    if into is not None:
+        _write(into, url, wanted, _link_keys(policy, mode, user), before)
+    elif yaml:
         print(fragment(url, wanted, _link_keys(policy, mode, user), names), end="")
     else:
         _print(wanted)
@@ -149,18 +159,57 @@ def _print(found: Sequence[Found]) -> None:
     print(say(f"{len(found)} variables"))
 
 
-def names_in(path: Path, url: str) -> Names:
+def _write(path: Path, url: str, found: Sequence[Found], keys: Mapping[str, str], names: Names) -> None:
+    """Write a fragment, or add to the one that is there, and say what was done."""
+    from gateway.cli.replacing import replace
+    from gateway.lists.entries import ListError
+
+    try:
+        text, added = grown(path, url, found, names) if names else (fragment(url, found, keys), len(found))
+        replace(path, text.encode())
+    except (ListError, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint="--into") from error
+    print(say(f"{path}: {added} nodes added, {len({*names.values()} - {None})} were there"))
+
+
+def grown(path: Path, url: str, found: Sequence[Found], names: Names) -> tuple[str, int]:
+    """Give a fragment with the nodes that it does not have yet, and how many these are. Raises ListError."""
+    from gateway.lists import sites
+
+    ruamel = sites.round_trip()
+    before = path.read_text(encoding="utf-8")
+    data = sites.read_yaml(before, path, ruamel)
+    link = next(each for each in data["links"].values() if _mapping(each).get("url") == url)
+    there, added = {*names.values()}, 0
+    for name, keys in devices_of(found, names).items():
+        fresh = {tag: about for tag, about in keys["tags"].items() if _node(about, 0) not in there}
+        if not fresh:
+            continue
+        added += len({_node(about, 0) for about in fresh.values()})
+        device = link["devices"].setdefault(name, sites.nested({"interval": keys["interval"]}))
+        if device.fa.flow_style():
+            device.fa.set_block_style()
+        tags = device.setdefault("tags", sites.nested({}))
+        tags.fa.set_block_style()
+        for tag, about in fresh.items():
+            if "namespace" in device and not about["address"].startswith(("ns=", "nsu=")):
+                about["address"] = f"ns=0;{about['address']}"
+            tags[tag] = sites.tag_value(about)
+    return (sites.dumped(data, ruamel) if added else before), added
+
+
+def names_in(path: Path, url: str, option: str = "--keep") -> Names:
     """Give what a fragment or site file calls the nodes of this server. Raises BadParameter."""
     import yaml
 
     try:
         site = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--keep") from error
+        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint=option) from error
     links = [each for each in _mapping(_mapping(site).get("links")).values() if _mapping(each).get("url") == url]
     if not links:
         why = f"{path} has no link to {url}; is it the file that this command writes to? Print to another one"
-        raise typer.BadParameter(why, param_hint="--keep")
+        raise typer.BadParameter(why, param_hint=option)
     return {
         (str(device), str(name)): _node(tag, _mapping(keys).get("namespace", 0))
         for link in links
@@ -238,7 +287,13 @@ def fragment(
     """Write a site fragment with one device per topmost folder; nodes that `names` has are called as there."""
     import yaml
 
-    names = names or {}
+    link = {"driver": "opcua", "url": url, **(keys or {}), "devices": devices_of(found, names or {})}
+    site = {"links": {"opcua": link}}
+    return yaml.safe_dump(site, allow_unicode=True, sort_keys=False, width=120, default_flow_style=None)
+
+
+def devices_of(found: Sequence[Found], names: Names) -> dict[str, dict[str, Any]]:
+    """Give the devices of a fragment as YAML has them."""
     before: dict[NodeName | None, tuple[str, str]] = {
         node: place for place, node in reversed(names.items()) if node is not None
     }
@@ -267,5 +322,4 @@ def fragment(
                 tag["states"] = dict(each.states)
             tags[name] = tag
         devices[device] = {"interval": "1 s", "tags": tags}
-    site = {"links": {"opcua": {"driver": "opcua", "url": url, **(keys or {}), "devices": devices}}}
-    return yaml.safe_dump(site, allow_unicode=True, sort_keys=False, width=120, default_flow_style=None)
+    return devices

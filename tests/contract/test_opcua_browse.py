@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import pty
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -120,6 +125,80 @@ async def test_the_command_prints_a_tree_and_a_fragment(served: Plant, tmp_path:
     assert refused.exit_code == 2
     nothing = await asyncio.to_thread(CliRunner().invoke, app, [served.url, "--match", "Nothing"])
     assert nothing.exit_code == 1
+
+
+async def test_a_file_that_is_there_keeps_its_words_and_gets_what_is_new(served: Plant, tmp_path: Path) -> None:
+    """Somebody has named, commented and tuned it: browsing again must cost nothing of that."""
+    from gateway.cli.browse import browse
+
+    app = typer.Typer()
+    app.command()(browse)
+    path = tmp_path / "plant.yaml"
+
+    async def into(match: str) -> str:
+        arguments = [served.url, "--match", match, "--into", str(path)]
+        done = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        assert done.exit_code == 0, f"{done.output}{done.exception}"
+        return done.output
+
+    assert "nodes added, 0 were there" in await into("Boiler 1/*")
+    first = path.read_text(encoding="utf-8")
+    assert ": 0 nodes added" in await into("Boiler 1/*")
+    assert path.read_text(encoding="utf-8") == first
+    edited = first.replace("boiler-1:", "east:  # the eastern one").replace(
+        "        t: {", "        heat: {deadband: 0.5, "
+    )
+    assert edited.count("heat") == 1
+    path.write_text(edited, encoding="utf-8")
+    said = await into("*")
+    assert ": 0 nodes added" not in said
+    text = path.read_text(encoding="utf-8")
+    assert "east:  # the eastern one" in text
+    devices = yaml.safe_load(text)["links"]["opcua"]["devices"]
+    before = yaml.safe_load(edited)["links"]["opcua"]["devices"]["east"]["tags"]
+    assert devices["east"]["tags"]["heat"] == before["heat"]
+    assert before.items() <= devices["east"]["tags"].items()
+    assert set(named(text)) > set(named(edited))
+    (tmp_path / "site.yaml").write_text('gateway: g\ninclude: [plant.yaml]\npublish: {c: {url: "mqtt://h"}}\n')
+    load_site(tmp_path / "site.yaml")
+    path.write_text("links: {}")
+    refused = await asyncio.to_thread(CliRunner().invoke, app, [served.url, "--into", str(path)])
+    assert refused.exit_code == 2
+    assert path.read_text(encoding="utf-8") == "links: {}"
+
+
+async def test_progress_is_shown_on_a_terminal_and_nowhere_else(served: Plant, tmp_path: Path) -> None:
+    """The bar is for a person: what the command prints into a file or a pipe has no trace of it."""
+    leader, follower = pty.openpty()
+    program = "from gateway.cli.app import make_app; make_app()()"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, "browse", served.url, "--match", "Boiler 1/*",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=follower,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "PLANTBRIDGE_LANG": "en"},
+        )  # fmt: skip
+        os.close(follower)
+        seen = bytearray()
+
+        def look() -> None:
+            with contextlib.suppress(OSError):  # the end of a terminal is an error
+                while some := os.read(leader, 65536):
+                    seen.extend(some)
+
+        async with asyncio.timeout(60):
+            (out, _), _ = await asyncio.gather(process.communicate(), asyncio.to_thread(look))
+    finally:
+        os.close(leader)
+    assert process.returncode == 0
+    shown = seen.decode(errors="replace")
+    counts = [int(number) for number in re.findall(r"(\d+) nodes", shown)]
+    assert counts
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+    assert "\x1b[2K" in shown  # and it is wiped at the end
+    assert b"nodes" not in out
+    assert b"\x1b" not in out
+    assert b"Boiler 1" in out
 
 
 async def test_names_are_unique_and_as_short_as_they_can_be() -> None:
