@@ -11,6 +11,8 @@ from typing import Any, Final
 from gateway import durable
 from gateway.errors import JournalError
 
+LOCK: Final = "journal.lock"
+RESERVE: Final = "journal.reserve"
 _NEXT_TO_NOTHING: Final = 1 << 20
 
 
@@ -32,7 +34,12 @@ class Foreign(sqlite3.DatabaseError):
 def is_damage(error: sqlite3.Error) -> bool:
     """Tell whether the file itself is bad, as against a disk, a directory or another process that is in the way."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return isinstance(error, Foreign) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    bad = (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_CONSTRAINT,
+    )  # a sound file breaks no constraint
+    return isinstance(error, Foreign) or code in bad or str(error).split()[:2] == ["no", "such"]  # table
 
 
 def free_bytes(directory: Path) -> int:
@@ -55,7 +62,7 @@ class Reserve:
     """
 
     def __init__(self, directory: Path, max_size: int) -> None:
-        self._path = directory / "journal.reserve"
+        self._path = directory / RESERVE
         self._size = 2 * wal_size(directory, max_size)
 
     def take(self) -> bool:
@@ -83,7 +90,7 @@ class Lock:
 
     def __init__(self, directory: Path) -> None:
         """Take the lock. Raises JournalError, naming the process that has it."""
-        path = directory / "journal.lock"
+        path = directory / LOCK
         self._file: Any = path.open("a+", encoding="ascii")
         try:
             durable.lock(self._file)

@@ -10,12 +10,17 @@
     records      sequence, crc (CRC-32 of sequence and record), readings, lost, start, end, at, record
     publishers   name, acknowledged (JSON list of [first, last]), readings
     marks        name, mark: how far a driver had given its data when all that is in the file before was appended
+    holes        first, last: sequences between the records that were lost, and declared, or never got here
+    seals        name, crc: CRC-32 of what else must not be believed where a bit has turned: the journal's id, each
+                 definition, each mark, and what each publisher has acknowledged
 
 Sequences are dense from 1 and are given out before the commit; what is not committed when the process dies never was.
 `at` is the gateway's clock when the record was appended; `start` and `end` are the times of its content. Each may be
 undated (gateway.clock): then `dated` tells what `at` means. `last_time` is `at` of the newest record. `lost` is how
 many readings a gap record of the journal's own stands for, so that dropping a gap does not forget what it declared.
 `owed` are losses whose gap record is not in the file yet: a crash between the two does not hide a loss.
+Records and holes together leave no sequence out, so the lowest that is kept is told by the head: a record that is gone
+is noticed, also at the beginning.
 
 `max_size` bounds the records' bytes; pages of dropped records are used again, so the file stays below about twice
 that. Durability "power" is synchronous=FULL (the WAL is synced at each commit), "process" is NORMAL (at checkpoints).
@@ -38,8 +43,8 @@ import orjson
 import structlog
 
 from gateway.errors import JournalError
-from gateway.journal.disk import Foreign, is_damage, wal_size
-from gateway.ranges import Ranges
+from gateway.journal.disk import LOCK, RESERVE, Foreign, is_damage, wal_size
+from gateway.ranges import Range, Ranges
 
 if TYPE_CHECKING:
     from gateway.options import JournalOptions
@@ -57,6 +62,12 @@ _TRIM_ROWS: Final = 5000
 _STATE: Final = "last, appended, dropped, last_time, losses, records, bytes"
 
 _MARKS: Final = "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, mark BLOB NOT NULL)"  # files may lack it
+_HOLES: Final = "CREATE TABLE IF NOT EXISTS holes (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)"
+_SEALS: Final = "CREATE TABLE IF NOT EXISTS seals (name TEXT PRIMARY KEY, crc INTEGER NOT NULL)"
+_FIND_HOLES: Final = """
+    INSERT INTO holes SELECT before + 1, sequence - 1
+    FROM (SELECT sequence, lag(sequence) OVER (ORDER BY sequence) AS before FROM records) WHERE sequence > before + 1
+"""
 _SCHEMA: Final = f"""
     CREATE TABLE journal (
         one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, created INTEGER NOT NULL, last INTEGER NOT NULL,
@@ -68,6 +79,8 @@ _SCHEMA: Final = f"""
         start INTEGER NOT NULL, end INTEGER NOT NULL, at INTEGER NOT NULL, record BLOB NOT NULL);
     CREATE TABLE publishers (name TEXT PRIMARY KEY, acknowledged TEXT NOT NULL, readings INTEGER NOT NULL);
     {_MARKS};
+    {_HOLES};
+    {_SEALS};
     PRAGMA application_id = {APPLICATION_ID};
     PRAGMA user_version = {VERSION};
 """
@@ -139,6 +152,7 @@ class State:
     records: int = 0
     bytes: int = 0
     first: int = 1
+    holes: tuple[Range, ...] = ()  # within first..last
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +181,7 @@ class JournalFile:
         """Open or create the file. Raises sqlite3.Error where it is damaged or foreign, OSError."""
         self.path = directory / NAME
         self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        self._connection.text_factory = lambda octets: octets.decode(errors="replace")  # the seals tell
         self.dated: Dated = _as_it_is
         self._connection.create_function("dated", 2, lambda sequence, at: self.dated(sequence, at))
         try:
@@ -179,7 +194,8 @@ class JournalFile:
     def _prepare(self, options: JournalOptions) -> None:
         run = self._connection.execute
         application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
-        empty = run("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        names = {name for (name,) in run("SELECT name FROM sqlite_schema")}
+        empty = not names
         if not empty and (application, version) != (APPLICATION_ID, VERSION):
             raise Foreign(f"not a journal of version {VERSION} (application {application:#x}, version {version})")
         run(f"PRAGMA page_size = {_PAGE}")
@@ -194,30 +210,65 @@ class JournalFile:
             for statement in _SCHEMA.split(";"):
                 run(statement)
             run("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._seal("id", *row[1:3])
             run("COMMIT")
             self.checkpoint()  # who it is does not depend on the WAL
-        else:
-            run(_MARKS)
+        else:  # earlier versions had fewer tables
+            for statement in (_MARKS, _SEALS, *([] if "holes" in names else [_HOLES, _FIND_HOLES])):
+                run(statement)
+
+    def _seal(self, name: str, *values: object) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (name, _crc(*values)))
 
     def _load(self) -> None:
         run = self._connection.execute
-        row = run(f"SELECT id, {_STATE}, owed FROM journal").fetchone()
+        row = run(f"SELECT id, {_STATE}, owed, created FROM journal").fetchone()
         if row is None:
             raise Foreign("the journal has lost its head")
         self.id: str = row[0]
-        first = run("SELECT min(sequence) FROM records").fetchone()[0]
+        seals: dict[str, int] = dict(run("SELECT name, crc FROM seals").fetchall())
+        if seals.get("id", _crc(self.id, row[9])) != _crc(self.id, row[9]):
+            raise Foreign("the journal does not know who it is")
         try:
             last, appended, dropped, last_time, losses, records, octets = map(int, row[1:8])
             owed = tuple(Loss(*item) for item in orjson.loads(row[8]))
-            self.publishers: dict[str, tuple[Ranges, int]] = {
-                name: (Ranges(map(tuple, orjson.loads(ranges))), readings)
-                for name, ranges, readings in run("SELECT name, acknowledged, readings FROM publishers")
+            holes = tuple((int(begin), int(end)) for begin, end in run("SELECT first, last FROM holes ORDER BY first"))
+            first = last + 1 - records - Ranges(holes).count
+            self.state = State(last, appended, dropped, last_time, owed, losses, records, octets, first, holes)
+            lowest, highest = run("SELECT min(sequence), max(sequence) FROM records").fetchone()
+            if not 1 <= first <= (lowest or first) <= (highest or first) <= max(last, first) or records < 0:
+                raise Foreign(f"records {lowest} to {highest} are there, and {first} to {last} ought to be")
+            self.publishers = {
+                str(name): self._acknowledged(seals.get(f"publisher/{name}"), name, ranges, readings)
+                for name, ranges, readings in run("SELECT name, acknowledged, readings FROM publishers").fetchall()
             }
         except (TypeError, ValueError) as error:
             raise Foreign(f"the journal's head makes no sense: {error}") from error
-        self.state = State(last, appended, dropped, last_time, owed, losses, records, octets, first or last + 1)
-        self.marks: dict[str, bytes] = dict(run("SELECT name, mark FROM marks").fetchall())
-        self.definitions: dict[bytes, int] = dict(run("SELECT fingerprint, id FROM definitions").fetchall())
+        self.marks: dict[str, bytes] = {
+            name: mark
+            for name, mark in run("SELECT name, mark FROM marks").fetchall()
+            if seals.get(f"mark/{name}", _crc(mark)) == _crc(mark)
+        }
+        self.spoilt: set[int] = set()  # definitions that must not be used
+        self.definitions: dict[bytes, int] = {}
+        for number, fingerprint, definition in run("SELECT id, fingerprint, definition FROM definitions"):
+            found = _crc(fingerprint, definition)
+            if seals.get(f"definition/{number}", found) == found:
+                self.definitions[fingerprint] = number
+            else:
+                self.spoilt.add(number)
+                self.definitions[b"spoilt %d" % number] = number  # the number is not used again
+        if self.spoilt:
+            log.error(
+                "Definitions in the journal are damaged: readings that refer to them are lost.", numbers=self.spoilt
+            )
+
+    def _acknowledged(self, seal: int | None, name: str, ranges: str, readings: int) -> tuple[Ranges, int]:
+        """Give what a publisher has acknowledged; where that is not certain, nothing of what is kept."""
+        if seal is not None and seal != _crc(name, ranges, readings):
+            log.error("It is not known any more what was sent: all that is kept is sent again.", publisher=name)
+            return Ranges([(1, self.state.first - 1)]), 0
+        return Ranges((int(first), int(last)) for first, last in orjson.loads(ranges)), int(readings)
 
     def publish_to(self, names: Iterable[str]) -> dict[str, int]:
         """Know exactly these publishers. Gives how many records each forgotten one had not acknowledged."""
@@ -237,7 +288,9 @@ class JournalFile:
             for name in forgotten:
                 run("DELETE FROM publishers WHERE name = ?", (name,))
             for name in fresh:
-                run("INSERT INTO publishers VALUES (?, ?, 0)", (name, orjson.dumps(before).decode()))
+                text = orjson.dumps(before).decode()
+                run("INSERT INTO publishers VALUES (?, ?, 0)", (name, text))
+                self._seal(f"publisher/{name}", name, text, 0)
             run("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -259,12 +312,16 @@ class JournalFile:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._connection.executemany("INSERT INTO definitions VALUES (?, ?, ?)", work.definitions)
+            for number, fingerprint, definition in work.definitions:
+                self._seal(f"definition/{number}", fingerprint, definition)
             losses = self._drop_damaged(state, work.damaged)  # first: acknowledging them does not make them delivered
             trimming = self._trim(state, work.delivered)
             losses += self._drop_old(state, work)
             losses += self._drop_to_fit(state, work, full)
             self._insert(state, work.entries)
             self._connection.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", work.marks.items())
+            for name, mark in work.marks.items():
+                self._seal(f"mark/{name}", mark)
             settled = {entry.settles for entry in work.entries}
             state.owed = tuple(loss for loss in (*state.owed, *losses) if loss.number not in settled)
             state.dropped += sum(loss.fresh for loss in losses)
@@ -289,6 +346,10 @@ class JournalFile:
         for name, (ranges, readings) in work.acknowledged.items():
             text = orjson.dumps(ranges).decode()
             run("UPDATE publishers SET acknowledged = ?, readings = ? WHERE name = ?", (text, readings, name))
+            self._seal(f"publisher/{name}", name, text, readings)
+        if state.holes != self.state.holes:
+            run("DELETE FROM holes")
+            self._connection.executemany("INSERT INTO holes VALUES (?, ?)", state.holes)
         owed = [
             [loss.number, loss.reason, loss.start, loss.end, loss.readings, 0, loss.first, loss.last]
             for loss in state.owed
@@ -318,8 +379,10 @@ class JournalFile:
             ],
         )
         if state.first > state.last:  # it was empty, and what was given out may have been dropped before it got here
-            state.first = entries[0].sequence
-        state.last = entries[-1].sequence
+            state.first, state.last = entries[0].sequence, entries[0].sequence - 1
+        for entry in entries:
+            _dig(state, state.last + 1, entry.sequence - 1)
+            state.last = entry.sequence
         state.records += len(entries)
         state.bytes += sum(len(entry.record) for entry in entries)
         shed = sum(entry.lost for entry in entries if not entry.settles)  # given up before they got here
@@ -341,19 +404,42 @@ class JournalFile:
             if size > _TRIM_BYTES or count == _TRIM_ROWS:
                 through = sequence
                 break
-        self._remove(state, through, count, size)
+        self._remove(state, through, size)
         return through < min(delivered, state.last)
 
     def _drop_damaged(self, state: State, damaged: Sequence[int]) -> list[Loss]:
         losses: list[Loss] = []
+        absent = Ranges()
         for sequence in damaged:
             found = self._sums(sequence, sequence)
             if found is not None:
+                if not found.start or found.start > found.end:
+                    times = self._around(state, sequence, sequence)
+                    found = found._replace(start=times.start, end=times.end)
                 losses.append(self._loss(state, "a damaged record", found))
                 self._connection.execute("DELETE FROM records WHERE sequence = ?", (sequence,))
                 state.records -= 1
                 state.bytes -= found.bytes
+                _dig(state, sequence, sequence)
+            elif sequence >= state.first:
+                absent.add(sequence, sequence)
+        known = Ranges(state.holes)
+        for first, last in [part for run in absent for part in known.missing(*run)]:
+            losses.append(self._loss(state, "records missing from the file", self._around(state, first, last)))
+            state.records -= last - first + 1
+            _dig(state, first, last)
         return losses
+
+    def _around(self, state: State, first: int, last: int) -> _Sums:
+        """Tell what is known of records that are not there: in time they lie between those before and after."""
+        run = self._connection.execute
+        near = "SELECT sequence, {0} FROM records WHERE sequence {1} AND typeof({0}) = 'integer' ORDER BY sequence {2}"
+        before = run(near.format("start", "< ?", "DESC"), (first,)).fetchone()
+        after = run(near.format("end", "> ?", "ASC"), (last,)).fetchone()
+        created = run("SELECT created FROM journal").fetchone()[0]
+        start = before[1] if before and before[0] < first else created  # a damaged tree leads astray
+        end = after[1] if after and after[0] > last else max(state.last_time, start)
+        return _Sums(last - first + 1, 0, 0, 0, start, end, first, last)
 
     def _drop_old(self, state: State, work: Work) -> list[Loss]:
         run = self._connection.execute
@@ -384,7 +470,7 @@ class JournalFile:
         lost = self._sums(max(state.first, delivered + 1), through)
         gone = self._sums(state.first, through)
         if gone is not None:
-            self._remove(state, through, gone.records, gone.bytes)
+            self._remove(state, through, gone.bytes)
         if lost is None or (lost.readings + lost.declared == 0 and lost.start >= lost.end):
             return []
         return [self._loss(state, reason, lost)]
@@ -395,6 +481,8 @@ class JournalFile:
         row = self._connection.execute(
             f"SELECT {sums}, min(sequence), max(sequence) FROM records WHERE sequence BETWEEN ? AND ?", (first, last)
         ).fetchone()
+        if row[0] and not all(isinstance(value, int) for value in row):
+            raise Foreign(f"record {first} makes no sense")
         return _Sums(*row) if row[0] else None
 
     def _loss(self, state: State, reason: str, found: _Sums) -> Loss:
@@ -402,11 +490,12 @@ class JournalFile:
         readings = found.readings + found.declared
         return Loss(state.losses, reason, found.start, found.end, readings, found.readings, found.first, found.last)
 
-    def _remove(self, state: State, through: int, count: int, size: int) -> None:
+    def _remove(self, state: State, through: int, size: int) -> None:
         self._connection.execute("DELETE FROM records WHERE sequence <= ?", (through,))
-        state.first = through + 1
-        state.records -= count
-        state.bytes -= size
+        left = Ranges(state.holes).within(through + 1, state.last)
+        state.first, state.holes = through + 1, tuple(left)
+        state.records = state.last - through - Ranges(left).count
+        state.bytes = state.bytes - size if state.records else 0
 
     # ------------------------------------------------------------------------------------------------ the rest
 
@@ -421,6 +510,18 @@ class JournalFile:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _dig(state: State, first: int, last: int) -> None:
+    """Note that these sequences are not among the records, and why is known."""
+    if first <= last:
+        holes = Ranges(state.holes)
+        holes.add(first, last)
+        state.holes = tuple(holes)
+
+
+def _crc(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
 
 
 def checksum(sequence: int, record: bytes) -> int:
@@ -447,15 +548,17 @@ def open_file(directory: Path, options: JournalOptions) -> JournalFile:
     """
     mark = directory / DAMAGED_MARK
     try:
-        reason = _marked(mark)
+        reason = _marked(mark) or _emptied(directory / NAME)
         if not reason:
             try:
                 return JournalFile(directory, options)
             except sqlite3.DatabaseError as error:
-                missing = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR  # no such table, no such column
-                if not is_damage(error) and not missing:
+                malformed = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR  # its schema
+                if not is_damage(error) and not malformed:
                     raise
                 reason = str(error)
+            except UnicodeDecodeError as error:  # SQLite quotes a schema that is no text
+                reason = ascii(error.object)
         start, told = _set_aside(directory, reason)
         mark.unlink(missing_ok=True)
         file = JournalFile(directory, options)
@@ -469,6 +572,14 @@ def _marked(mark: Path) -> str:
     """Give what the last run said of the file's damage, or nothing."""
     try:
         return mark.read_text() or "found damaged in the last run"
+    except FileNotFoundError:
+        return ""
+
+
+def _emptied(path: Path) -> str:
+    """Say so where a file is there, and not even its first page: SQLite would take that for new, and drop the WAL."""
+    try:
+        return "" if path.stat().st_size >= 512 else "the file is empty"
     except FileNotFoundError:
         return ""
 
@@ -490,11 +601,21 @@ def _set_aside(directory: Path, reason: str) -> tuple[int, str]:
 
 
 def _oldest_time(path: Path) -> int:
-    """Give the time of the oldest record in a damaged file, or when it was last written, as far as it can be told."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect_to_read(path)) as connection:
-        row = connection.execute("SELECT start FROM records ORDER BY sequence LIMIT 1").fetchone()
-        if row and isinstance(row[0], int):
-            return row[0]
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime_ns
-    return time.time_ns()
+    """Give the time of the oldest record in a damaged file; where nobody can tell, when its first file was made.
+
+    The room kept for a full disk is laid by when a journal is begun, and hardly ever again.
+    """
+    found: list[int] = []
+    unreadable = (sqlite3.Error, UnicodeDecodeError)  # of SQLite's message, which may quote the damage
+    with contextlib.suppress(*unreadable), contextlib.closing(connect_to_read(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")  # reads what there is of a file that was cut off
+        for (start,) in connection.execute("SELECT start FROM records ORDER BY sequence LIMIT 100"):
+            if isinstance(start, int):
+                found.append(start)
+    if found:
+        return min(found)
+    found.append(time.time_ns())
+    for name in (path.name, f"{path.name}-wal", LOCK, RESERVE):
+        with contextlib.suppress(OSError):
+            found.append(path.with_name(name).stat().st_mtime_ns)
+    return min(found)

@@ -37,7 +37,7 @@ from gateway.journal.file import (
 )
 from gateway.metrics import Metrics
 from gateway.model import Gap
-from gateway.ranges import Range
+from gateway.ranges import Range, Ranges
 
 if TYPE_CHECKING:
     from gateway.options import JournalOptions
@@ -173,6 +173,8 @@ class Journal:
     def definition(self, number: int) -> bytes:
         """Give a definition by its id. Raises LookupError, JournalError."""
         found = self._definitions.get(number)
+        if found is None and number in self._file.spoilt:
+            raise LookupError(f"definition {number} is damaged")
         if found is None:
             query = "SELECT definition FROM definitions WHERE id = ?"
             try:
@@ -296,16 +298,23 @@ class Journal:
     async def read(self, first: int, last: int, max_bytes: int) -> Chunk:
         """Read committed records first..last in order, as many as fit in `max_bytes`, at least one.
 
-        A damaged record is left out, counted and declared by a gap record. Raises JournalError.
+        A damaged record, or one that is gone, is left out and declared by a gap record. Raises JournalError.
         """
         if self._failure is not None:
             raise self._failure
         try:
             chunk, damaged = await self._loop.run_in_executor(self._reading, self._read, first, last, max_bytes)
+            there = len(chunk.records) + len(damaged)
+            if there < chunk.through - first + 1:
+                absent = await self._loop.run_in_executor(self._reading, self._absent, first, chunk.through)
+            else:
+                absent = []
         except sqlite3.Error as error:
             raise self._broken(error) from error
         if damaged:
             self.give_up(damaged, "the checksum is wrong")
+        if absent:
+            self.give_up(absent, "they are missing from the file")
         return chunk
 
     def give_up(self, sequences: Iterable[int], reason: str) -> None:
@@ -327,6 +336,8 @@ class Journal:
         query = "SELECT sequence, crc, record FROM records WHERE sequence BETWEEN ? AND ? ORDER BY sequence"
         with self._reader_lock, contextlib.closing(self._reader.execute(query, (first, last))) as found:
             for sequence, crc, record in found:
+                if not isinstance(sequence, int) or not first <= sequence <= last:
+                    continue  # from a page of rubbish
                 if type(record) is not bytes or checksum(sequence, record) != crc:
                     damaged.append(sequence)
                     continue
@@ -335,6 +346,21 @@ class Journal:
                 records.append((sequence, record))
                 size += len(record)
         return Chunk(first, last, records), damaged
+
+    def _absent(self, first: int, last: int) -> list[int]:
+        """Give the sequences that ought to be in the file and are not, at one moment."""
+        run = self._reader.execute
+        with self._reader_lock:
+            run("BEGIN")
+            try:
+                newest, count = run("SELECT last, records FROM journal").fetchone()
+                known = Ranges(run("SELECT first, last FROM holes"))
+                first, last = max(first, newest + 1 - count - known.count), min(last, newest)
+                for (sequence,) in run("SELECT sequence FROM records WHERE sequence BETWEEN ? AND ?", (first, last)):
+                    known.add(sequence, sequence)
+            finally:
+                run("COMMIT")
+        return [number for begin, end in known.missing(first, last) for number in range(begin, end + 1)]
 
     # ------------------------------------------------------------------------------------------------ acknowledging
 
@@ -656,7 +682,11 @@ def _open(directory: Path, options: JournalOptions, publishers: list[str]) -> tu
             forgotten = file.publish_to(publishers)
         except sqlite3.Error as error:
             file.close()
-            raise JournalError(f"the journal in {directory} cannot be written: {error}") from error
+            if not is_damage(error):
+                raise JournalError(f"the journal in {directory} cannot be written: {error}") from error
+            (directory / DAMAGED_MARK).write_text(str(error))
+            file = open_file(directory, options)
+            forgotten = file.publish_to(publishers)
     except BaseException:
         lock.release()
         raise

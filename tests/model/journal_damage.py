@@ -1,16 +1,15 @@
 """A small journal, its file spoilt in some way, and what the journal then says: the truth, or loudly nothing.
 
-What must hold of a spoilt file that is opened (`judge`): the journal opens; each record that it gives was appended, with
-the same number and the same bytes; of what is missing there is a gap record that tells the time of it, or nothing later
-has survived either (the gap of the gateway's own absence begins with the last record that has); nothing is taken for
-acknowledged that was not. Or the file is set aside, with an error in the log and a gap record.
+What must hold of a spoilt file that is opened (`judge`): the journal opens; each record that it gives was appended,
+with the same number and the same bytes; of what is missing there is a gap record that tells the time of it, or nothing
+later has survived either (the gap of the gateway's own absence begins with the last record that has); nothing is taken
+for acknowledged that was not. Or the file is set aside, with an error in the log and a gap record.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import structlog
 
 from gateway.errors import JournalError
 from gateway.journal import Journal
+from gateway.journal.disk import RESERVE
 from gateway.model import Gap
 from gateway.options import JournalOptions
 
@@ -108,7 +108,9 @@ async def _judged(directory: Path, truth: Truth, logs: list[structlog.typing.Eve
             return f"set aside, but loud: {loud}, gaps {gaps}"
         least = min(gap[0] for gap in gaps)
         oldest = min(set(truth.records) - (truth.acknowledged["cloud"] & truth.acknowledged["plant"]))
-        return "" if least <= truth.time(oldest) else f"set aside, and the gap begins {least - truth.time(oldest)} ns late"
+        return (
+            "" if least <= truth.time(oldest) else f"set aside, and the gap begins {least - truth.time(oldest)} ns late"
+        )
     for number, record in found.items():
         if number <= last and truth.records.get(number) != record:
             return f"record {number} is wrong"
@@ -166,6 +168,8 @@ class Bench:
         for each in FILES:
             if (self.origin / each).exists():
                 shutil.copyfile(self.origin / each, copy / each)
+        (copy / RESERVE).touch()  # laid by when the journal was begun
+        os.utime(copy / RESERVE, ns=(T0, T0))
         octets = bytearray((copy / name).read_bytes())
         for flip in flips:
             octets[flip // 8] ^= 1 << flip % 8
@@ -176,14 +180,6 @@ class Bench:
             shutil.rmtree(copy)
 
 
-async def benches(root: Path) -> Iterator[Bench]:  # type: ignore[misc]
-    raise NotImplementedError
-
-
 async def bench(root: Path, *, wal: bool, commits: int = 12) -> Bench:
     origin = root / ("killed" if wal else "closed")
     return Bench(root, origin, await make(origin, commits, wal=wal))
-
-
-def timed(seconds: float) -> asyncio.Timeout:
-    return asyncio.timeout(seconds)
