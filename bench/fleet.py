@@ -83,6 +83,8 @@ class Feed:
 
     async def close(self) -> None: ...
 
+    def hold(self, held: bool) -> None: ...
+
     async def subscribe(self, filters: Sequence[str], *, timeout: float, qos: int = 1) -> list[Answer]:
         return [Answer(0, "")] * len(filters)
 

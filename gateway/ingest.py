@@ -7,7 +7,9 @@
 - The source (gateway.sources: a broker, perhaps with a stream) keeps what is not acknowledged: a kill, a lost
   connection, a store that is away cost nothing, and what was stored but not acknowledged comes again and is dropped by
   the store.
-- Bounded: no more messages are in hand than `in_flight`, no more readings decoded than MOST_READINGS.
+- Bounded: no more is decoded at once than MOST_READINGS and MOST_OCTETS (of texts), and while the store is at work no
+  more than `in_flight` messages wait. A slow store stops the acknowledgements and with them the broker; one that
+  sends on all the same (mosquitto 2.0.11 does) is not read.
 - Table definitions are subscribed at QoS 0, since messages in hand that wait for them would keep them back otherwise;
   retained, they come again with each subscription.
 - What cannot be decoded, or what the store will never take, goes to the dead letters and is acknowledged: it never
@@ -40,7 +42,7 @@ from gateway.fleet import Fleet
 from gateway.health import Health, heartbeat, notify, serve
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
-from gateway.model import Batch, TagTable
+from gateway.model import Batch, Kind, TagTable
 from gateway.mqtt import Arrived
 from gateway.options import IngestOptions
 from gateway.schedule import Backoff
@@ -48,6 +50,7 @@ from gateway.sources import Source, source
 from gateway.stores import open_store
 
 MOST_READINGS: Final = 250_000  # of one write
+MOST_OCTETS: Final = 64_000_000  # of the texts in one write
 MANY: Final = 16  # messages in hand after which a pause of the broker means that its window is full
 PAUSE: Final = 0.01  # s
 OPENING: Final = 5.0  # s that the store may refuse to open at the start
@@ -160,6 +163,8 @@ class Ingest:
         self._tables: dict[tuple[str, str, int], TagTable] = {}  # by topic prefix, journal and number
         self._arrived: deque[Arrived] = deque()
         self._parked: list[_Parked] = []
+        self._source: Source | None = None
+        self._storing = False
         self._news = asyncio.Event()  # something arrived, or the session or ingest is to end
         self._over = asyncio.Event()  # the session or ingest is to end
         self._refused: set[tuple[str, bytes]] = set()  # definitions that cannot be read
@@ -205,7 +210,7 @@ class Ingest:
             if self._strikes == STRIKES:
                 self._mute(f"{self._options.topic}/stored/+", "sessions end over it")
         self._over.clear()
-        connection = source(self._options, client_id(self._options), self._take_in)
+        self._source = connection = source(self._options, client_id(self._options), self._take_in)
         watchers: list[asyncio.Task[None]] = []
         try:
             await connection.open()
@@ -258,6 +263,8 @@ class Ingest:
     def _take_in(self, message: Arrived) -> None:
         self._arrived.append(message)
         self._news.set()
+        if self._storing and len(self._arrived) >= self._options.in_flight and self._source is not None:
+            self._source.hold(True)
 
     # ------------------------------------------------------------------------------------------------ the flow
 
@@ -285,14 +292,15 @@ class Ingest:
         in_hand = len(self._arrived)
         while in_hand:
             taken: list[tuple[Arrived, Block]] = []
-            readings = 0
-            while in_hand and readings < MOST_READINGS:
+            readings = octets = 0
+            while in_hand and readings < MOST_READINGS and octets < MOST_OCTETS:
                 message = self._arrived.popleft()
                 in_hand -= 1
                 block = await self._decoded(message, connection)
                 if block is not None:
                     taken.append((message, block))
                     readings += _readings(block)
+                    octets += _octets(block)
             if taken and not await self._write(taken, connection):
                 return
         await self._hear(connection)
@@ -394,6 +402,7 @@ class Ingest:
         """Store and acknowledge; try again while the store is away. False where the session ended before."""
         backoff = Backoff(self._options.retry_first, self._options.retry_longest)
         while True:
+            self._storing = True
             try:
                 report = await self._store.write([block for _, block in taken])
                 await asyncio.to_thread(self._note, taken)
@@ -409,6 +418,9 @@ class Ingest:
                 return await self._write_one_by_one(taken, connection, repr(error))
             else:
                 break
+            finally:
+                self._storing = False
+                connection.hold(False)
         if self._health.link("store", up=True) and backoff.attempts:
             log.warning("the store takes readings again")
         for message, _ in taken:
@@ -466,6 +478,12 @@ class Ingest:
 
 def _readings(block: Block) -> int:
     return sum(len(content) for content in block.contents if isinstance(content, Batch))
+
+
+def _octets(block: Block) -> int:
+    """Give about how much the texts of a block take; numbers are bounded by how many they are."""
+    texts = (each.value for each in block.contents if isinstance(each, Batch) and each.table.kind is Kind.TEXT)
+    return sum(len(text) for column in texts for text in column)
 
 
 async def _wait(event: asyncio.Event, seconds: float | None) -> bool:

@@ -14,7 +14,8 @@
 - Every wait has a deadline. A silent broker ends the session after twice the keep-alive at the latest.
 - The broker's limits (receive maximum, maximum packet size) are kept: `publish` waits for room, and refuses what is
   too large as the broker would (code 0x95).
-- Incoming messages are acknowledged by `acknowledge` only, never on their own.
+- Incoming messages are acknowledged by `acknowledge` only, never on their own. `hold` stops reading, and keeps the
+  session alive meanwhile: there are brokers that send more than they may.
 """
 
 from __future__ import annotations
@@ -121,6 +122,8 @@ class Connection:
         self.heard = 0.0  # when the broker gave the last sign of life, by the loop's clock
         self._asked = 0.0
         self._looked = 0.0  # when the loop last turned
+        self._held = False  # nothing is read
+        self._pinged = 0.0  # when we last asked while nothing was read
         self._options = options
         self.client_id = options.client_id or client_id
         self._will = will
@@ -272,6 +275,23 @@ class Connection:
         if self._client is not None and not self.lost.is_set() and message.qos:
             self._client.ack(message.mid, message.qos)
 
+    def hold(self, held: bool) -> None:
+        """Read nothing more from the socket, or go on. What the broker sends waits in its memory and the kernel's."""
+        sock = self._client.socket() if self._client is not None and not self.lost.is_set() else None
+        if sock is None or held == self._held:
+            return
+        self._held = held
+        loop = asyncio.get_running_loop()
+        if held:
+            loop.remove_reader(sock)
+            return
+        loop.add_reader(sock, self._read)
+        if getattr(sock, "pending", lambda: 0)():  # decrypted already: it makes no socket readable
+            loop.call_soon(self._read)
+        if self._timer is not None:  # what has come must be read before paho asks whether anything came
+            self._timer.cancel()
+        self._timer = loop.call_later(_MISC_EVERY, self._misc)
+
     def ask(self) -> None:
         """Have the broker give a sign of life, which moves `heard`; one question at a time."""
         if self._client is not None and not self.lost.is_set() and self._asked <= self.heard:
@@ -336,7 +356,7 @@ class Connection:
         now = asyncio.get_running_loop().time()
         if not self.lost.is_set():
             self.heard, self._asked = (now, self._asked) if now - self._looked < _STALE else (self.heard, 0.0)
-        while not self.lost.is_set():  # TLS: what is decrypted already makes no socket readable
+        while not self.lost.is_set() and not self._held:  # TLS: what is decrypted already makes no socket readable
             pending = getattr(client.socket(), "pending", None)
             if pending is None or not pending():
                 return
@@ -352,7 +372,11 @@ class Connection:
         loop = asyncio.get_running_loop()
         self._looked = loop.time()
         self._timer = loop.call_later(_MISC_EVERY, self._misc)
-        self._guarded(self._client.loop_misc)
+        if not self._held:
+            self._guarded(self._client.loop_misc)
+        elif self._looked - self._pinged > self._options.keep_alive / 2:
+            self._pinged = self._looked
+            self._client.ping()
 
     def _guarded(self, step: Callable[[], MQTTErrorCode]) -> None:
         try:

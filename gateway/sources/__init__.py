@@ -6,7 +6,8 @@
 
 What a source owes ingest, and what another engine (Kafka: docs/scale.md) would have to give:
 
-- It hands a message to `on_message` on the loop, and holds no more than `in_flight` that are not acknowledged.
+- It hands a message to `on_message` on the loop, and holds no more than `in_flight` that are not acknowledged. Where
+  its peer sends more all the same (mosquitto 2.0.11 under MQTT 5), `hold` stops it while the store is at work.
 - `acknowledge` is called in any order, after the store has committed. What is not acknowledged comes again after the
   session's end, to this worker or another, whatever ended it. Twice is allowed, never is not.
 - `open` and `publish` raise SinkUnavailable; when the session ends `lost` is set and `reason` says why. Nothing is
@@ -68,6 +69,10 @@ class Source(Protocol):
         """Take responsibility for a message of this session."""
         ...
 
+    def hold(self, held: bool) -> None:
+        """Take no more from the MQTT session, or go on."""
+        ...
+
     async def close(self) -> None:
         """End the session. Idempotent; never raises."""
         ...
@@ -99,6 +104,7 @@ class Streamed:
         self.endpoint = connection.endpoint
         self.subscribe = connection.subscribe
         self.publish = connection.publish
+        self.hold = connection.hold
         self._connection = connection
         self._stream = stream
         self._watchers: list[asyncio.Task[None]] = []

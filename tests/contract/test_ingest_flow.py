@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import deadletters
+from gateway import deadletters, ingest
 from gateway.accounting import Account
 from gateway.contracts import Block, Store, StoreReport
 from gateway.deadletters import DeadLetters
@@ -369,6 +369,68 @@ class Stubborn:
 
     async def close(self) -> None:
         return
+
+
+class Slow(Stubborn):
+    """A store that takes its time: each write waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Semaphore(0)
+        self.writes: list[int] = []  # messages of each
+        self.let: list[int] = []
+
+    def let_one(self) -> None:
+        self.let.append(1)
+        self.gate.release()
+
+    async def write(self, blocks: Sequence[Block]) -> StoreReport:
+        self.writes.append(len(blocks))
+        await self.gate.acquire()
+        return await super().write(blocks)
+
+
+async def test_a_slow_store_stops_the_broker_and_takes_no_memory(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """What waits is to wait on the broker's disk. mosquitto 2.0.11 keeps to the receive maximum at first only: after
+    some acknowledgements it sends hundreds at once, which stay unread."""
+    store, in_hand = Slow(), 0
+    async with edge(mosquitto) as plant, running(mosquitto, store, tmp_path, in_flight=10, keep_alive="1 s") as side:
+        await plant.define()
+        await plant.scans(150)
+        while sum(store.writes[: len(store.let)]) < 150:
+            await until(lambda: len(store.writes) > len(store.let), "the next write")
+            await until(partial(quiet, side), "no more to come")
+            in_hand = max(in_hand, store.writes[-1] + len(side.ingest._arrived))
+            if len(store.let) == 3:
+                await asyncio.sleep(3)  # three times the keep-alive: the session stays
+            store.let_one()
+        await until(lambda: len(store.taken) == 150, "the last to be stored")
+        assert side.health.report()["links"]["broker"]["up"]
+    assert sorted(store.taken) == list(range(1, 151)), "all of them, and none twice: it was one session"
+    assert in_hand <= 2 * 10 + 1, "what is being written, and as many that wait"
+
+
+async def quiet(side: Side) -> bool:
+    before = len(side.ingest._arrived)
+    await asyncio.sleep(0.1)
+    return before == len(side.ingest._arrived)
+
+
+async def test_one_write_holds_many_messages_and_no_more_texts_than_fit(
+    mosquitto: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """250,000 readings are 6 MB of numbers, but gigabytes where each is a page of text."""
+    monkeypatch.setattr(ingest, "MOST_OCTETS", 300_000)
+    store, of = Slow(), table(Kind.TEXT, 10)
+    async with edge(mosquitto) as plant, running(mosquitto, store, tmp_path, batch_interval="1 s"):
+        await plant.define(of)
+        for number in range(1, 31):
+            sent = block(scan(of, T0 + number * SECOND, ["x" * 10_000] * 10), first=number)
+            await plant.send("plantbridge/demo/columns", columns_message(sent, plant.numbers))
+        for _ in range(30):
+            store.let_one()
+        await until(lambda: len(store.taken) == 30, "all to be stored")
+    assert 1 < max(store.writes) <= 3
 
 
 @pytest.mark.parametrize("poison", [StoreUnavailable("never", permanent=True), ZeroDivisionError("a bug")])

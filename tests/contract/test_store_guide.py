@@ -91,6 +91,28 @@ async def test_sql_for_postgres_gives_rows() -> None:
     assert missing[0][4:] == ("x", 5, 1)
 
 
+async def test_roll_ups_and_retention_for_postgres_do_what_they_say() -> None:
+    """Late readings of an hour change it; readings that are deleted leave it as it was."""
+    server, schema = postgres_server(), f"guide-{uuid.uuid4().hex}"
+    options = {"type": "postgres", "url": server.url, "schema": schema}
+    store = PostgresStore(PostgresOptions.model_validate(options))
+    made, rolled, deleted = examples("postgres-work")
+    rolled = rolled.replace("now()", f"to_timestamp({T0 // SECOND})")
+    of = TagTable("press-1", "default", Kind.FLOAT, (Tag("pressure", "a", unit="bar"),))
+    await store.write([block(scan(of, T0 + SECOND, [3.0]), scan(of, T0 + 2 * SECOND, [9.0], [BAD]))])
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f'SET search_path TO "{schema}"')  # type: ignore[arg-type]
+        for statement in (made, made, rolled):
+            connection.execute(statement)  # type: ignore[arg-type]
+        await store.write([block(scan(of, T0, [1.0]), first=3)])
+        await store.close()
+        for statement in (rolled, deleted):
+            connection.execute(statement)  # type: ignore[arg-type]
+        columns = "count, good, minimum, maximum, mean, first, last"
+        assert connection.execute(f"SELECT {columns} FROM hours").fetchall() == [(3, 2, 1.0, 3.0, 2.0, 1.0, 3.0)]  # type: ignore[arg-type]
+        assert connection.execute("SELECT count(*) FROM samples").fetchone() == (0,)
+
+
 async def test_influxql_of_the_guide_gives_rows(tmp_path: Path) -> None:
     with InfluxDB(tmp_path / "influxdb") as engine, InfluxProxy(engine.url) as proxy:
         engine.create("plant")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.stores import lines
 from tests.servers import need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,16 +216,3 @@ def test_the_image_is_given_what_it_copies() -> None:
     }
     assert copied == shown
     assert all((ROOT / part).exists() for part in copied)
-
-
-def test_the_dashboard_asks_for_what_the_store_writes() -> None:
-    """A renamed measurement or tag leaves the dashboard empty, and nobody told."""
-    board = json.loads((DEPLOY / "compose/grafana/dashboards/readings.json").read_text())
-    sources = yaml.safe_load((DEPLOY / "compose/grafana/datasources/influxdb.yaml").read_text())["datasources"]
-    text = json.dumps(board)
-    assert {source["uid"] for source in sources} == set(re.findall(r'"uid": "(plant)"', text))
-    known = lines.__doc__ or ""
-    for name in re.findall(r"r\._(?:measurement|field) == \\\"(\w+)\\\"", text):
-        assert re.search(rf"\b{name}\b", known), name
-    for name in re.findall(r"\br\.(?!_)(\w+)", text):
-        assert re.search(rf"\b{name}=", known), name
