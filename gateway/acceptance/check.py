@@ -182,16 +182,14 @@ def as_a_whole(device: CheckedDevice) -> CheckedDevice:
 
 
 def _by_habit(tag: Checked, order: str) -> Checked:
-    """Judge a tag of a device that keeps this order: one that shows less in it is in the wrong one."""
+    """Judge a tag of a device that keeps this order: a float is in it too, and an integer that shows less in it."""
     if not tag.orders or tag.verdict not in (*_GUESSED, Verdict.WORD_ORDER):
         return tag
     here, there = tag.orders[0], next((each for each in tag.orders if each.order == order), tag.orders[0])
-    if tag.verdict is not Verdict.WORD_ORDER and not (there.likely and abs(there.value) < abs(here.value)):
+    less = isinstance(here.value, float) or abs(there.value) < abs(here.value)
+    if tag.verdict is not Verdict.WORD_ORDER and not (there.likely and there.value != here.value and less):
         return tag
-    note = f"looks like the wrong word order: try {order} (the registers hold {tag.data})"
-    if here.likely:
-        note = f"the device's other tags say {order}, which makes it {there.value} (the registers hold {tag.data})"
-    return replace(tag, verdict=Verdict.WORD_ORDER, note=note)
+    return replace(tag, verdict=Verdict.WORD_ORDER, note=f"{order} makes it {there.value:.10g}, raw")
 
 
 async def _group(line: _Line, device: Device, group: Group) -> list[Checked]:

@@ -149,8 +149,8 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         taken = (
             f"last PUBACK {ago(each['taken_at'], now)} (record {each['taken']})" if each["taken_at"] else "no PUBACK"
         )
-        waits = "its last record waits" if each["waits"] else "nothing of it waits"
-        what = f"{state}; all up to record {each['cursor']} taken, {taken}, {waits}"
+        waits = "its last record is kept still" if each["waits"] else "nothing of it waits"
+        what = f"{state}; done with all up to record {each['cursor']}, {taken}, {waits}"
         rows.append((f"publisher {each['publisher']}", what if each["shows"] else f"{state}; does not tell it"))
     return rows
 

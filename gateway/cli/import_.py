@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.language import say
+from gateway.language import say, word
 
 if TYPE_CHECKING:
     from gateway.lists.entries import RegisterList
@@ -188,10 +188,15 @@ def _conclude(composed: Composed, listed: RegisterList, target: Path | None, *, 
     """Say what was done, and what to do next."""
     errors = sum(each.severity == "error" for each in listed.findings)
     where = composed.file if target is not None else "standard output"
-    verb = "would write" if dry_run else "nothing to change in" if not (composed.added or composed.changed) else "wrote"
     counts = _counted(composed)
-    left = f"; {errors} row{'s' if errors != 1 else ''} could not be read" if errors else ""
-    print(f"{verb} {where}: {counts}{left}", file=sys.stderr)
+    said = f"wrote {where}: {counts}"
+    if dry_run:
+        said = f"would write {where}: {counts}"
+    elif not (composed.added or composed.changed):
+        said = f"nothing to change in {where}: {counts}"
+    print(say(said), file=sys.stderr)
+    if errors:
+        print(say(f"{errors} row{'s' if errors != 1 else ''} could not be read"), file=sys.stderr)
     if composed.kept:
         names = ", ".join(composed.kept[:8]) + (", …" if len(composed.kept) > 8 else "")
         print(say(f"not in the list, and kept: {names}"), file=sys.stderr)
@@ -210,4 +215,5 @@ def _counted(composed: Composed) -> str:
     parts: Sequence[tuple[int, str]] = (
         (len(composed.added), "new"), (len(composed.changed), "changed"), (composed.same, "unchanged"),
     )  # fmt: skip
-    return f"{composed.kind}, tags: " + ", ".join(f"{count} {word}" for count, word in parts if count)
+    counts = ", ".join(f"{count} {word(what)}" for count, what in parts if count)
+    return f"{word(composed.kind)}, {word('tags')}: {counts}"
