@@ -194,8 +194,8 @@ def _sent(found: dict[str, Any], site: str, told: Account) -> None:
             )
         elif sequence and each["waits"]:
             told.said.append(
-                f"Publisher {name} has sent all of it: the broker took record {each['taken']}. Record {sequence}, the last"
-                " with this tag, stays in the journal until the broker has lived on for a while (settle)."
+                f"Publisher {name} has sent all of it: the broker took record {each['taken']}. Record {sequence}, the"
+                " last with this tag, stays in the journal until the broker has lived on for a while (settle)."
                 if each.get("taken", 0) >= sequence
                 else f"Publisher {name} is connected; record {sequence}, the last with this tag, is on its way."
             )
