@@ -101,7 +101,7 @@ def _own_file(cloud: Cloud, name: str) -> Path:
 
 def divided(options: IngestOptions) -> bool:
     """Whether there may be other workers that take a part of the readings."""
-    return options.share is not None or options.stream is not None
+    return options.share is not None or options.stream is not None or options.kafka is not None
 
 
 async def _keep(fleet: Fleet) -> None:
@@ -240,7 +240,7 @@ class Ingest:
         share = self._options.share if self._options.version == "5" else None
         shared = f"$share/{share}/" if share else ""
         filters = [f"{topic}/account/+"]
-        if self._options.stream is None:  # else they come from the stream
+        if self._options.stream is None and self._options.kafka is None:  # else they come from there
             filters += [f"{shared}{topic}/columns", f"{shared}{topic}/gaps"]
         if divided(self._options):
             filters.append(f"{topic}/stored/+")

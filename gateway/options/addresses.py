@@ -92,6 +92,28 @@ NatsUrls = Annotated[
 """Servers of one NATS cluster."""
 
 
+def _bootstrap(text: str) -> str:
+    """Check the address of a Kafka broker."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or "/" in text or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"expected host:port such as 192.168.1.5:9092, got {text!r}")
+    return text
+
+
+KafkaServers = Annotated[
+    tuple[Annotated[str, AfterValidator(_bootstrap)], ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+            "examples": ["192.168.1.5:9092"],
+        }
+    ),
+]
+"""Brokers of one Kafka cluster, of which one must answer."""
+
+
 def _fingerprint(text: object) -> object:
     """Read a SHA-256 fingerprint as openssl and browsers write it."""
     if not isinstance(text, str):

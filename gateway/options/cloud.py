@@ -6,8 +6,8 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gateway.options.addresses import HttpUrl, NatsUrls
-from gateway.options.northbound import MqttOptions
+from gateway.options.addresses import HttpUrl, KafkaServers, NatsUrls
+from gateway.options.northbound import MqttOptions, TlsOptions
 from gateway.options.values import Duration, Options, Size
 
 
@@ -134,6 +134,35 @@ class StreamOptions(Options):
     given to another: the worker was killed, or cut off."""
 
 
+class KafkaOptions(Options):
+    """A topic of Kafka, or of what speaks its protocol, that many workers read as one consumer group."""
+
+    servers: KafkaServers
+    """host:port, or a list of them: brokers of one cluster."""
+    topic: str = Field(default="plantbridge", min_length=1)
+    """The topic into which the MQTT broker's bridge writes what gateways publish."""
+    mqtt_topic: str = Field(default="key", pattern="^(key|header:.+)$")
+    """Where a record has its MQTT topic: key, or header:NAME."""
+    username: str | None = None
+    password: str | None = Field(default=None, repr=False)
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How username and password are shown to the brokers (SASL)."""
+    tls: TlsOptions | None = None
+    """Its presence turns TLS on."""
+    redeliver: Duration = Field(default=30.0, ge=1.0)
+    """A worker that was not heard of for this time is taken for dead, and its partitions go to others."""
+
+    @model_validator(mode="after")
+    def _a_password_is_not_shown_to_everybody(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password go together")
+        if self.mechanism == "PLAIN" and self.password is not None and self.tls is None:
+            raise ValueError("PLAIN shows the password to whoever listens: add tls: {}, or use SCRAM-SHA-512")
+        if self.tls is not None and self.tls.fingerprint:
+            raise ValueError("a cluster's brokers are known by tls.ca; a fingerprint serves for MQTT only")
+        return self
+
+
 class IngestOptions(MqttOptions):
     """The cloud side's subscription."""
 
@@ -146,6 +175,9 @@ class IngestOptions(MqttOptions):
     stream: StreamOptions | None = None
     """Take readings from a stream of NATS JetStream instead of the MQTT session, which still brings what is retained:
     where gateways publish to nats-server. Same user, password and tls as for `url`."""
+    kafka: KafkaOptions | None = None
+    """Take readings from a topic of Kafka instead of the MQTT session, which still brings what is retained: where the
+    MQTT broker hands what gateways publish to Kafka."""
     batch_interval: Duration = 0.25
     """Messages are stored together at least this often."""
     in_flight: int = Field(default=200, ge=1, le=65535)
@@ -159,4 +191,6 @@ class IngestOptions(MqttOptions):
     def _a_stream_is_known_by_its_authority(self) -> Self:
         if self.stream is not None and self.tls is not None and self.tls.fingerprint and self.tls.ca is None:
             raise ValueError("a stream's servers are known by tls.ca; a fingerprint alone serves for MQTT only")
+        if self.stream is not None and self.kafka is not None:
+            raise ValueError("stream and kafka are two places to take the same readings from; keep one")
         return self

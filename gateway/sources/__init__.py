@@ -4,7 +4,7 @@
     with a stream  readings and gaps come from the stream, as one consumer that the workers share; what is retained
                    (definitions, summaries) comes over the session, where each worker hears all of it
 
-What a source owes ingest, and what another engine (Kafka: docs/scale.md) would have to give:
+What a source owes ingest:
 
 - It hands a message to `on_message` on the loop, and holds no more than `in_flight` that are not acknowledged. Where
   its peer sends more all the same (mosquitto 2.0.11 under MQTT 5), `hold` stops it while the store is at work.
@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gateway.mqtt import Answer, Arrived, Connection, Endpoint
 from gateway.options import IngestOptions
-
-if TYPE_CHECKING:
-    from gateway.sources.jetstream import JetStream
 
 __all__ = ["Source", "source"]
 
@@ -88,17 +85,40 @@ def source(options: IngestOptions, client_id: str, on_message: Callable[[Arrived
         receive_maximum=options.in_flight,
         on_message=on_message,
     )
-    if options.stream is None:
-        return connection
-    from gateway.sources.jetstream import JetStream  # nats-py only where it is used
+    if options.kafka is not None:
+        from gateway.sources.kafka import Kafka  # a client library is loaded where it is used only
 
-    return Streamed(connection, JetStream(options, on_message=on_message))
+        return Streamed(connection, Kafka(options, client_id, on_message=on_message))
+    if options.stream is not None:
+        from gateway.sources.jetstream import JetStream
+
+        return Streamed(connection, JetStream(options, on_message=on_message))
+    return connection
+
+
+class Stream(Protocol):
+    """One session with a stream, used once. Its messages have ids below 0."""
+
+    lost: asyncio.Event
+    reason: str
+
+    async def open(self) -> None:
+        """Connect, and begin to take messages. Raises SinkUnavailable."""
+        ...
+
+    def acknowledge(self, message: Arrived) -> None:
+        """Take responsibility for a message of this session."""
+        ...
+
+    async def close(self) -> None:
+        """End the session; what was not acknowledged comes again. Idempotent; never raises."""
+        ...
 
 
 class Streamed:
     """A stream, and the MQTT session beside it: open while both are."""
 
-    def __init__(self, connection: Connection, stream: JetStream) -> None:
+    def __init__(self, connection: Connection, stream: Stream) -> None:
         self.lost = asyncio.Event()
         self.session_present = True  # the stream keeps what matters; what is retained comes with each subscription
         self.endpoint = connection.endpoint

@@ -30,10 +30,10 @@ from nats.js.errors import NotFoundError
 from gateway.errors import SinkUnavailable
 from gateway.mqtt import Arrived, tls_context
 from gateway.options import IngestOptions
+from gateway.sources.kinds import KINDS
 
 STREAM: Final = "$MQTT_msgs"
 _PREFIX: Final = "$MQTT.msgs."
-KINDS: Final = ("columns", "gaps")
 _UNLIMITED: Final = -1
 _FETCH: Final = 1.0  # s that a request for messages stands
 
