@@ -12,9 +12,11 @@ by a list of its issuer (OPC 10000-4, 6.1.3).
 
 Who trusts an issuer trusts certificates that nobody here has seen. So of a server that is trusted for its issuer's sake
 more is asked: a revocation list of each issuer up to the trusted one, within its time; the host of the URL among the
-certificate's host names; the ApplicationUri that the server calls itself by. The standard lets a person suppress these
-checks for a certificate (OPC 10000-6, E.6): to put that very certificate into trusted/ does so. No file is ever trusted
-because it was received.
+certificate's host names; the ApplicationUri that the server calls itself by; that it may be used as a server's
+(KeyUsage and ExtendedKeyUsage, OPC 10000-6, 6.2.2, where it says any). The standard lets a person suppress these
+checks for a certificate (OPC 10000-6, E.6): to put that very certificate into trusted/ does so. Only a use that the
+certificate itself calls critical nobody can suppress. An issuer whose KeyUsage does not let it sign certificates is
+none. No file is ever trusted because it was received.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -36,6 +38,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+_E = TypeVar("_E", bound=x509.ExtensionType)
 YEARS: Final = 5
 _LONGEST_CHAIN: Final = 8
 
@@ -214,12 +217,17 @@ def check(chain: Sequence[x509.Certificate], folder: Path, claim: Claim, now: da
                 raise NotTrusted(f"the server's certificate was revoked by its issuer: {describe(current)}")
             if not any(_is_current(each, now) for each in known):
                 unknown = unknown or _unknown(issuer, bool(known), folder)
+        if current is server and (forbidden := _forbidden_use(server, critical=True)):
+            raise NotTrusted(
+                f"the server's certificate {forbidden}, and calls that binding: the server needs another one, made for"
+                f" an OPC UA application: {describe(server)}"
+            )
         if pinned:
             return
         if issuer is None or issuer == current:
             raise NotTrusted(f"the server's certificate is not known: {_how_to_trust(server, folder)}")
         current = issuer
-    reason = unknown or _misfit(server, claim)
+    reason = unknown or _misfit(server, claim) or _forbidden_use(server)
     if reason:
         raise NotTrusted(
             f"the server's certificate has a trusted issuer, but {reason}; {_how_to_trust(server, folder)}"
@@ -252,6 +260,31 @@ def _misfit(server: x509.Certificate, claim: Claim) -> str:
     return ""
 
 
+def _forbidden_use(server: x509.Certificate, *, critical: bool = False) -> str:
+    """Say how a certificate must not be used as an OPC UA server's; empty where it may, or does not say.
+
+    With `critical` only what the certificate calls so counts.
+    """
+    usage = _extension(server, x509.KeyUsage, critical)
+    if usage is not None and not usage.digital_signature:
+        return "is not for signing (KeyUsage without digitalSignature)"
+    if usage is not None and not (usage.key_encipherment or usage.data_encipherment):
+        return "is not for encryption (KeyUsage with neither keyEncipherment nor dataEncipherment)"
+    purposes = _extension(server, x509.ExtendedKeyUsage, critical)
+    fit = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
+    if purposes is not None and not any(each in purposes for each in fit):
+        return "is not for a server (ExtendedKeyUsage without serverAuth)"
+    return ""
+
+
+def _extension(certificate: x509.Certificate, kind: type[_E], critical: bool = False) -> _E | None:
+    try:
+        found = certificate.extensions.get_extension_for_class(kind)
+    except x509.ExtensionNotFound:
+        return None
+    return found.value if found.critical or not critical else None
+
+
 def canonical(host: str) -> str:
     """Write a host as it compares: an address in its shortest form, a name in small letters."""
     try:
@@ -267,7 +300,8 @@ def _issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate
             continue
         try:
             constraints = candidate.extensions.get_extension_for_class(x509.BasicConstraints).value
-            if not constraints.ca:
+            usage = _extension(candidate, x509.KeyUsage)
+            if not constraints.ca or (usage is not None and not usage.key_cert_sign):
                 continue
             certificate.verify_directly_issued_by(candidate)
         except (x509.ExtensionNotFound, InvalidSignature, ValueError, TypeError):

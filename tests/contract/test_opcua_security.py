@@ -8,7 +8,7 @@ import ipaddress
 import re
 import shlex
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from asyncua.crypto.permission_rules import User, UserRole
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from opcua_server import NAMESPACE, Plant, driver, plant, rows
 from typer.testing import CliRunner
 
@@ -47,11 +47,12 @@ def make(
     until: datetime.datetime = NOW + 30 * DAY,
     uri: str = "urn:test:server",
     host: str = "127.0.0.1",
+    more: Sequence[tuple[x509.ExtensionType, bool]] = (),
 ) -> x509.Certificate:
-    """A certificate, signed by an issuer or by itself."""
+    """A certificate, signed by an issuer or by itself; `more` are extensions, and whether they are critical."""
     names = [x509.UniformResourceIdentifier(uri), x509.IPAddress(ipaddress.ip_address(host))]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject if issuer is None else issuer[0].subject)
@@ -61,8 +62,10 @@ def make(
         .not_valid_after(until)
         .add_extension(x509.SubjectAlternativeName(names), False)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), True)
-        .sign(key if issuer is None else issuer[1], hashes.SHA256())
-    )  # fmt: skip
+    )
+    for extension, critical in more:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(key if issuer is None else issuer[1], hashes.SHA256())
 
 
 def der(certificate: x509.Certificate) -> bytes:
@@ -458,6 +461,63 @@ async def test_hosts_compare_as_addresses_and_without_regard_to_case(tmp_path: P
     with pytest.raises(pki.NotTrusted, match="not PLC1, which was called"):
         pki.check([server], tmp_path, pki.Claim("PLC1", "urn:test:server"))
     assert pki.canonical("PLC1") == pki.canonical("plc1")
+
+
+def usage(**allowed: bool) -> x509.KeyUsage:
+    words = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{**dict.fromkeys(words, False), **allowed})
+
+
+CLIENT_ONLY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+BOTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+SIGNS, ENCRYPTS = usage(digital_signature=True), usage(key_encipherment=True)
+FULL = usage(digital_signature=True, key_encipherment=True)
+
+
+@pytest.mark.parametrize(
+    ("extension", "why"),
+    [
+        (ENCRYPTS, "is not for signing"), (SIGNS, "is not for encryption"), (CLIENT_ONLY, "is not for a server"),
+        (FULL, ""), (usage(digital_signature=True, data_encipherment=True), ""), (BOTH, ""),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]), ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("critical", [False, True])
+async def test_a_certificate_for_other_uses_is_refused_and_only_a_binding_use_cannot_be_overruled(
+    tmp_path: Path, extension: x509.ExtensionType, why: str, critical: bool
+) -> None:
+    """OPC 10000-4, 6.1.3: the certificate's use, suppressible unless the certificate says that it is mandatory."""
+    put(tmp_path, "trusted", ROOT)
+    revocations(tmp_path, ROOT)
+    server = make("s", KEY, (ROOT, ROOT_KEY), more=[(extension, critical)])
+    if not why:
+        pki.check([server], tmp_path, CLAIM)
+        return
+    with pytest.raises(pki.NotTrusted, match=why) as caught:
+        pki.check([server], tmp_path, CLAIM)
+    assert ("pki trust" in str(caught.value)) is not critical
+    put(tmp_path, "trusted", server)
+    if not critical:
+        pki.check([server], tmp_path, CLAIM)
+        return
+    with pytest.raises(pki.NotTrusted, match="needs another one"):
+        pki.check([server], tmp_path, CLAIM)
+
+
+async def test_an_issuer_that_may_not_sign_certificates_is_none(tmp_path: Path) -> None:
+    for more, known in ((usage(key_cert_sign=True), True), (usage(digital_signature=True), False)):
+        root = make("root", ROOT_KEY, ca=True, more=[(more, True)])
+        put(tmp_path, "trusted", root)
+        revocations(tmp_path, root)
+        server = make("s", KEY, (root, ROOT_KEY))
+        if known:
+            pki.check([server], tmp_path, CLAIM)
+        else:
+            with pytest.raises(pki.NotTrusted, match="is not known"):
+                pki.check([server], tmp_path, CLAIM)
 
 
 async def test_an_issuer_must_be_one_and_must_have_signed(tmp_path: Path) -> None:
