@@ -1,4 +1,4 @@
-"""Power cuts before every sync and every write that the journal makes, with what was not synced gone in several ways."""
+"""Power cuts before every sync and every write that the journal makes; what was not synced is gone in several ways."""
 
 from __future__ import annotations
 
