@@ -12,8 +12,9 @@ difference of the two as of the last look; `now` is the steady clock plus that.
   known. What bears a time of its source keeps it.
 - A boot that ended before its clock was known is dated as if the next had followed at once: the latest that it can be.
   Where nobody sets the clock for `wait` seconds with a broker connected, the best guess is taken. Both are `estimated`:
-  Good becomes Uncertain, and a gap record says between which times it was.
-- A clock that is known and is set by more than STEP is told (a gap record from the one time to the other) and believed.
+  Good becomes Uncertain, and a gap record of no extent says so.
+- A clock that is known and is set by more than STEP is believed, and told: forward by a gap from the one time to the
+  other, back by one of no extent that says how much.
 
 The state is a mark in the journal: durable with the records that it explains. Nothing here waits, or touches a device.
 """
@@ -51,7 +52,7 @@ LOOK: Final = 1.0  # s between looks
 MARK: Final = "/clock"  # no link can have this name
 NOT_KNOWN: Final = "the clock was not known: times are estimated"
 FORWARD: Final = "the clock was set forward"
-BACK: Final = "the clock was set back"
+BACK: Final = "the clock was set back by"  # so many s; this one and NOT_KNOWN have no extent: nothing is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,18 +314,18 @@ class Clock:
             log.warning("The clock is known: what was read before is dated.", clock=_spoken(self.now()))
         if not found:
             return []
-        end = max(int(span.offset or 0) + span.end for span in found)
-        return [Gap("", "", min(self._floor or EARLIEST, end), end, NOT_KNOWN)]
+        begun = min(int(span.offset or 0) for span in found)
+        late = f", at most {max(0, begun - self._floor) // SECOND} s too late" if self._floor else ""
+        return [Gap("", "", begun, begun, f"{NOT_KNOWN}{late}")]
 
     def _guess(self) -> Gap:
         """Give up waiting: take what the clock shows, or, where that cannot be, that this boot followed at once."""
         shows = self.now()
         offset = self.offset if shows >= EARLIEST else max(self._floor, EARLIEST)
         self._dated(self.spans, offset, estimated=True)
-        begin = min(self._floor or EARLIEST, offset)
         self._floor = min(self._floor, shows) if shows >= EARLIEST else self._floor  # not to ask again at the next boot
         log.error("Nobody has set the clock: readings go out with estimated times.", clock=_spoken(shows))
-        return Gap("", "", begin, UNDATED + self._steady(), NOT_KNOWN)
+        return Gap("", "", UNDATED + self._steady(), UNDATED + self._steady(), NOT_KNOWN)
 
     def _dated(self, spans: Sequence[Span], begun: int, *, estimated: bool = False) -> list[Span]:
         """Date these spans, this kernel having begun at `begun`; give those of which that is but an estimate.
@@ -353,7 +354,9 @@ class Clock:
         old = new - shift
         self.steps, self.last_step = self.steps + 1, (new, shift)
         log.warning("The clock was set.", seconds=round(shift / SECOND, 3), clock=_spoken(new))
-        return [Gap("", "", min(old, new), max(old, new), FORWARD if shift > 0 else BACK)]
+        return [
+            Gap("", "", old, new, FORWARD) if shift > 0 else Gap("", "", new, new, f"{BACK} {-shift / SECOND:.0f} s")
+        ]
 
     # ------------------------------------------------------------------------------------------------ whether it is so
 

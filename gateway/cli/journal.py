@@ -67,6 +67,7 @@ def _page(directory: Path, max_size: int, found: Survey) -> list[RenderableType]
         "kept": f"{_count(found.records, 'record')}, {_count(found.readings, 'reading')}, {size(found.bytes)}"
         f" ({share:.1%} of {size(max_size)}); {size(found.file_bytes)} on disk",
         "from, to": f"{_time(found.oldest)} … {_time(found.newest)}",
+        **({"undated": _count(found.undated, "record")} if found.undated else {}),
         "appended": f"{_count(found.appended, 'reading')} in {_count(found.last, 'record')}",
         "dropped": _count(found.dropped, "reading"),
     }

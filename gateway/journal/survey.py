@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 
+from gateway.clock import DATED
 from gateway.errors import JournalError
 from gateway.journal.file import NAME, connect_to_read
 from gateway.ranges import Ranges
@@ -39,6 +40,7 @@ class Survey:
     last: int
     oldest: int | None
     newest: int | None
+    undated: int  # records that were taken while the clock was not known; the times here are those of the others
     appended: int
     dropped: int
     definitions: int
@@ -63,15 +65,19 @@ def _survey(connection: sqlite3.Connection, path: Path) -> Survey:
     head = run("SELECT id, created, last, appended, dropped, records, bytes FROM journal").fetchone()
     if head is None:
         raise ValueError("it has no head")
-    first, oldest, newest, readings = run(
-        "SELECT min(sequence), min(start), max(end), total(readings) FROM records"
+    first, oldest, newest, readings, undated = run(
+        "SELECT min(sequence), min(start) FILTER (WHERE start >= :dated), max(end) FILTER (WHERE end >= :dated),"
+        " total(readings), count(*) FILTER (WHERE start < :dated) FROM records",
+        {"dated": DATED},
     ).fetchone()
     publishers = []
     for name, acknowledged, delivered in run("SELECT name, acknowledged, readings FROM publishers ORDER BY name"):
         pending = Ranges(map(tuple, orjson.loads(acknowledged))).missing(first or head[2] + 1, head[2])
         sums = [
             run(
-                "SELECT count(*), total(readings), min(start) FROM records WHERE sequence BETWEEN ? AND ?", one
+                "SELECT count(*), total(readings), min(start) FILTER (WHERE start >= ?) FROM records"
+                " WHERE sequence BETWEEN ? AND ?",
+                (DATED, *one),
             ).fetchone()
             for one in pending
         ]
@@ -98,6 +104,7 @@ def _survey(connection: sqlite3.Connection, path: Path) -> Survey:
         last=head[2],
         oldest=oldest,
         newest=newest,
+        undated=undated,
         appended=head[3],
         dropped=head[4],
         definitions=run("SELECT count(*) FROM definitions").fetchone()[0],

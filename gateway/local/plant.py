@@ -179,6 +179,7 @@ def explain(plant: Plant, name: str) -> dict[str, Any]:
             "normalised": _normalised(pipeline, table, row, answer),
             "passed": passed,
             "journal": {"committed": plant.journal.committed, "trouble": plant.journal.trouble},
+            "clock": plant.clock.account(),
             "publishers": [_cursor(plant, each, name, passed["sequence"], report) for each in plant.publishers],
             "now": time.time_ns(),
         }

@@ -44,9 +44,9 @@ def _journal(status: dict[str, Any], site: str) -> Iterator[Trouble]:
 
 
 def _clock(status: dict[str, Any]) -> Iterator[Trouble]:
-    if status["clock"]["trouble"]:
+    if trouble := status.get("clock", {}).get("trouble"):
         yield Trouble(
-            status["clock"]["trouble"],
+            trouble,
             "is NTP reached (timedatectl)? Without one, set the clock: sudo date -u -s '2026-01-31 12:00:00'",
         )
 

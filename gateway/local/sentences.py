@@ -146,7 +146,7 @@ def _became(found: dict[str, Any], site: str, told: Account) -> None:
 
 def _outside(definition: dict[str, Any], value: Any) -> str:
     low, high = definition.get("min", -math.inf), definition.get("max", math.inf)
-    if isinstance(value, int | float) and not low <= value <= high and "range" not in definition["said"]:
+    if isinstance(value, int | float) and not low <= value <= high and "range" not in definition.get("said", ()):
         return f"it lies outside min..max = {low:g}..{high:g}. Either the plant is there, or scale or limits are wrong."
     if definition.get("states"):
         return "it is none of the states that are named in the site file."
@@ -183,6 +183,8 @@ def _sent(found: dict[str, Any], site: str, told: Account) -> None:
     sequence = found["passed"]["sequence"]
     if found["journal"]["trouble"]:
         told.wrong(f"In the journal: {found['journal']['trouble']}.", f"plantbridge journal {site}")
+    if found.get("clock", {}).get("trouble"):
+        told.wrong(f"There is no date for it: {found['clock']['trouble']}.", f"plantbridge status {site}")
     for each in found["publishers"]:
         name = each["publisher"]
         if not each["shows"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.clock import UNDATED
 from gateway.journal import Journal
 from gateway.options import JournalOptions
 
@@ -94,3 +95,16 @@ def test_a_file_that_is_no_journal_is_said(site: Path) -> None:
     done = command(site)
     assert done.returncode == 1
     assert "cannot be read" in done.stderr
+
+
+async def test_what_was_taken_while_the_clock_was_not_known_is_counted_apart(site: Path) -> None:
+    """Else the oldest reading would be one of 1823."""
+    journal = await open_beside(site)
+    journal.append(b"1", 1, 10**18, 10**18)
+    journal.append(b"2", 1, UNDATED, UNDATED + 5)
+    await journal.close()
+    found = json.loads(command(site, "--json").stdout)
+    assert (found["undated"], found["oldest"], found["newest"]) == (1, 10**18, 10**18)
+    assert {each["oldest"] for each in found["publishers"]} == {10**18}
+    assert "1823" not in command(site).stdout
+    assert "undated" in command(site).stdout

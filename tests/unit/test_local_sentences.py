@@ -88,6 +88,11 @@ def test_a_tag_that_is_well_is_said_to_be_so_with_its_value() -> None:
             "plantbridge journal site.yaml",
         ),
         (
+            {"clock": {"trouble": "the clock is not known (it shows 1970)"}},
+            "There is no date for it: the clock is not known (it shows 1970).",
+            "plantbridge status site.yaml",
+        ),
+        (
             {"publishers": [{"publisher": "cloud", "shows": True, "up": False, "reason": "refused", "waits": True}]},
             "Publisher cloud is not sending: refused. What is read waits",
             "plantbridge status site.yaml",
