@@ -9,7 +9,8 @@
 
 An instant is *good* (or *uncertain*) where the newest row before the end of its slot is, and still holds; *bad* where
 that row is Bad; a *gap* where the gateway declared that it has nothing; *unknown* where the store cannot tell. How long
-a row holds follows from the gateway's rules (gateway.stages.report, gateway.poller): one and a half intervals where
-every reading is reported, a further `max_silence` where that is given, else until a Bad row, a gap or another value.
-Nothing holds beyond the newest sign of its gateway, nor over a gap in which journal records were lost.
+a row holds follows from the gateway's rules (gateway.stages.report, gateway.poller): one and a half intervals and the
+time that the device may take, where every reading is reported; a further `max_silence` where that is given; else until
+a Bad row, a gap or another value. Nothing holds beyond the newest sign of its gateway, nor over a gap in which journal
+records were lost.
 """

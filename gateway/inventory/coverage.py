@@ -3,7 +3,8 @@
 A run is rows of one tag of the same class (good, uncertain, bad) that hold on to each other. Instants of a group lie at
 phase + n x interval; the slot of one ends an interval later, and that end E is where it is looked at: it belongs to the
 run whose half-open time (first row, end] it lies in. Runs come chunk by chunk in order of time; what holds at the end
-of a chunk is carried into the next. Times are ns.
+of a chunk is carried into the next. Of a tag that leaves a row at each scan no more instants of a chunk are good than
+it has good rows there, and one that may have come late. Times are ns.
 """
 
 from __future__ import annotations
@@ -100,11 +101,15 @@ def ends(lane: Lane, time: Any) -> Any:
 
 
 class Coverage:
-    """What is known of each tag, from chunk to chunk. `hold`: how long a row holds; FOREVER: till the next."""
+    """What is known of each tag, from chunk to chunk.
 
-    def __init__(self, lanes: Sequence[Lane], hold: Times) -> None:
+    `hold`: how long a row of it holds; FOREVER: till the next. `each`: whether it leaves a row at each scan.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], hold: Times, each: NDArray[np.bool_]) -> None:
         self._lanes = lanes
         self._hold = hold
+        self._each = each
         self.time = np.full(len(hold), -FOREVER, dtype=np.int64)
         self.quality = np.full(len(hold), NONE, dtype=np.int64)
 
@@ -140,32 +145,45 @@ class Coverage:
         hold = np.where(quality == BAD, FOREVER, self._hold[tag])
         until = np.minimum(following, np.where(hold >= FOREVER, FOREVER, last + hold))
         good_rows = np.bincount(runs.tag[runs.quality == GOOD], runs.rows[runs.quality == GOOD], len(self._hold))
+        most = np.where(self._each, good_rows + 1, np.inf)
         counts = [Count() for _ in range(count)]
         for lane, hole in zip(self._lanes, holes, strict=True):
             at = counts[lane.device]
             at.rows += int(good_rows[lane.first : lane.last].sum())
             if lane.interval and hole is not None:
                 part = slice(*np.searchsorted(tag, (lane.first, lane.last)))
-                _instants(at, lane, hole, (quality[part], first[part], until[part]), (begin, end, heard))
+                found = _Found(tag[part] - lane.first, quality[part], first[part], until[part])
+                _instants(at, lane, hole, found, most[lane.first : lane.last], (begin, end, heard))
         self.carry(tag[final], quality[final], last[final])
         return counts
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What holds in one lane: its tag from 0, its class, and from when until when."""
+
+    tag: NDArray[np.int64]
+    quality: NDArray[np.int64]
+    first: Times
+    until: Times
+
+
 def _instants(
-    at: Count, lane: Lane, hole: Holes, runs: tuple[NDArray[np.int64], Times, Times], times: tuple[int, int, int]
+    at: Count, lane: Lane, hole: Holes, found: _Found, most: NDArray[np.float64], times: tuple[int, int, int]
 ) -> None:
-    """Add the instants of one lane to a count."""
-    (quality, first, until), (begin, end, heard) = runs, times
+    """Add the instants of one lane to a count; of each tag no more good ones than `most`."""
+    begin, end, heard = times
     low, high = begin + lane.interval - 1, end + lane.interval - 1
     if high <= low:
         return
     tags = lane.last - lane.first
     at.expected += tags * int(ends(lane, high) - ends(lane, low))
     at.gap += tags * int(hole.upto(high) - hole.upto(low))
-    start = np.maximum(first, low)
-    stop = np.maximum(np.minimum(until, min(high, heard + lane.interval)), start)
+    start = np.maximum(found.first, low)
+    stop = np.maximum(np.minimum(found.until, min(high, heard + lane.interval)), start)
     covered = (ends(lane, stop) - ends(lane, start)) - (hole.upto(stop) - hole.upto(start))
-    by_class = np.bincount(quality, covered, 3)
-    at.good += int(by_class[GOOD])
+    by_class = np.bincount(found.quality, covered, 3)
+    good = found.quality == GOOD
+    at.good += int(np.minimum(np.bincount(found.tag[good], covered[good], tags), most).sum())
     at.uncertain += int(by_class[UNCERTAIN])
     at.bad += int(by_class[BAD])

@@ -14,12 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from gateway.inventory.coverage import FOREVER, Lane
-from gateway.model import Device, Group, Tag
+from gateway.model import Device, Group, Link, Tag
 from gateway.names import driver_spec
 from gateway.selection import matcher
 from gateway.site import Equipment, Site
 
-SLACK: Final = 0.5  # of an interval, that a reading may be late within its slot
+SLACK: Final = 0.5  # of an interval, that a reading may be late beside the time that its device may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Tags:
     lanes: tuple[Lane, ...]
     groups: tuple[tuple[tuple[str, str], ...], ...]  # of each lane: the names (device, group) that gaps may give it
     hold: np.ndarray[Any, np.dtype[np.int64]]
+    each: np.ndarray[Any, np.dtype[np.bool_]]  # whether a tag leaves a row at each scan
     names: dict[tuple[str, str], int]
 
 
@@ -57,22 +58,27 @@ def tags_of(site: Site) -> Tags:
     lanes: list[Lane] = []
     groups: list[tuple[tuple[str, str], ...]] = []
     hold: list[int] = []
+    every: list[bool] = []
     names: dict[tuple[str, str], int] = {}
     shown = [_Shown(options.tags) for options in site.publishers.values()] or [_Shown(None)]
     for link in site.links:
         from_source = driver_spec(link.driver).source_time
         for device in link.devices:
             for group in device.groups:
-                first = len(hold)
+                first, late = len(hold), _late(link, device, group)
                 for tag in (tag for table in group.tables for tag in table.tags):
                     known = {name for each in shown if (name := each.name(device.name, tag.name)) is not None}
                     if known:
                         names.update(dict.fromkeys(known, len(hold)))
-                        hold.append(_holds(group, tag, from_source=from_source))
+                        hold.append(_holds(tag, late, from_source=from_source))
+                        every.append(math.isnan(tag.deadband) and not from_source)
                 lanes.append(_lane(len(devices), group, first, len(hold)))
                 groups.append(_gap_names(device, group, shown))
             devices.append(device.name)
-    return Tags(site.gateway, tuple(devices), tuple(lanes), tuple(groups), np.array(hold, dtype=np.int64), names)
+    return Tags(
+        site.gateway, tuple(devices), tuple(lanes), tuple(groups),
+        np.array(hold, dtype=np.int64), np.array(every, dtype=np.bool_), names,
+    )  # fmt: skip
 
 
 class _Shown:
@@ -106,11 +112,17 @@ def _lane(device: int, group: Group, first: int, last: int) -> Lane:
     return Lane(device, 0 if events else group.interval, group.phase, first, last)
 
 
-def _holds(group: Group, tag: Tag, *, from_source: bool) -> int:
+def _late(link: Link, device: Device, group: Group) -> int:
+    """Say after what time (ns) the next reading of a group is there, or its scan is declared as skipped."""
+    timeout: float = device.options.timeout or link.options.timeout
+    tries: int = 1 + device.options.retries
+    return round(group.interval * (1 + SLACK) + timeout * tries * 1e9)
+
+
+def _holds(tag: Tag, late: int, *, from_source: bool) -> int:
     """Say how long (ns) a row of this tag speaks for the time after it."""
     if from_source:
         return FOREVER  # a value that stands still is one reading with one time
-    slot = round(group.interval * (1 + SLACK))
     if math.isnan(tag.deadband):
-        return slot
-    return tag.max_silence + slot if tag.max_silence else FOREVER
+        return late
+    return tag.max_silence + late if tag.max_silence else FOREVER

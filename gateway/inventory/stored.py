@@ -1,7 +1,8 @@
 """What the store has of a gateway's tags in a time: runs of rows, gaps, and how far the gateway was heard at all.
 
 Asked of the DuckDB store by way of gateway.stores.inquiry, so ingest may be writing: an hour at a time, in which DuckDB
-joins rows to runs, so that what comes here is small. It reads every row of the time once: about two million a second.
+joins rows to runs, so that what comes here is small. Tags that were well all the hour, which are most, are one run
+each; only the rows of the others are looked at in their order.
 What was reported before is looked for up to LOOK_BACK days before the time; a value that nobody reported for longer is
 not known.
 """
@@ -41,6 +42,12 @@ _RUNS: Final = """
                                                                  ROWS UNBOUNDED PRECEDING) AS run FROM marked)
     SELECT tag::BIGINT AS tag, class::BIGINT AS class, min(t) AS first, max(t) AS last, count(*)::BIGINT AS rows
     FROM numbered GROUP BY tag, run, class ORDER BY tag, first
+"""
+_WHOLE: Final = """
+    WITH {wanted}, found AS ({rows})
+    SELECT tag::BIGINT AS tag, min(class)::BIGINT AS class, max(class)::BIGINT AS worst, min(t) AS first,
+           max(t) AS last, count(*)::BIGINT AS rows
+    FROM found GROUP BY tag ORDER BY tag
 """
 _NEWEST: Final = """
     WITH {wanted}, found AS ({rows})
@@ -130,7 +137,7 @@ def evidence(database: Path, tags: Tags, begin: int, end: int, now: int, told: i
     settled = min(end, now - SETTLE)
     heard = min(end, max([asked.heard(begin, end), told, *(gap.end for gap in inside)]))
     seen = {device: Seen() for device in tags.devices}
-    coverage = Coverage(tags.lanes, tags.hold)
+    coverage = Coverage(tags.lanes, tags.hold, tags.each)
     _before(asked, coverage, seen, begin, inside, heard)
     matching = [[gap for gap in inside if _meant(gap, names)] for names in tags.groups]
     holes = [
@@ -198,6 +205,15 @@ def _before(
         seen[device].last_good = last
 
 
+_EMPTY: Final = np.zeros(0, dtype=np.int64)
+
+
+def _columns(parts: Iterator[dict[str, NDArray[np.int64]]], names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Put the parts of an answer together."""
+    every = list(parts)
+    return {name: np.concatenate([_EMPTY, *(part[name] for part in every)]) for name in names}
+
+
 class _Question:
     """Asks one store about the tags of one gateway."""
 
@@ -209,9 +225,11 @@ class _Question:
         self._series = np.array([series for series, _ in found], dtype=np.int64)
         self._tag = np.array([tag for _, tag in found], dtype=np.int64)
         device = np.zeros(len(tags.hold), dtype=np.int64)
+        interval = np.zeros(len(tags.hold), dtype=np.int64)
         for lane in tags.lanes:
             device[lane.first : lane.last] = lane.device
-        self._device = device
+            interval[lane.first : lane.last] = lane.interval
+        self._device, self._interval = device, interval
 
     def _known(self, row: dict[str, Any]) -> bool:
         return (row["device"], row["tag"]) in self.tags.names
@@ -225,20 +243,22 @@ class _Question:
         return max((int(part["heard"].max()) for part in self._ask(_HEARD, begin, end)), default=0)
 
     def runs(self, begin: int, end: int) -> Runs:
-        parts = list(self._ask(_RUNS, begin, end))
-        columns = [
-            np.concatenate([np.zeros(0, dtype=np.int64), *(part[name] for part in parts)])
-            for name in ("tag", "class", "first", "last", "rows")
-        ]
-        return Runs(*columns)
+        """Give the runs of all tags in a time, of at most an hour."""
+        names = ("tag", "class", "first", "last", "rows")
+        whole = _columns(self._ask(_WHOLE, begin, end), (*names, "worst"))
+        tag, first, last, rows = whole["tag"], whole["first"], whole["last"], whole["rows"]
+        unbroken = self.tags.each[tag] & (rows * self._interval[tag] >= last - first)
+        simple = (whole["class"] == whole["worst"]) & (unbroken | (self.tags.hold[tag] >= FOREVER))
+        others = np.zeros(len(self.tags.hold), dtype=np.bool_)
+        others[tag[~simple]] = True
+        parts = _columns(self._ask(_RUNS, begin, end, others), names) if others.any() else {}
+        found = [np.concatenate((whole[name][simple], parts.get(name, _EMPTY))) for name in names]
+        order = np.argsort(found[0], kind="stable")
+        return Runs(*(column[order] for column in found))
 
     def newest(self, begin: int, end: int, which: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
         """Give tag, class, time and time of the newest good row, of these tags that have any."""
-        parts = list(self._ask(_NEWEST, begin, end, which))
-        return tuple(
-            np.concatenate([np.zeros(0, dtype=np.int64), *(part[name] for part in parts)])
-            for name in ("tag", "class", "last", "good")
-        )
+        return tuple(_columns(self._ask(_NEWEST, begin, end, which), ("tag", "class", "last", "good")).values())
 
     def newest_good(self, runs: Runs) -> dict[int, int]:
         """Give the newest good row of each device, by number."""

@@ -35,13 +35,15 @@ def runs_of(rows: Sequence[Sequence[Row]], hold: Sequence[int], begin: int, end:
 
 def by_asking(
     rows: Sequence[Sequence[Row]], lane: Lane, hold: Sequence[int], time: tuple[int, int], gaps: Sequence[Row],
-    heard: int,
+    heard: int, each: Sequence[bool],
 ) -> Count:  # fmt: skip
     """Count the same by asking of each tag at each instant."""
     found = Count()
     instants = [at for at in range(0, time[1], lane.interval) if time[0] <= at]
     for tag in range(lane.first, lane.last):
-        found.rows += sum(quality == GOOD and time[0] <= when < time[1] for when, quality in rows[tag])
+        good_rows = sum(quality == GOOD and time[0] <= when < time[1] for when, quality in rows[tag])
+        good = 0
+        found.rows += good_rows
         for at in instants:
             end = at + lane.interval
             found.expected += 1
@@ -51,9 +53,10 @@ def by_asking(
             newest = max(((when, quality) for when, quality in rows[tag] if when < end), default=None)
             if newest is None or at > heard or (newest[1] != BAD and end - newest[0] > hold[tag]):
                 continue
-            found.good += newest[1] == GOOD
+            good += newest[1] == GOOD
             found.uncertain += newest[1] == UNCERTAIN
             found.bad += newest[1] == BAD
+        found.good += min(good, good_rows + 1) if each[tag] else good
     return found
 
 
@@ -70,23 +73,26 @@ gap = st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda at: (at[0] * 
     st.lists(gap, max_size=4),
     st.integers(0, 70).map(lambda at: at * TICK),
     st.sets(st.sampled_from([10, 20, 30, 40, 50]).map(lambda at: at * TICK)),
+    st.lists(st.booleans(), min_size=2, max_size=2),
 )
 def test_instants_are_counted_as_if_each_were_asked(
-    rows: list[list[Row]], hold: list[int], interval: int, gaps: list[Row], heard: int, cuts: set[int]
-) -> None:
+    rows: list[list[Row]], hold: list[int], interval: int, gaps: list[Row], heard: int, cuts: set[int],
+    each: list[bool],
+) -> None:  # fmt: skip
     lane = Lane(0, interval, 0, 0, 2)
-    coverage = Coverage([lane], np.array(hold, dtype=np.int64))
-    whole = Count()
+    coverage = Coverage([lane], np.array(hold, dtype=np.int64), np.array(each))
+    whole, asked = Count(), Count()
     for begin, end in pairwise(sorted({0, 60 * TICK, *cuts})):
         (count,) = coverage.take(runs_of(rows, hold, begin, end), begin, end, [Holes(lane, gaps)], heard, 1)
         whole.add(count)
-    assert whole == by_asking(rows, lane, hold, (0, 60 * TICK), gaps, heard)
+        asked.add(by_asking(rows, lane, hold, (begin, end), gaps, heard, each))
+    assert whole == asked
 
 
 def test_what_was_known_is_not_known_after_records_were_lost() -> None:
     """A Bad row may have been among them: the good value of before must not speak for the time after."""
     lane, hold = Lane(0, TICK, 0, 0, 1), [FOREVER]
-    coverage = Coverage([lane], np.array(hold, dtype=np.int64))
+    coverage = Coverage([lane], np.array(hold, dtype=np.int64), np.zeros(1, dtype=np.bool_))
     lost = Holes(lane, [(20 * TICK, 30 * TICK)])
     rows = [[(1, GOOD), (45 * TICK + 1, GOOD)]]
     (before,) = coverage.take(runs_of(rows, hold, 0, 30 * TICK), 0, 30 * TICK, [lost], FOREVER, 1)
