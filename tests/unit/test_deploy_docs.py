@@ -99,7 +99,7 @@ TRANSLATED = (
         "register-lists",
         "formats/README", "formats/json", "formats/sparkplug", "formats/opcua-json", "formats/thingsboard",
         "formats/huawei", "formats/aliyun", "formats/tencent", "formats/aws", "formats/azure",
-        "operations", "troubleshooting", "commands", "security",
+        "operations", "troubleshooting", "commands", "security", "account", "report",
     )),
     "drivers/modbus/README.md",
     "drivers/opcua/README.md",
