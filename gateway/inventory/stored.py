@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.clock import BACK, NOT_KNOWN
 from gateway.inventory.coverage import FOREVER, GOOD, Count, Coverage, Holes, Runs
 from gateway.inventory.listing import Tags
 from gateway.model import THINNED
@@ -28,6 +29,8 @@ HOUR: Final = 3_600_000_000_000  # ns
 DAY: Final = 24 * HOUR
 LOOK_BACK: Final = 31  # days
 SETTLE: Final = 10_000_000_000  # ns that a reading may be on its way: no instant of the last seconds is expected
+NO_HOLE: Final = (THINNED, BACK, NOT_KNOWN)
+"""Reasons of gap records over which rows are there all the same."""
 AT_ONCE: Final = 20_000  # tags that one question is about
 
 _CLASS: Final = "CASE WHEN quality >= 2147483648 THEN 2 WHEN quality >= 1073741824 THEN 1 ELSE 0 END"
@@ -132,7 +135,7 @@ def evidence(database: Path, tags: Tags, begin: int, end: int, now: int, told: i
     """
     asked = _Question(database, tags)
     declared = asked.gaps(begin, end)
-    inside = [gap for gap in declared if gap.reason != THINNED]
+    inside = [gap for gap in declared if gap.reason not in NO_HOLE]
     thinned = sum(gap.readings for gap in declared if gap.reason == THINNED)
     settled = min(end, now - SETTLE)
     heard = min(end, max([asked.heard(begin, end), told, *(gap.end for gap in inside)]))
@@ -189,7 +192,7 @@ def _before(
         missing &= tags.hold > back
     for number, (lane, names) in enumerate(zip(tags.lanes, tags.groups, strict=True)):
         part, name = slice(lane.first, lane.last), tags.devices[lane.device]
-        lost = max((gap.end for gap in losses if gap.reason != THINNED and _meant(gap, names)), default=0)
+        lost = max((gap.end for gap in losses if gap.reason not in NO_HOLE and _meant(gap, names)), default=0)
         old = coverage.time[part] < lost
         if old.all():
             coverage.forget([number])

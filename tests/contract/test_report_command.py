@@ -17,6 +17,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from gateway.cli.report import report
+from gateway.clock import BACK, NOT_KNOWN
 from gateway.config import load_site
 from gateway.contracts import Block
 from gateway.errors import GatewayError
@@ -196,6 +197,22 @@ def test_lost_records_end_what_was_known(tmp_path: Path) -> None:
     asyncio.run(made())
     found = counts(told(SITE, "--store", path, *MORNING), "press-1")
     assert found == {"expected": 240, "good": 30 + 30 + 80, "bad": 0, "gap": 20, "unknown": 80}
+
+
+def test_a_clock_that_was_set_back_or_not_known_makes_no_hole(tmp_path: Path) -> None:
+    """Such a gap record says of times that they are not to be relied on, not that rows are missing."""
+    path = tmp_path / "plant.duckdb"
+
+    async def made() -> None:
+        store = DuckdbStore(path)
+        await fill(store)
+        set_back = Gap("", "", EIGHT + 30 * MINUTE, EIGHT + 31 * MINUTE, BACK)
+        estimated = Gap("", "", EIGHT - 90 * MINUTE, EIGHT + 50 * MINUTE, NOT_KNOWN)
+        await store.write([Block("press-shop", "j1", (5000, 5001), (set_back, estimated))])
+        await store.close()
+
+    asyncio.run(made())
+    assert counts(told(SITE, "--store", path, *MORNING), "press-1")["good"] == 240
 
 
 def test_it_can_be_asked_while_ingest_writes(tmp_path: Path) -> None:
