@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from gateway.config.document import Mapping as Tree
 from gateway.config.document import locate
@@ -23,7 +24,7 @@ ONLY_3_1_1 = frozenset({"huawei", "aliyun", "tencent", "azure"})
 
 
 def check_publishers(
-    publishers: Mapping[str, PublisherOptions], links: Sequence[Link], tree: Tree, files: Files
+    publishers: Mapping[str, PublisherOptions], gateway: str, links: Sequence[Link], tree: Tree, files: Files
 ) -> None:
     """Report what publishers say of tags that are not there, and publishers that get in each other's way."""
     names = {f"{table.device}/{name}": None for link in links for table in link.tables for name in table.names}
@@ -34,6 +35,7 @@ def check_publishers(
         if options.widen > 1:
             _widening(options, ("publish", name, "widen"), links, tree, files)
         _forced_version(name, options, tree, files)
+        _dots(name, options, gateway, tree, files)
     _same_place(publishers, tree, files)
     _same_client(publishers, tree, files)
 
@@ -58,6 +60,18 @@ def _forced_version(name: str, options: PublisherOptions, tree: Tree, files: Fil
             path: Path = ("publish", name, key)
             reason = f"{key} is MQTT 5, and {options.format} is spoken to in MQTT 3.1.1: it has no effect"
             files.report(locate(tree, path)[0], path, reason, f"leave {key} out", "warning")
+
+
+def _dots(name: str, options: PublisherOptions, gateway: str, tree: Tree, files: Files) -> None:
+    """Warn of a dot in the topics of what is, by its name, a nats-server: 2.9 and older end the session over one."""
+    hosts = [(urlsplit(url).hostname or "") for url in options.url]
+    told = {"columns": options.prefix, "json": options.topic or options.prefix, "sparkplug": "spBv1.0"}
+    topic = told.get(options.format, "").replace("{gateway}", gateway)
+    if "." in topic and any("nats" in host.lower() for host in hosts):
+        path: Path = ("publish", name)
+        reason = f"the topic {topic} has a dot, and nats-server ends the session over one before version 2.10"
+        hint = "if it is such a server, take another version, or the dot out of the gateway's name or the topic"
+        files.report(locate(tree, path)[0], path, reason, hint, "warning")
 
 
 def _same_client(publishers: Mapping[str, PublisherOptions], tree: Tree, files: Files) -> None:

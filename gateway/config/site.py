@@ -82,9 +82,9 @@ def site_of(tree: Tree, path: Path, files: Files, urls: Mapping[str, str]) -> Si
     options, _ = check(SiteOptions, Piece(tree, (), tree.mark, ("links", "inventory", "publish")), files)
     if options is not None and "gateway" in tree:
         check_name(options.gateway, "gateway", tree.value_at("gateway"), ("gateway",), files)
-    if publishers and not any(problem.severity == "error" for problem in files.found()):
-        check_publishers(publishers, compiled, tree, files)
-        if options is not None and _commands(options) is not None:
+    if publishers and options is not None and not any(problem.severity == "error" for problem in files.found()):
+        check_publishers(publishers, options.gateway, compiled, tree, files)
+        if _commands(options) is not None:
             check_commands(publishers, compiled, tree, files)
     problems = files.found()
     if options is None or any(problem.severity == "error" for problem in problems):

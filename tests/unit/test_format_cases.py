@@ -9,11 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import zstandard
 
 from gateway import quality as q
 from gateway.commands import Result
@@ -22,6 +25,7 @@ from gateway.dialects import SECOND
 from gateway.dialects.dialogue import Dialogue
 from gateway.encoders import Sized
 from gateway.encoders.cloud import Cloud
+from gateway.encoders.columns import Columns
 from gateway.encoders.json import Json
 from gateway.encoders.opcua_json import OpcuaJson
 from gateway.encoders.sparkplug import EdgeNode
@@ -100,6 +104,32 @@ def opcua_json() -> list[Message]:
     return converse(publisher, lambda _: [])
 
 
+def columns() -> list[Message]:
+    """Write the plant's records; the binary ones as pyarrow reads them, for zstd's bytes are those of its version."""
+    late = Batch.full(PRESS, np.array([1.5, 2.0, 3.0]), START)
+    late.backfill = True
+    encoder = Columns("gw01", "j1", "plantbridge/gw01", 256_000)
+    for number, table in enumerate(TABLES, 1):
+        encoder.know(number, table)
+    part = Batch.full(PRESS, np.array([4.5, 2.0, 3.0]), START).take(np.array([0, 2]))
+    records = [Record(sequence, each) for sequence, each in enumerate([*contents(), late, part], 1)]
+    return [replace(each, payload=_as_read(each)) for each in encoder.encode(records)]
+
+
+def _as_read(message: Message) -> bytes:
+    if not message.topic.endswith("/columns"):
+        return message.payload
+    with zstandard.ZstdDecompressor().stream_reader(message.payload) as raw:
+        table = pa.ipc.open_stream(raw.read()).read_all()
+    head = table.schema.metadata[b"plantbridge"]
+    shown = {each.name: table[each.name].cast(_SHOWN.get(each.type, each.type)) for each in table.schema}
+    columns = [f"    {field.name}: {field.type} {shown[field.name].to_pylist()}" for field in table.schema]
+    return b"\n".join([head, *(each.encode() for each in columns)])
+
+
+_SHOWN = {pa.timestamp("ns", "UTC"): pa.int64()}
+
+
 def opcua_actions() -> list[Message]:
     """Say what may be set, and answer a request that is half done."""
     numbers = itertools.count(1)
@@ -146,6 +176,7 @@ FORMATS: dict[str, Callable[[], list[Message]]] = {
     "sparkplug": sparkplug,
     "opcua-json": opcua_json,
     "opcua-json-actions": opcua_actions,
+    "columns": columns,
     "json": json,
     "json-window": lambda: json(per="window", window="1 s"),
     "json-tag": lambda: json(per="tag"),
