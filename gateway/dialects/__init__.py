@@ -156,15 +156,15 @@ class Section:
 
 
 class Dialect(Protocol):
-    """One platform. An object lives as long as its publisher; `begin` starts each session."""
+    """One platform. An object lives as long as its publisher; `begin` starts each session.
 
-    @property
-    def limits(self) -> Limits: ...
+    What has a body here is what most platforms have to say: those that know sub-devices by themselves, need no login,
+    take any name and have no place for a gap.
+    """
 
-    @property
-    def quality(self) -> bool:
-        """Whether `report` has a place for the statuses of a section; if not, it gets no Bad rows and no statuses."""
-        ...
+    limits: Limits
+    quality: bool
+    """Whether `report` has a place for the statuses of a section; if not, it gets no Bad rows and no statuses."""
 
     def credentials(self, now: int) -> Credentials | None:
         """Derive client id, user name and password; None where the publisher's own options say them."""
@@ -176,27 +176,27 @@ class Dialect(Protocol):
 
     def knows(self, device: str) -> bool:
         """Whether the platform has this device, as far as the configuration says."""
-        ...
+        return True
 
     def name_problem(self, name: str) -> str:
         """Say why the platform cannot take this tag's name, or nothing where it can."""
-        ...
+        return ""
 
     def begin(self, now: int) -> list[Message]:
         """A session is up: forget what the last one left unfinished, give what is to be said first."""
-        ...
+        return []
 
     def presence(self, devices: Sequence[str], online: bool, now: int) -> list[Message]:
         """Announce devices that came or went. Where the platform answers, `waiting` holds until it has."""
-        ...
+        return []
 
     def waiting(self, now: int) -> bool:
         """Whether readings must wait for an answer of the platform (and that answer is not overdue)."""
-        ...
+        return False
 
     def together(self, section: Section) -> Hashable:
         """Give the key of the message a section belongs to: sections with equal keys may share one."""
-        ...
+        return None
 
     def room(self, section: Section) -> int:
         """Give the bytes a section takes in a message at most, all around it included."""
@@ -208,11 +208,11 @@ class Dialect(Protocol):
 
     def gap(self, gap: Gap, now: int) -> tuple[str, bytes] | None:
         """Give topic and payload of a declared gap; None where the platform has no place for it."""
-        ...
+        return None
 
     def tick(self, now: int) -> Heard:
         """Say what is overdue; called about once a second."""
-        ...
+        return NOTHING
 
     def received(self, topic: str, payload: bytes, now: int) -> Heard:
         """Read an incoming message. Never raises: nonsense is refused or a trouble."""

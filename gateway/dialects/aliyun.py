@@ -30,6 +30,7 @@ from gateway.dialects import (
     SECOND,
     Command,
     Credentials,
+    Dialect,
     Heard,
     Limits,
     Refused,
@@ -50,7 +51,7 @@ from gateway.dialects import (
     unexpected,
     wanted,
 )
-from gateway.model import Gap, Message
+from gateway.model import Message
 
 if TYPE_CHECKING:
     from gateway.options import AliyunOptions, DeviceIdentity
@@ -70,7 +71,7 @@ def sign(secret: str, fields: Mapping[str, str], method: str = "sha256") -> str:
     return hmac.new(secret.encode(), content.encode(), method).hexdigest()
 
 
-class Aliyun:
+class Aliyun(Dialect):
     """A gateway on Alibaba's IoT Platform."""
 
     def __init__(self, options: AliyunOptions, tls: bool) -> None:
@@ -198,9 +199,6 @@ class Aliyun:
         body = b'{"id":"%s","version":"1.0","sys":{"ack":1},"params":%s,"method":"thing.event.property.%s.post"}'
         topic = f"/sys/{self._gateway}/thing/event/property/{how}/post"
         return topic, body % (self._next().encode(), params, how.encode())
-
-    def gap(self, gap: Gap, now: int) -> tuple[str, bytes] | None:
-        return None
 
     # ------------------------------------------------------------------------------------------------ incoming
 

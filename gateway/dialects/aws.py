@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
-    NOTHING,
     SECOND,
     Command,
     Credentials,
+    Dialect,
     Heard,
     Limits,
     Refused,
@@ -57,7 +57,7 @@ _ANSWER: Final = "plantbridge"  # what became of the last command, among the dev
 _ISOLATE: Final = "isolate"
 
 
-class Aws:
+class Aws(Dialect):
     """A thing on IoT Core. Raises ValueError for a topic that the platform does not take."""
 
     def __init__(self, options: AwsOptions) -> None:
@@ -78,21 +78,6 @@ class Aws:
 
     def knows(self, device: str) -> bool:
         return not topic_problem(self._place(device))
-
-    def name_problem(self, name: str) -> str:
-        return ""
-
-    def begin(self, now: int) -> list[Message]:
-        return []
-
-    def presence(self, devices: Sequence[str], online: bool, now: int) -> list[Message]:
-        return []
-
-    def waiting(self, now: int) -> bool:
-        return False
-
-    def tick(self, now: int) -> Heard:
-        return NOTHING
 
     def _place(self, device: str) -> str:
         return self._options.topic.replace("{thing}", self._options.thing).replace("{device}", device)

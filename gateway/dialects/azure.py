@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -28,6 +28,7 @@ from gateway.dialects import (
     SECOND,
     Command,
     Credentials,
+    Dialect,
     Heard,
     Limits,
     Refused,
@@ -69,7 +70,7 @@ def token(key: str, resource: str, expires: int) -> str:
     return f"SharedAccessSignature sr={where}&sig={quote(base64.b64encode(signed), safe='')}&se={expires}"
 
 
-class Azure:
+class Azure(Dialect):
     """A device on IoT Hub. Raises ValueError for a key that is not base64."""
 
     def __init__(self, options: AzureOptions) -> None:
@@ -93,27 +94,6 @@ class Azure:
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         return tuple(Subscription(topic + "#", commands=True) for topic in (_METHODS, _DESIRED, _ANSWERS))
-
-    def knows(self, device: str) -> bool:
-        return True
-
-    def name_problem(self, name: str) -> str:
-        return ""
-
-    def begin(self, now: int) -> list[Message]:
-        return []
-
-    def presence(self, devices: Sequence[str], online: bool, now: int) -> list[Message]:
-        return []
-
-    def waiting(self, now: int) -> bool:
-        return False
-
-    def tick(self, now: int) -> Heard:
-        return NOTHING
-
-    def together(self, section: Section) -> Hashable:
-        return None
 
     def room(self, section: Section) -> int:
         return row_room(section)

@@ -18,7 +18,7 @@ of the product model there; a property is a tag's name, a service the option `se
 from __future__ import annotations
 
 import hmac
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +29,7 @@ from gateway.dialects import (
     SECOND,
     Command,
     Credentials,
+    Dialect,
     Heard,
     Limits,
     Refused,
@@ -48,7 +49,7 @@ from gateway.dialects import (
     unexpected,
     wanted,
 )
-from gateway.model import Gap, Message
+from gateway.model import Message
 
 if TYPE_CHECKING:
     from gateway.options import HuaweiOptions
@@ -57,7 +58,7 @@ _DEVICES: Final = 100
 _TIME: Final = 24  # bytes of an event_time
 
 
-class Huawei:
+class Huawei(Dialect):
     """A gateway on IoTDA."""
 
     def __init__(self, options: HuaweiOptions) -> None:
@@ -86,14 +87,8 @@ class Huawei:
         commands = (Subscription(f"{self._root}/{topic}/#", commands=True) for topic in ("properties/set", "commands"))
         return *commands, Subscription(f"{self._root}/events/down")
 
-    def knows(self, device: str) -> bool:
-        return True
-
     def name_problem(self, name: str) -> str:
         return "" if 0 < len(name) <= 64 else "a property's name has at most 64 characters on IoTDA"
-
-    def begin(self, now: int) -> list[Message]:
-        return []
 
     def presence(self, devices: Sequence[str], online: bool, now: int) -> list[Message]:
         status = "ONLINE" if online else "OFFLINE"
@@ -110,15 +105,6 @@ class Huawei:
             "paras": {"device_statuses": statuses},
         }
         return {"services": [service]}
-
-    def waiting(self, now: int) -> bool:
-        return False
-
-    def tick(self, now: int) -> Heard:
-        return NOTHING
-
-    def together(self, section: Section) -> Hashable:
-        return None
 
     def room(self, section: Section) -> int:
         identity, service = self._identity(section.device), self._service(section)
@@ -143,9 +129,6 @@ class Huawei:
 
     def _service(self, section: Section) -> str:
         return self._options.service.replace("{group}", section.group).replace("{device}", section.device)
-
-    def gap(self, gap: Gap, now: int) -> tuple[str, bytes] | None:
-        return None
 
     def _identity(self, device: str) -> str:
         identity = self._ids.get(device)

@@ -32,6 +32,7 @@ from gateway.dialects import (
     SECOND,
     Command,
     Credentials,
+    Dialect,
     Heard,
     Limits,
     Refused,
@@ -51,7 +52,7 @@ from gateway.dialects import (
     unexpected,
     wanted,
 )
-from gateway.model import Gap, Message
+from gateway.model import Message
 
 if TYPE_CHECKING:
     from gateway.options import TencentOptions
@@ -70,7 +71,7 @@ def password(secret: str, username: str) -> str:
     return hmac.new(key, username.encode(), sha256).hexdigest() + ";hmacsha256"
 
 
-class Tencent:
+class Tencent(Dialect):
     """A gateway on IoT Explorer. Raises ValueError for a secret that is not base64."""
 
     def __init__(self, options: TencentOptions) -> None:
@@ -156,9 +157,6 @@ class Tencent:
     def _thing(self, way: str, what: str, device: str) -> str:
         identity = self._options.devices[device]
         return f"$thing/{way}/{what}/{identity.product}/{identity.name}"
-
-    def gap(self, gap: Gap, now: int) -> tuple[str, bytes] | None:
-        return None
 
     # ------------------------------------------------------------------------------------------------ incoming
 

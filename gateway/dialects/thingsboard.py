@@ -13,15 +13,15 @@ behind the access token needs "Is gateway". Commands are RPC only: a shared attr
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.commands import Result
 from gateway.dialects import (
-    NOTHING,
     Command,
     Credentials,
+    Dialect,
     Heard,
     Limits,
     Refused,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _RPC: Final = "v1/gateway/rpc"
 
 
-class Thingsboard:
+class Thingsboard(Dialect):
     """A gateway on ThingsBoard."""
 
     def __init__(self, options: ThingsboardOptions, client_id: str) -> None:
@@ -67,28 +67,10 @@ class Thingsboard:
     def subscriptions(self) -> tuple[Subscription, ...]:
         return (Subscription(_RPC, 1, commands=True),)
 
-    def knows(self, device: str) -> bool:
-        return True
-
-    def name_problem(self, name: str) -> str:
-        return ""
-
-    def begin(self, now: int) -> list[Message]:
-        return []
-
     def presence(self, devices: Sequence[str], online: bool, now: int) -> list[Message]:
         kind = {"type": self._options.device_type} if online else {}
         topic = "v1/gateway/connect" if online else "v1/gateway/disconnect"
         return [note(topic, text({"device": device, **kind})) for device in devices]
-
-    def waiting(self, now: int) -> bool:
-        return False
-
-    def tick(self, now: int) -> Heard:
-        return NOTHING
-
-    def together(self, section: Section) -> Hashable:
-        return None
 
     def room(self, section: Section) -> int:
         return section.size + doubts_room(section) + len(text(section.device)) + 64
