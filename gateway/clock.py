@@ -21,7 +21,6 @@ The state is a mark in the journal: durable with the records that it explains. N
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -94,7 +93,7 @@ class Clock:
         wait: float = 3600.0,
         wall: Callable[[], int] = time.time_ns,
         steady: Callable[[], int] | None = None,
-        boot: str = "",
+        boot: str | None = None,
         vouched: Callable[[int], bool] | None = None,
     ) -> None:
         """`wait` (s) is how long a broker may be connected before readings go out with estimated times."""
@@ -105,11 +104,13 @@ class Clock:
         self.doubtful = False  # whether what is stamped by the system's clock needs to be looked at
         self._wait = round(wait * SECOND)
         self._wall, self._steady = wall, steady or _steady
-        self._boot = boot or _boot_id()
+        self._boot = _boot_id() if boot is None else boot
         self._vouched = _vouched if vouched is None else vouched
         self._floor = 0  # the last known time of an earlier boot; 0: there was none
         self._waited = 0  # ns that a broker was connected while the clock was not known
         self._looked = self._steady()
+        self._newest = 0  # when the newest record of earlier runs was taken (ns); 0: there is none
+        self._set = False  # whether somebody has set the clock in this run
         self._free: frozenset[int] = frozenset()  # spans, by their first record, that may be sent
         self._showed: list[tuple[int, int]] = []  # what the clock said, unknown, the newest first: its offset, its end
         self._late = 0  # steady time until which `_showed` is looked at once the clock is known
@@ -132,6 +133,12 @@ class Clock:
     def instant(self, moment: int) -> int:
         """Do as `own` for one time (ns)."""
         return int(self._moved(np.array([moment], np.int64))[0]) if self.doubtful else moment
+
+    def missed(self, start: int, end: int) -> Range:
+        """Do as `instant` for a gap; one from a time that cannot be is from the newest record of the last run."""
+        if self.known and DATED < start < EARLIEST and self.instant(start) == start:
+            return min(self._newest, end) or start, self.instant(end)
+        return self.instant(start), self.instant(end)
 
     def _moved(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         showed, base = self._showed, self.offset
@@ -220,7 +227,7 @@ class Clock:
         `following` the next to be given out.
         """
         state = _read(mark)
-        same = state.get("boot") == self._boot
+        same = state["boot"] == self._boot and (self._boot != "" or self._goes_on(state["offset"], last_time))
         self.spans = tuple(span for span in state["spans"] if not span.last or span.last >= first)
         self._free = frozenset(span.first for span in self.spans if span.offset is not None)
         self._floor = state["floor"]
@@ -235,7 +242,12 @@ class Clock:
             self._begin(following)
             return []
         gaps = self._learn(following)
+        self._newest = self.absence(last_time, following - 1)[0] if last_time else 0
         return [*gaps, *self._told(self.offset - state["offset"])] if same and state["known"] else gaps
+
+    def _goes_on(self, offset: int, last_time: int) -> bool:
+        """Whether the steady clock is beyond the newest record: then it is the same boot, as far as can be told."""
+        return self._steady() >= last_time - (UNDATED if last_time < DATED else offset)
 
     def mark(self) -> bytes:
         """Give what `recall` needs in the next run."""
@@ -296,6 +308,7 @@ class Clock:
         if shift:
             self._showed.insert(0, (self.offset, self.now() + SECOND))
             self.offset += shift
+            self._set = self._set or abs(shift) > STEP
 
     def _begin(self, following: int) -> None:
         """Take what comes from now on for undated."""
@@ -361,11 +374,14 @@ class Clock:
     # ------------------------------------------------------------------------------------------------ whether it is so
 
     def _plausible(self) -> bool:
-        """Whether the clock can be believed: the kernel began well after what an earlier one saw, or others say so."""
+        """Whether the clock can be believed: the kernel began after what an earlier one saw, or others say so.
+
+        Well after that where nobody has set it: it may have stood still while the machine was off.
+        """
         wall = self.now()
         if wall < EARLIEST:
             return False
-        return not self._floor or self.offset >= self._floor + MARGIN or self._vouched(wall)
+        return self.offset >= self._floor + (0 if self._set else MARGIN) or not self._floor or self._vouched(wall)
 
     def _difference(self) -> int:
         """Give the system's clock less the steady one, read as one."""
@@ -425,11 +441,11 @@ def _steady() -> int:
 
 
 def _boot_id() -> str:
-    """Name this run of the kernel; where that cannot be told, this process."""
+    """Name this run of the kernel; empty where that cannot be told."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return os.urandom(16).hex()
+        return ""
 
 
 def _vouched(wall: int) -> bool:

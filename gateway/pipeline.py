@@ -103,7 +103,7 @@ class Pipeline:
     def gap(self, start: int, end: int, reason: str, scans: int = 0, readings: int = 0) -> None:
         """Declare that this group has no readings between `start` and `end` (ns)."""
         if self._clock is not None:
-            start, end = self._clock.instant(start), self._clock.instant(end)
+            start, end = self._clock.missed(start, end)
         record = codec.pack_gap(Gap(self.group.device, self.group.name, start, end, reason, readings, scans))
         self._journal.append(record, 0, start, end)
 

@@ -29,6 +29,7 @@ class Machine:
     began: int = 0  # the true time at which this kernel began
     offset: int = 0  # the system's clock less the steady one
     vouched: bool = False
+    named: bool = True
     mark: bytes | None = None
     last_time: int = 0
     next: int = 1
@@ -51,9 +52,8 @@ class Machine:
 
     def start(self) -> Clock:
         """Start the gateway."""
-        self.clock = Clock(
-            self.wait, lambda: self.wall, lambda: self.steady, f"boot {self.boots}", lambda _: self.vouched
-        )
+        boot = f"boot {self.boots}" if self.named else ""
+        self.clock = Clock(self.wait, lambda: self.wall, lambda: self.steady, boot, lambda _: self.vouched)
         self.told += self.clock.recall(self.mark, self.last_time, 1, self.next)
         self.saved()
         return self.clock
@@ -207,6 +207,40 @@ def test_a_clock_that_ran_on_through_a_reboot_is_believed_and_so_is_what_others_
     assert machine.start().known
 
 
+def test_a_clock_that_is_set_right_after_a_quick_reboot_is_believed() -> None:
+    """A reboot of a Raspberry Pi takes 20 s: NTP corrects just that, and nobody else vouches for it."""
+    machine = Machine()
+    machine.boot(NOON + 10 * S)
+    machine.start()
+    last = machine.read()
+    machine.boot(last, after=20 * S)
+    machine.start()
+    machine.read()
+    assert not machine.clock.known
+    machine.offset = machine.began
+    machine.passes(S)
+    assert machine.clock.known
+    assert machine.errors() == [0, 0]
+
+
+def test_without_a_boot_id_the_steady_clock_tells_a_restart_from_a_reboot() -> None:
+    """A service that may not look into /proc/sys must not take each restart for a boot."""
+    machine = Machine(named=False)
+    machine.boot(NOON)
+    machine.start()
+    machine.passes(60 * S)
+    machine.read()
+    machine.true += 5 * S
+    assert machine.start().known
+    machine.boot(machine.wall, after=10 * S)
+    assert not machine.start().known
+    machine.passes(10 * S)
+    machine.read()
+    machine.true += 5 * S
+    assert not machine.start().known
+    assert len(machine.clock.spans) == 1
+
+
 def test_an_earlier_year_that_somebody_has_set_is_believed_once_ntp_says_so() -> None:
     """A gateway that was commissioned with a clock in the future must not wait until that has come."""
     machine = Machine()
@@ -355,6 +389,24 @@ def test_a_running_clock_that_falls_into_1970_holds_until_it_is_back() -> None:
     assert clock.known
     assert [abs(error) < 60 * S for error in machine.errors()] == [True] * 3
     assert machine.errors()[1:] == [0, 0]
+
+
+def test_a_driver_that_remembers_1970_misses_nothing_of_the_last_fifty_years() -> None:
+    """An OPC UA session is gone on with in the next run, from the gateway's time at which it was heard last."""
+    machine = Machine()
+    machine.boot(0)
+    machine.start()
+    machine.read()
+    heard = machine.wall
+    machine.offset = machine.began
+    machine.passes(10 * S)
+    assert machine.clock.missed(heard, machine.wall) == (machine.true - 10 * S, machine.true)
+    machine.read()
+    last = machine.true
+    machine.passes(HOUR)
+    clock = machine.start()
+    assert clock.missed(heard, machine.wall) == (last, machine.true)
+    assert clock.missed(last - S, machine.wall) == (last - S, machine.true)
 
 
 def test_what_is_held_is_left_out_of_what_may_be_sent() -> None:
