@@ -4,6 +4,8 @@
     bandwidth  bytes per second in each direction; 0: no limit
     mode       forward · hold: sockets stay open and nothing moves (a dead modem, a cable pulled) · discard: bytes are
                taken and thrown away · garble: what comes from the server is inverted on its way to the client
+    strand     what is open now is held up on its way, and what is opened later overtakes it · arrive: it goes on, also
+               where the client has left meanwhile
     cut        end all connections orderly · reset: end them with RST · inject: send the clients bytes of one's own
     down, up   stop listening (connections are refused) and listen again at the same port
 
@@ -46,6 +48,10 @@ class _Connection:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    passing: asyncio.Event = field(default_factory=asyncio.Event)  # cleared while it is held up
+
+    def __post_init__(self) -> None:
+        self.passing.set()
 
     def writers(self) -> list[asyncio.StreamWriter]:
         return [writer for writer in (self.client, self.server) if writer is not None]
@@ -118,6 +124,16 @@ class FaultProxy:
                     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._end(connection)
 
+    def strand(self) -> None:
+        """Hold up all connections there are; later ones overtake them."""
+        for connection in self._connections:
+            connection.passing.clear()
+
+    def arrive(self) -> None:
+        """Let what was held up go on, in its order."""
+        for connection in self._connections:
+            connection.passing.set()
+
     def inject(self, octets: bytes) -> None:
         """Send these bytes to every client, as if the server had."""
         for connection in self._connections:
@@ -156,10 +172,11 @@ class FaultProxy:
         """Connect to the server and pump both ways until one side ends."""
         try:
             await self._moving.wait()
+            await connection.passing.wait()
             server, connection.server = await asyncio.open_connection(self.host, self.target)
             ways = (
-                self._run(self._pump(client, connection.server, to_client=False)),
-                self._run(self._pump(server, connection.client, to_client=True)),
+                self._run(self._pump(connection, client, connection.server, to_client=False)),
+                self._run(self._pump(connection, server, connection.client, to_client=True)),
             )
             connection.tasks.update(ways)
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -168,14 +185,20 @@ class FaultProxy:
         finally:
             self._end(connection)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_client: bool) -> None:
+    async def _pump(
+        self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_client: bool
+    ) -> None:
         """Move bytes one way: read here, write in `_deliver` when they are due."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
         loop = asyncio.get_running_loop()
-        delivering = self._run(self._deliver(waiting, writer, to_client=to_client))
+        delivering = self._run(self._deliver(connection, waiting, writer, to_client=to_client))
         try:
-            while data := await reader.read(CHUNK):
-                await waiting.put((loop.time() + self.delay, data))
+            try:
+                while data := await reader.read(CHUNK):
+                    await waiting.put((loop.time() + self.delay, data))
+            except OSError:
+                if connection.passing.is_set():
+                    raise  # else what is on its way arrives all the same
             await waiting.put((loop.time() + self.delay, b""))
             await delivering
         except OSError:
@@ -184,7 +207,12 @@ class FaultProxy:
             delivering.cancel()
 
     async def _deliver(
-        self, waiting: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, *, to_client: bool
+        self,
+        connection: _Connection,
+        waiting: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
+        *,
+        to_client: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -192,6 +220,7 @@ class FaultProxy:
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
             await self._moving.wait()
+            await connection.passing.wait()
             if not data:
                 return
             if self._mode is Mode.DISCARD:
@@ -252,6 +281,10 @@ async def obey(proxy: FaultProxy, line: str) -> str:
             proxy.cut()
         case "reset":
             proxy.reset()
+        case "strand":
+            proxy.strand()
+        case "arrive":
+            proxy.arrive()
         case "inject":
             proxy.inject(bytes.fromhex(rest))
         case "down":

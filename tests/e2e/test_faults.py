@@ -17,7 +17,7 @@ import pytest
 
 from gateway.ledger import Ledger
 from tests.e2e.conftest import prove
-from tests.e2e.plant import SITE, Plant, plant, wait_until
+from tests.e2e.plant import CONNECTED, SITE, Plant, plant, wait_until
 from tests.influx_proxy import InfluxProxy
 from tests.stores_servers import InfluxDB
 
@@ -150,6 +150,46 @@ def test_a_link_that_breaks_again_and_again_costs_nothing(tmp_path: Path) -> Non
             time.sleep(moments.uniform(0.2, 2.5))
             made.proxy.do(moments.choice(["cut", "reset"]))
         rows_flow(made, 5.0)
+        prove(made)
+
+
+def test_connections_that_overtake_each_other_cost_nothing(tmp_path: Path) -> None:
+    """Bytes of a session that was given up arrive in the next one's time; so does a CONNECT, and takes the session."""
+    impatient = SITE.replace("    ack_timeout:", "    connect_timeout: 1 s\n    ack_timeout:")
+    with plant(tmp_path, edge_through_proxy=True, site_template=impatient, ack_timeout="1 s") as made:
+        proxy = made.proxy
+        assert proxy is not None
+        wait_until(lambda: made.edge.said(CONNECTED), "the first session")
+        rows_flow(made, 1.0)
+        for late in ("PUBLISH", "CONNECT", "PUBLISH"):
+            if late == "CONNECT":
+                proxy.do("mode hold")
+                proxy.do("cut")
+                before = proxy.accepted
+                wait_until(lambda: proxy.accepted > before, "a connection that is held up")  # noqa: B023
+            proxy.do("strand")
+            proxy.do("mode forward")
+            before = proxy.accepted
+            wait_until(lambda: proxy.accepted > before, "a connection that overtakes it")  # noqa: B023
+            time.sleep(0.5)
+            proxy.do("arrive")
+            rows_flow(made, 0.7)
+        prove(made)
+
+
+def test_a_line_of_64_kbit_and_300_ms_that_breaks_costs_nothing(tmp_path: Path) -> None:
+    moments = random.Random(SEED)
+    with plant(tmp_path, edge_through_proxy=True) as made:
+        assert made.proxy is not None
+        wait_until(lambda: made.edge.said(CONNECTED), "the first session")
+        made.proxy.do("bandwidth 8000")
+        made.proxy.do("delay 0.3")
+        for _ in range(3):
+            time.sleep(moments.uniform(0.5, 2.5))
+            made.proxy.do(moments.choice(["cut", "reset"]))
+        rows_flow(made, 2.0)
+        made.proxy.do("bandwidth 0")
+        made.proxy.do("delay 0")
         prove(made)
 
 

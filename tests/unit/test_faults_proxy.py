@@ -222,3 +222,22 @@ async def test_as_a_process_it_obeys_lines(echo: int) -> None:
     peer.writer.transport.abort()
     process.stdin.close()
     assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_what_is_stranded_is_overtaken_and_arrives_after_its_client_has_left(proxy: FaultProxy) -> None:
+    slow = await Peer.to(proxy.port)
+    assert await slow.ask(b"before") == b"before"
+    proxy.strand()
+    slow.writer.write(b"late")
+    await slow.writer.drain()
+    fast = await Peer.to(proxy.port)
+    assert await fast.ask(b"overtakes") == b"overtakes"
+    slow.writer.close()
+    before = proxy.to_server
+    proxy.arrive()
+    async with asyncio.timeout(30):
+        while proxy.to_server < before + 4:
+            await asyncio.sleep(0.01)
+    assert await fast.ask(b"goes on") == b"goes on"
+    slow.writer.transport.abort()
+    fast.writer.transport.abort()
