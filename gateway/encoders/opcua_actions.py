@@ -110,8 +110,8 @@ class Responder:
             DataSetWriterName=action.name,
             Timestamp=self._words.now(),
             ActionTargets=[{"ActionTargetId": _TARGET, "Name": action.name, "Description": {"Text": what}}],
-            Request=data_set(action, action.fields),
-            Response=data_set(action, _answered(action)),
+            Request=data_set(action, action.fields, self._words.options),
+            Response=data_set(action, _answered(action), self._words.options),
         )
         return note(self._words.topic("action-metadata", action.group, action.name), content, True)
 

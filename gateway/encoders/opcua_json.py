@@ -401,6 +401,6 @@ class OpcuaJson:
             WriterGroupName=writer.group,
             DataSetWriterName=writer.name,
             Timestamp=self._words.now(),
-            MetaData=data_set(writer, writer.fields),
+            MetaData=data_set(writer, writer.fields, self._options),
         )
         return note(self._words.topic("metadata", writer.group, writer.name), content, True)

@@ -1,6 +1,8 @@
 """What data, metadata and actions of OPC UA PubSub JSON have in common: types, times, names, and the envelope.
 
-Part 14 (OPC 10000-14) 7.2.5 for the messages, Part 6 (OPC 10000-6) 5.4 for the values inside.
+Part 14 (OPC 10000-14) 7.2.5 for the messages, Part 6 (OPC 10000-6) 5.4 for the values inside. With `encoding: compact`
+metadata are in the present form of Part 6 (NodeId "i=11", a structure with its UaTypeId), else in that of 1.04
+(NodeId {"Id": 11}), which its annex H asks every reader to know still.
 """
 
 from __future__ import annotations
@@ -130,9 +132,10 @@ def timestamp(when: int) -> bytes:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{digits}Z".encode()
 
 
-def data_set(writer: Writer, fields: dict[str, int]) -> dict[str, Any]:
+def data_set(writer: Writer, fields: dict[str, int], options: OpcuaJsonOptions) -> dict[str, Any]:
     """Describe a DataSet: a DataSetMetaDataType."""
-    described = [_field(writer, name, kind) for name, kind in fields.items()]
+    compact = options.encoding == "compact"
+    described = [_field(writer, name, kind, compact=compact) for name, kind in fields.items()]
     return {"Name": writer.key, "Fields": described, "ConfigurationVersion": writer.configuration()}
 
 
@@ -140,10 +143,11 @@ def _described(writer: Writer) -> dict[str, Any]:
     return {"Name": writer.name, "Enabled": True, "DataSetWriterId": writer.number, "DataSetName": writer.key}
 
 
-def _field(writer: Writer, name: str, kind: int) -> dict[str, Any]:
+def _field(writer: Writer, name: str, kind: int, *, compact: bool) -> dict[str, Any]:
     tag = writer.tags.get(name)
     identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{writer.kept}/{name}"))
-    described: dict[str, Any] = {"Name": name, "BuiltInType": kind, "DataType": {"Id": kind}, "ValueRank": -1}
+    node = f"i={kind}" if compact else {"Id": kind}
+    described: dict[str, Any] = {"Name": name, "BuiltInType": kind, "DataType": node, "ValueRank": -1}
     described["DataSetFieldId"] = identity
     if tag is None:
         return described
@@ -151,13 +155,13 @@ def _field(writer: Writer, name: str, kind: int) -> dict[str, Any]:
         described["Description"] = {"Text": tag.description}
     properties: list[dict[str, Any]] = []
     if tag.unit:
-        properties.append(_property("EngineeringUnits", {"DisplayName": {"Text": tag.unit}}))
+        properties.append(_property("EngineeringUnits", {"DisplayName": {"Text": tag.unit}}, 887, compact))
     low, high = _range(tag, writer.action)
     if math.isfinite(low) and math.isfinite(high):
-        properties.append(_property("EURange", {"Low": low, "High": high}))
+        properties.append(_property("EURange", {"Low": low, "High": high}, 884, compact))
     if tag.states:
         values = [{"Value": str(number), "DisplayName": {"Text": said}} for number, said in tag.states]
-        properties.append(_property("EnumValues", values))
+        properties.append(_property("EnumValues", values, 7594, compact))
     return {**described, "Properties": properties} if properties else described
 
 
@@ -170,5 +174,10 @@ def _range(tag: Tag, writing: bool) -> tuple[float, float]:
     return low, high
 
 
-def _property(name: str, value: object) -> dict[str, Any]:
-    return {"Key": {"Name": name}, "Value": {"UaType": 22, "Value": value}}
+def _property(name: str, value: Any, kind: int, compact: bool) -> dict[str, Any]:
+    """Give a property whose value is a structure of this DataType, or a list of them."""
+    if not compact:
+        return {"Key": {"Name": name}, "Value": {"UaType": 22, "Value": value}}
+    each = value if isinstance(value, list) else [value]
+    typed = [{"UaTypeId": f"i={kind}", **one} for one in each]
+    return {"Key": name, "Value": {"UaType": 22, "Value": typed if isinstance(value, list) else typed[0]}}

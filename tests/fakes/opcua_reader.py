@@ -77,6 +77,10 @@ class Reader:
         assert message.retain is (word not in ("data", "action-response"))
         if message.retain:
             self.retained[message.topic] = body
+        if word in ("metadata", "action-metadata"):
+            sets = [body[name] for name in ("MetaData", "Request", "Response") if name in body]
+            for field in (field for each in sets for field in each["Fields"]):
+                self._described(field)
         if word == "metadata":
             group, writer = body["WriterGroupName"], body["DataSetWriterName"]
             assert message.topic.endswith(f"/{group}/{writer}")
@@ -97,6 +101,17 @@ class Reader:
         elif word == "data":
             for each in body["Messages"]:
                 self._data_set(body["WriterGroupName"], each)
+
+    def _described(self, field: Any) -> None:
+        """Read a FieldMetaData as Part 6 has it now where the encoding is compact, else as its annex H has it."""
+        compact = self._encoding == "compact"
+        assert field["DataType"] == (f"i={field['BuiltInType']}" if compact else {"Id": field["BuiltInType"]})
+        structures = {"EngineeringUnits": "i=887", "EURange": "i=884", "EnumValues": "i=7594"}
+        for each in field.get("Properties", ()):
+            name = each["Key"] if compact else each["Key"]["Name"]
+            value = each["Value"]["Value"]
+            for one in value if isinstance(value, list) else [value]:
+                assert one.get("UaTypeId") == (structures[name] if compact else None)
 
     # ------------------------------------------------------------------------------------------------ requests
 
