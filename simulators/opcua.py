@@ -26,6 +26,7 @@ from simulators import opcua_security
 from simulators.listening import stop_listening
 from simulators.opcua_history import EPOCH, History
 from simulators.opcua_publish import Publication
+from simulators.opcua_reads import Reads
 from simulators.opcua_space import SPECIAL, TYPES, Space, Variable, signals, variables
 from simulators.playing import Playing
 from simulators.signals import TICK, Bank, floats
@@ -87,6 +88,8 @@ class OpcuaServer:
         self.index = {node_id: index for index, node_id in enumerate(ids)}
         self._publication = Publication(self)
         self.history.serve(server)
+        self.reads = Reads(self, self._publication.written)
+        self.reads.serve(server)
         server.subscribe_server_callback(CallbackType.PreRead, self._hesitate)
         hand_over_wholly(server)
         await server.start()

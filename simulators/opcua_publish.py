@@ -91,7 +91,7 @@ class Publication:
         self._of = server
         self._service = server.server.iserver.subscription_service
         self._watches: dict[int, _Watch] = {}
-        self._written = np.zeros(len(server.variables), bool)
+        self.written = np.zeros(len(server.variables), bool)
         for event, listener in (
             (CallbackType.ItemSubscriptionCreated, self._created),
             (CallbackType.ItemSubscriptionDeleted, self._deleted),
@@ -140,7 +140,7 @@ class Publication:
         for asked, status in zip(event.request_params.NodesToWrite, event.response_params, strict=True):
             index = self._of.index.get(asked.NodeId)
             if index is not None and status.is_good() and asked.AttributeId == ua.AttributeIds.Value:
-                self._written[index] = True
+                self.written[index] = True
 
     def _shown(self, variable: Variable) -> tuple[int, ...]:
         """Give what tells whether a variable has changed."""
@@ -164,7 +164,7 @@ class Publication:
             for item, told in watch.others:
                 shown = self._shown(item.variable)
                 due = told[1] <= self._of.moment
-                if due and not self._written[item.variable.index] and (shown != told[0] or item.trigger == 2):
+                if due and not self.written[item.variable.index] and (shown != told[0] or item.trigger == 2):
                     told[:] = shown, self._of.moment // item.interval * item.interval + item.interval
                     parts.append(struct.pack("<I", item.handle) + struct_to_binary(self._of.read(item.variable)))
                     count += 1
@@ -185,7 +185,7 @@ class Publication:
     def _numbers(self, items: _Numbers) -> tuple[int, list[bytes]]:
         """Encode the items that are due and have changed."""
         now = self._of.moment
-        due = (items.due <= now) & ~self._written[items.variable]
+        due = (items.due <= now) & ~self.written[items.variable]
         if not due.any():
             return 0, []
         items.due[due] = now // items.interval[due] * items.interval[due] + items.interval[due]

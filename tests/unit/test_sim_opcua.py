@@ -155,6 +155,33 @@ async def test_a_written_value_stays_and_a_spoilt_node_says_so(link: Link) -> No
             assert value.StatusCode.value == ua.StatusCodes.BadSensorFailure
 
 
+async def test_many_nodes_at_once_are_read_as_each_alone(link: Link) -> None:
+    """Large reads are answered from prepared bytes: types, statuses, times, and what was written stay the same."""
+    now = NOW
+    async with asyncio.timeout(90), OpcuaServer(link, clock=lambda: now) as server:
+        port = await server.start()
+        async with Client(f"opc.tcp://127.0.0.1:{port}") as client:
+            numbers = [each for each in server.index if server.variables[server.index[each]].row >= 0]
+            nodes = (numbers * 12)[: max(12, 2 * len(numbers))]
+            for step in range(4):
+                now += 3 * TICK
+                if step == 1:
+                    server.spoil("nsu=urn:boiler;s=Pressure", ua.StatusCodes.BadSensorFailure)
+                if step == 3:
+                    power = await node_of(client, "nsu=urn:boiler;s=Power")
+                    await power.write_value(ua.DataValue(ua.Variant(42.5, ua.VariantType.Double)))
+                together = await client.uaclient.read_attributes(nodes, ua.AttributeIds.Value)
+                alone = [(await client.uaclient.read_attributes([each], ua.AttributeIds.Value))[0] for each in nodes]
+                told = [
+                    [(one.Value, one.StatusCode.value, one.SourceTimestamp, one.ServerTimestamp) for one in each]
+                    for each in (together, alone)
+                ]
+                assert told[0] == told[1]
+                statuses = {status for _, status, _, _ in told[0]}
+                assert statuses == ({0} if step < 1 else {0, int(ua.StatusCodes.BadSensorFailure)})
+            assert any(found is not None for found in server.reads._known.values())
+
+
 async def test_history_gives_what_was_shown_in_portions(link: Link) -> None:
     """A gateway that fills its gaps from history must get the very values that it would have been told."""
     now = NOW
