@@ -169,17 +169,18 @@ def _row(row: dict[str, str], kinds: dict[str, Kind | None]) -> tuple[int, str, 
     code = _quality(row.get("quality") or "")
     if code < q.BAD and not row["value"] and kind is not Kind.TEXT:
         code = q.BAD_NO_DATA
-    return _time(row["time"]), row["value"], code
+    return moment(row["time"]), row["value"], code
 
 
-def _time(text: str) -> int:
+def moment(text: str) -> int:
+    """Read a time: ISO 8601 with a zone, or whole nanoseconds since 1970. Raises ValueError."""
     if text.lstrip("-").isdigit():
         return int(text)
     fraction = _FRACTION.search(text)
-    moment = datetime.fromisoformat(_FRACTION.sub("", text, count=1))
-    if moment.tzinfo is None:
+    when = datetime.fromisoformat(_FRACTION.sub("", text, count=1))
+    if when.tzinfo is None:
         raise ValueError(f"the time {text!r} has no zone: write Z or +01:00 behind it")
-    since = moment - EPOCH
+    since = when - EPOCH
     return (since.days * 86400 + since.seconds) * 10**9 + (int(fraction[1].ljust(9, "0")) if fraction else 0)
 
 

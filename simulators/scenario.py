@@ -81,7 +81,7 @@ STATUSES: Final = {
 _PARAMETERS: Final = ("delay", "reindex", "by", "code", "to", "status")
 
 
-def _span(text: object) -> tuple[float, float]:
+def span(text: object) -> tuple[float, float]:
     """Read `30 s`, or a range such as `20 s .. 60 s`. Raises ValueError."""
     if isinstance(text, str) and ".." in text:
         low, _, high = text.partition("..")
@@ -113,9 +113,9 @@ def _status(text: object) -> int:
 class StepOptions(Options):
     """One step: when, what is hit, and how."""
 
-    at: Annotated[tuple[float, float], BeforeValidator(_span)]
+    at: Annotated[tuple[float, float], BeforeValidator(span)]
     """Since the start of the simulator: 30 s, or 20 s .. 60 s."""
-    lasts: Annotated[tuple[float, float] | None, BeforeValidator(_span)] = Field(default=None, alias="for")
+    lasts: Annotated[tuple[float, float] | None, BeforeValidator(span)] = Field(default=None, alias="for")
     """For how long; until the end where not given."""
     fault: Name
     link: str | None = None
@@ -171,13 +171,21 @@ def load_scenario(path: Path, site: Site) -> tuple[Step, ...]:
     files = Files(path.parent)
     tree = open_root(path, files, "a scenario has the key steps")
     frame, _ = check(_Frame, Piece(tree, (), tree.mark, ("steps",)), files)
-    chance = random.Random(frame.seed if frame is not None else 0)
+    found = steps_of(tree, files, site, frame.seed if frame is not None else 0)
+    if any(each.severity == "error" for each in files.problems):
+        raise ConfigError(files.found())
+    return found
+
+
+def steps_of(tree: Tree, files: Files, site: Site, seed: int) -> tuple[Step, ...]:
+    """Read the key `steps` of a file for a site; what is wrong goes to `files`."""
+    chance = random.Random(seed)
     listed = tree.get("steps")
     found: list[Step] = []
     if not isinstance(listed, Listing):
         mark = tree.value_at("steps") if "steps" in tree else tree.mark
         files.report(mark, ("steps",), "expected a list of steps", "steps: [{at: 30 s, for: 10 s, link: NAME, ...}]")
-        raise ConfigError(files.found())
+        return ()
     for index, entry in enumerate(listed):
         place, mark = ("steps", index), listed.at(index)
         if not isinstance(entry, Tree):
@@ -191,9 +199,20 @@ def load_scenario(path: Path, site: Site) -> tuple[Step, ...]:
             files.report(mark, place, reason, hint)
         else:
             found.append(_drawn(options, link, chance))
-    if any(each.severity == "error" for each in files.problems):
-        raise ConfigError(files.found())
     return tuple(sorted(found, key=lambda step: step.at))
+
+
+def plain(steps: Sequence[Step]) -> dict[str, Any]:
+    """Give a scenario of these steps, at the times that were drawn, as it is written in YAML."""
+    return {"steps": [_plain(step) for step in steps]}
+
+
+def _plain(step: Step) -> dict[str, Any]:
+    given = step.options.model_dump(exclude_none=True, exclude={"at", "lasts"})
+    for name in {"delay", "by"} & set(given):
+        given[name] = f"{given[name]:.6f} s"
+    times = {"at": f"{step.at:.6f} s", **({} if step.lasts is None else {"for": f"{step.lasts:.6f} s"})}
+    return {**times, **given}
 
 
 def _fits(options: StepOptions, site: Site) -> tuple[Link | None, str, str]:

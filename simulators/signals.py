@@ -127,7 +127,15 @@ class Signal:
         return int(number) if self.quantum == 1 else float(number)
 
     def _value(self, u: int) -> int | float | bool | str:
-        raw = self._raw(u)
+        return self.engineering(self._raw(u))
+
+    def whole(self, time: int) -> int:
+        """Give the whole number that is shown at a time, before the quantum."""
+        u = int(self.count(np.array([time], np.int64))[0])
+        return int(self.table[u]) if self.table else self.low + u
+
+    def engineering(self, raw: int | float | bool | str) -> int | float | bool | str:
+        """Give the engineering value of a raw one."""
         if isinstance(raw, bool | str):
             return raw
         exact = Fraction(raw) * self.tag.scale + self.tag.offset
@@ -205,9 +213,14 @@ class Bank:
         for row, table in self._tables:
             numbers[row] = int(table[int(counts[row])]) % _ALL
         for row, (begin, end, first, last) in self._ramps.items():
-            part = min(max((self._time - begin) / max(end - begin, 1), 0.0), 1.0)
-            numbers[row] = round(first + (last - first) * part) % _ALL
+            numbers[row] = on_ramp(self._time // self.tick * self.tick, begin, end, first, last) % _ALL
         return numbers
+
+
+def on_ramp(time: int, begin: int, end: int, first: int, last: int) -> int:
+    """Give the whole number that a ramp shows in the tick that begins at `time`."""
+    part = min(max((time - begin) / max(end - begin, 1), 0.0), 1.0)
+    return round(first + (last - first) * part)
 
 
 def floats(patterns: Counts, quantum: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,6 +6,10 @@ language is that of whoever asks for it.
 
 from __future__ import annotations
 
+import datetime
+import getpass
+import os
+import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
+from gateway import __version__
 from gateway import quality as q
 from gateway.acceptance.check import Checked, CheckedDevice, Verdict
 from gateway.language import language, say, word
@@ -60,6 +65,23 @@ class About:
     host: str
     version: str
     remark: str = ""
+
+
+def about(gateway: str, file: str, by: str = "", remark: str = "") -> About:
+    """Say when, by whom and on which machine a report is made: now, by who is logged in, here."""
+    try:
+        user = by or os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "unknown"
+    return About(
+        gateway,
+        file,
+        datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+        user,
+        platform.node(),
+        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        remark,
+    )
 
 
 Shown = Callable[[Any, str, dict[str, str] | None], str]
@@ -111,25 +133,30 @@ def cells(each: Checked, shown: Shown) -> tuple[str, str, str, str, str, str]:
 def html(about: About, devices: Sequence[CheckedDevice], shown: Shown) -> str:
     """Write the report as HTML."""
     passed, sentence = result(devices)
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _facts(about))
     counts = " &middot; ".join(f"{count} {escape(word(verdict.value))}" for verdict, count in totals(devices))
-    title = escape(say(f"Acceptance report: {about.gateway}"))
     body = "".join(_device_html(device, shown) for device in devices)
-    sub = escape(say("Every tag of the site file, read once from the real devices"))
     signed = "".join(f"<div>{escape(say(who))}</div>" for who in ("Date, integrator", "Date, operator"))
     advised = "".join(f"<p>{escape(each)}</p>" for each in _advised(about, devices))
+    after = f"{advised}<p>{counts}</p>\n{_summary_html(devices)}{body}<div class=sign>{signed}</div>\n"
+    sub = "Every tag of the site file, read once from the real devices"
+    return page(f"Acceptance report: {about.gateway}", sub, facts(about), passed, sentence, after)
+
+
+def page(title: str, sub: str, facts: Sequence[tuple[str, str]], passed: bool, sentence: str, body: str) -> str:
+    """Write a report as one HTML page: title, facts, whether it is well, in a sentence, and more HTML."""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
+    heading = escape(say(title))
     return (
-        f'<!DOCTYPE html>\n<html lang="{language()}"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!DOCTYPE html>\n<html lang="{language()}"><head><meta charset="utf-8"><title>{heading}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>\n'
-        f"<h1>{title}</h1><p class=sub>{sub}</p>\n"
-        f'<dl>{facts}</dl>\n<div class="result {"pass" if passed else "fail"}">{escape(say(sentence))}</div>'
-        f"{advised}<p>{counts}</p>\n{_summary_html(devices)}{body}"
-        f"<div class=sign>{signed}</div>\n"
-        "</body></html>\n"
+        f"<h1>{heading}</h1><p class=sub>{escape(say(sub))}</p>\n"
+        f'<dl>{rows}</dl>\n<div class="result {"pass" if passed else "fail"}">{escape(say(sentence))}</div>'
+        f"{body}</body></html>\n"
     )
 
 
-def _facts(about: About) -> list[tuple[str, str]]:
+def facts(about: About) -> list[tuple[str, str]]:
+    """Give what a report is of, as names and texts; what is empty is left out."""
     rows = [
         ("Gateway", about.gateway), ("Site file", about.site), ("Read", about.when), ("By", about.by),
         ("On", about.host), ("PlantBridge", about.version), ("Remark", about.remark),
@@ -179,7 +206,7 @@ def markdown(about: About, devices: Sequence[CheckedDevice], shown: Shown) -> st
     """Write the report as Markdown."""
     _, sentence = result(devices)
     title = say(f"Acceptance report: {about.gateway}")
-    lines = [f"# {title}", "", *(f"- {name}: {text}" for name, text in _facts(about)), "", f"**{say(sentence)}**"]
+    lines = [f"# {title}", "", *(f"- {name}: {text}" for name, text in facts(about)), "", f"**{say(sentence)}**"]
     lines += [line for text in _advised(about, devices) for line in ("", text)]
     lines += ["", ", ".join(f"{count} {word(verdict.value)}" for verdict, count in totals(devices))]
     for device in devices:
@@ -187,11 +214,12 @@ def markdown(about: About, devices: Sequence[CheckedDevice], shown: Shown) -> st
         lines += [f"| {' | '.join(map(word, (*HEADINGS, 'Note')))} |", "|---|---|--:|--:|---|---|---|"]
         for each in device.tags:
             row = (*cells(each, shown), "" if each.fine else say(each.note))
-            lines.append(f"| {' | '.join(_cell(cell) for cell in row)} |")
+            lines.append(f"| {' | '.join(cell(text) for text in row)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Write a text so that it stays in its cell of a table in Markdown."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "probe": "every tag of real devices, once",
     "record": "what devices say, into a file",
     "simulate": "a stand-in for every device of a site",
+    "testbed": "a scenario, judged by requirements",
     "query": "last values and ranges",
     "account": "what is stored, and what is missing",
     "fleet": "every gateway, trouble first",

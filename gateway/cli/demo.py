@@ -13,9 +13,9 @@ from gateway.language import say, word
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gateway.cli.demo_account import Account
-    from gateway.cli.demo_processes import Demo
     from gateway.config import Site
+    from gateway.testbed.account import Account
+    from gateway.testbed.processes import Chain
 
 
 def demo(
@@ -39,12 +39,12 @@ def demo(
     import sys
     import tempfile
 
-    from gateway.cli.demo_account import take
-    from gateway.cli.demo_processes import Demo, DemoFailed
+    from gateway.testbed.account import take
+    from gateway.testbed.processes import ChainFailed, demonstration
 
     if json and not seconds:
         raise typer.BadParameter("with --json the demonstration needs an end", param_hint="--seconds")
-    running = Demo((data or Path(tempfile.mkdtemp(prefix="plantbridge-demo-"))).absolute())
+    running = demonstration((data or Path(tempfile.mkdtemp(prefix="plantbridge-demo-"))).absolute())
     for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(ending, signal.default_int_handler)
     try:
@@ -61,7 +61,7 @@ def demo(
         _say(json, "Ending in order: edge daemon, ingest, broker, simulators")
         running.stop()
         account = take(site, running.database)
-    except DemoFailed as error:
+    except ChainFailed as error:
         print(say(f"plantbridge demo: {error}\nThe logs are in {running.logs}"), file=sys.stderr)
         raise typer.Exit(1) from None
     finally:
@@ -82,8 +82,8 @@ def _say(json: bool, text: str) -> None:
         print(say(text), flush=True)
 
 
-def _watch(running: Demo, site: Site, seconds: float, *, live: bool) -> float:
-    """Look on until the time is up or Ctrl-C; give how long it was. Raises DemoFailed."""
+def _watch(running: Chain, site: Site, seconds: float, *, live: bool) -> float:
+    """Look on until the time is up or Ctrl-C; give how long it was. Raises ChainFailed."""
     from contextlib import ExitStack
 
     from gateway.cli.demo_screen import Screen
@@ -108,7 +108,7 @@ def _watch(running: Demo, site: Site, seconds: float, *, live: bool) -> float:
     return time.monotonic() - started
 
 
-def _print_json(running: Demo, account: Account, ran: float) -> None:
+def _print_json(running: Chain, account: Account, ran: float) -> None:
     import json
 
     body = {
@@ -147,7 +147,7 @@ def account_table(account: Account) -> Table:
     return made
 
 
-def _print_account(running: Demo, account: Account) -> None:
+def _print_account(running: Chain, account: Account) -> None:
     from rich.console import Console
 
     console = Console()

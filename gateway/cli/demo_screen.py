@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.cli.demo_processes import Samples, Usage, total
 from gateway.language import say, word
+from gateway.testbed.processes import Samples, Usage, total
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

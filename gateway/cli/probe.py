@@ -103,27 +103,9 @@ async def _probe(wanted: Sequence[tuple[Link, list[Device]]]) -> list[CheckedDev
 
 
 def _about(site: Site, path: Path, by: str, *, occupied: bool) -> About:
-    import datetime
-    import getpass
-    import os
-    import platform
+    from gateway.acceptance.report import about
 
-    import gateway
-    from gateway.acceptance.report import About
-
-    try:
-        user = by or os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = "unknown"
-    return About(
-        site.gateway,
-        path.name,
-        datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
-        user,
-        platform.node(),
-        f"{gateway.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
-        "The gateway's daemon was running beside it." if occupied else "",
-    )
+    return about(site.gateway, path.name, by, "The gateway's daemon was running beside it." if occupied else "")
 
 
 def _shown() -> Callable[[Any, str, dict[str, str] | None], str]:

@@ -50,6 +50,9 @@ def simulate(
     log: Annotated[
         Path | None, typer.Option(help="Write when each step began and ended: a JSON object in a line.", metavar="FILE")
     ] = None,
+    when: Annotated[
+        Path | None, typer.Option(help="Begin the scenario once this file is there.", metavar="FILE")
+    ] = None,
     pki: Annotated[
         Path | None, typer.Option(help="Folder for the certificate of OPC UA servers.", show_default="simulator-pki")
     ] = None,
@@ -100,7 +103,7 @@ def simulate(
         note=_noting(log, playing),
     )
     lasting = playing.trace.length / 1e9 / speed if playing is not None and once else None
-    _run(loaded, simulator, site, map_file, lasting)
+    _run(loaded, simulator, site, map_file, lasting, when)
 
 
 def _playing(path: Path, site: Site, steps: Sequence[Step], speed: float) -> Playing:
@@ -139,7 +142,14 @@ def _noting(path: Path | None, playing: Playing | None) -> Callable[[dict[str, i
     return lambda entry: print(json.dumps(entry), file=file)
 
 
-def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None, lasting: float | None) -> None:
+def _run(
+    site: Site,
+    simulator: SiteSimulator,
+    path: Path,
+    map_file: Path | None,
+    lasting: float | None,
+    when: Path | None,
+) -> None:
     import asyncio
     import logging
     import sys
@@ -156,7 +166,7 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
             elsewhere = any(_moved(each.link.options.url, each.url) for each in simulator.links if each.url)
             show(table(site, simulator), path, map_file, elsewhere=elsewhere)
             print("READY", flush=True)
-            playing = asyncio.create_task(simulator.play(lambda text: print(say(text), flush=True)))
+            playing = asyncio.create_task(_play(simulator, when))
             stopped = asyncio.create_task(stop.wait())
             if lasting is not None:
                 asyncio.get_running_loop().call_later(lasting, stop.set)
@@ -172,6 +182,17 @@ def _run(site: Site, simulator: SiteSimulator, path: Path, map_file: Path | None
     except PortTaken as error:
         print(say(f"plantbridge: {error} (--free-ports finds others)"), file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+async def _play(simulator: SiteSimulator, when: Path | None) -> None:
+    """Let the scenario happen, once its file is there."""
+    import asyncio
+
+    while True:
+        if when is None or when.exists():
+            break
+        await asyncio.sleep(0.05)
+    await simulator.play(lambda text: print(say(text), flush=True))
 
 
 def _moved(own: str, there: str) -> bool:

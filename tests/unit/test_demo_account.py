@@ -13,12 +13,12 @@ import pytest
 
 from gateway import codec
 from gateway import quality as q
-from gateway.cli.demo_account import Account, take
 from gateway.config import Site, load_site
 from gateway.contracts import Block
 from gateway.journal import Journal
 from gateway.model import Batch, Gap, Kind, TagTable
 from gateway.stores.duckdb import DuckdbStore
+from gateway.testbed.account import Account, take
 from simulators.signals import TICK
 from simulators.site import expected
 

@@ -190,10 +190,10 @@ def _database(folder: Path) -> Path:
 
 def test_the_demonstrations_tables_are_chinese(tmp_path: Path) -> None:
     from gateway.cli.demo import account_table
-    from gateway.cli.demo_account import Account
-    from gateway.cli.demo_processes import Usage
     from gateway.cli.demo_screen import Screen
     from gateway.config import load_site
+    from gateway.testbed.account import Account
+    from gateway.testbed.processes import Usage
 
     path = tmp_path / "site.yaml"
     path.write_text(SITE)

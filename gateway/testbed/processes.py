@@ -1,8 +1,9 @@
-"""The processes of the demonstration: simulators, broker, ingest, edge daemon; each the real command, on this machine.
+"""The processes of a whole path: simulators, broker, ingest, edge daemon; each the real command, on this machine.
 
 Everything listens on ports of the system's choice on 127.0.0.1 and keeps its files below one directory: the site and
 cloud files as run, logs, journal, store. They start in the order in which they are needed (nobody publishes before
 ingest has subscribed), and end in the order of the data's way, each when the one before it has handed over everything.
+Where a plan wants it, a proxy (simulators.faults) stands between the edge daemon and the broker.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,8 +37,8 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 Samples = Mapping[tuple[str, tuple[str, ...]], float]
 
 
-class DemoFailed(GatewayError):
-    """A process of the demonstration did not do its part."""
+class ChainFailed(GatewayError):
+    """A process of the path did not do its part."""
 
 
 @dataclass(slots=True)
@@ -75,17 +76,35 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run: from whose site file, with which files, and how the edge daemon is started."""
+
+    simulated: Path
+    write: Callable[[Chain], None]  # makes the files, once the ports are known
+    edge: Callable[[Chain], tuple[Sequence[str], Path | None]]  # arguments for Python, and a file for its number in {}
+    simulate: Sequence[str] = ()  # more arguments of `plantbridge simulate`
+    proxied: bool = False
+
+
 @dataclass(slots=True)
-class Demo:
-    """All processes of one demonstration, in a directory."""
+class Chain:
+    """All processes of one path, in a directory."""
 
     data: Path
+    plan: Plan
     broker_port: int = 0
+    proxy_port: int = 0  # of the proxy in front of the broker, for the edge daemon; 0: there is none
     edge_port: int = 0
     ingest_port: int = 0
     usage: Usage = field(default_factory=Usage)
     published_bytes: int = 0
     processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def links(self) -> Path:
+        """Where the simulators say their addresses."""
+        return self.data / "links.json"
 
     @property
     def site(self) -> Path:
@@ -104,31 +123,48 @@ class Demo:
         return self.data / "logs"
 
     def start(self) -> None:
-        """Start everything, in order. Raises DemoFailed."""
+        """Start everything, in order. Raises ChainFailed."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        links = self.data / "links.json"
-        links.unlink(missing_ok=True)
+        self.links.unlink(missing_ok=True)
         self._start("broker", "-m", "simulators.broker")
         self._await("broker", lambda: self.processes["broker"].log.read_text().strip().isdigit())
         self.broker_port = int(self.processes["broker"].log.read_text())
+        if self.plan.proxied:
+            self._start("proxy", "-m", "simulators.faults", f"127.0.0.1:{self.broker_port}")
+            self._await("proxy", lambda: bool(self.processes["proxy"].log.read_text().strip()))
+            self.proxy_port = int(self.processes["proxy"].log.read_text().split()[0])
         self.edge_port, self.ingest_port = free_port(), free_port()
-        self._write_files()
-        self._start("simulate", "-m", "gateway", "simulate", str(self.site), "--free-ports", "--map", str(links))
+        self.plan.write(self)
+        self.simulate()
         self._start("ingest", "-m", "gateway", "ingest", str(self.cloud))
-        self._await("simulate", links.exists)
+        self._await("simulate", self.links.exists)
         self._await("ingest", self._subscribed)
-        self._start("run", "-m", "gateway", "run", str(self.site), "--links", str(links))
+        arguments, given = self.plan.edge(self)
+        self._start("run", *arguments, given=given)
         self._await("run", lambda: bool(health(self.edge_port)))
+
+    def simulate(self) -> None:
+        """Start the simulators only."""
+        words = ["--map", str(self.links), *self.plan.simulate]
+        self._start("simulate", "-m", "gateway", "simulate", str(self.plan.simulated), *words)
+
+    def disturb(self, *words: str) -> None:
+        """Tell the proxy between edge daemon and broker what to do: delay 0.2, down, up, mode hold, ..."""
+        process = self.processes["proxy"].popen
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(" ".join(words).strip().encode() + b"\n")
+            process.stdin.flush()
 
     def load(self) -> Site:
         """Read the site file as it runs."""
         return load_site(self.site)
 
     def watch(self) -> tuple[Samples, Samples]:
-        """Give the edge's and ingest's metrics, and note what the edge needs. Raises DemoFailed."""
+        """Give the edge's and ingest's metrics, and note what the edge needs. Raises ChainFailed."""
         for process in self.processes.values():
             if not process.running:
-                raise DemoFailed(f"{process.name} ended by itself; its last words:\n{process.last_words()}")
+                raise ChainFailed(f"{process.name} ended by itself; its last words:\n{process.last_words()}")
         return self._watch_edge(), metrics(self.ingest_port)
 
     def stop(self) -> None:
@@ -143,7 +179,7 @@ class Demo:
                 time.sleep(0.02)
             edge.end()
         self._let_store_finish()
-        for name in ("ingest", "broker", "simulate"):
+        for name in ("ingest", "proxy", "broker", "simulate"):
             if name in self.processes:
                 self.processes[name].end()
 
@@ -166,12 +202,15 @@ class Demo:
 
     # ------------------------------------------------------------------------------------------ the pieces
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def _start(self, name: str, *arguments: str, given: Path | None = None) -> None:
         log = self.logs / f"{name}.log"
-        with log.open("wb") as output:
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(log.open("wb"))
+            number = stack.enter_context(given.open("rb")).fileno() if given is not None else None
             popen = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, *(str(number) if each == "{}" else each for each in arguments)],
+                stdin=subprocess.PIPE if name == "proxy" else subprocess.DEVNULL,
+                pass_fds=() if number is None else (number,),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us; we end the others in order
@@ -183,28 +222,19 @@ class Demo:
         links = health(self.ingest_port).get("links", {})
         return bool(links.get("broker", {}).get("up"))
 
+    def await_simulators(self) -> None:
+        """Wait until the simulators listen. Raises ChainFailed."""
+        self._await("simulate", self.links.exists)
+
     def _await(self, name: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START
         process = self.processes[name]
         while not ready():
             if not process.running:
-                raise DemoFailed(f"{name} ended before it was ready; its last words:\n{process.last_words()}")
+                raise ChainFailed(f"{name} ended before it was ready; its last words:\n{process.last_words()}")
             if time.monotonic() > deadline:
-                raise DemoFailed(f"{name} was not ready within {START:g} s; its last words:\n{process.last_words()}")
+                raise ChainFailed(f"{name} was not ready within {START:g} s; its last words:\n{process.last_words()}")
             time.sleep(0.05)
-
-    def _write_files(self) -> None:
-        """Put the shipped files here, with this demonstration's ports and directory."""
-        source = shipped() / "demo"
-        schema = (r"\$schema=\S+/(\w+\.json)", rf"$schema={shipped() / 'schema'}/\1")
-        broker = (r"mqtt://127\.0\.0\.1:\d+", f"mqtt://127.0.0.1:{self.broker_port}")
-        for target, data, port in ((self.site, ".", self.edge_port), (self.cloud, "cloud", self.ingest_port)):
-            text = (source / target.name).read_text(encoding="utf-8")
-            listen = (r"(?m)^metrics: .*$", f'metrics: {{listen: "127.0.0.1:{port}"}}')
-            for pattern, replacement in (schema, broker, listen, (r"(?m)^data: .*$", f"data: {data}")):
-                text, count = re.subn(pattern, replacement, text)
-                assert count, f"{target.name} has no {pattern}"
-            target.write_text(text, encoding="utf-8")
 
     def _watch_edge(self) -> Samples:
         process = self.processes["run"]
@@ -229,6 +259,27 @@ class Demo:
             if now != seen:
                 seen, since = now, time.monotonic()
             time.sleep(0.1)
+
+
+def demonstration(data: Path) -> Chain:
+    """Give the path of the shipped demonstration, below a directory."""
+    edge = ("-m", "gateway", "run", str(data / "site.yaml"), "--links", str(data / "links.json"))
+    plan = Plan(data / "site.yaml", _write_shipped, lambda _chain: (edge, None), ("--free-ports",))
+    return Chain(data, plan)
+
+
+def _write_shipped(chain: Chain) -> None:
+    """Put the shipped files here, with this demonstration's ports and directory."""
+    source = shipped() / "demo"
+    schema = (r"\$schema=\S+/(\w+\.json)", rf"$schema={shipped() / 'schema'}/\1")
+    broker = (r"mqtt://127\.0\.0\.1:\d+", f"mqtt://127.0.0.1:{chain.broker_port}")
+    for target, data, port in ((chain.site, ".", chain.edge_port), (chain.cloud, "cloud", chain.ingest_port)):
+        text = (source / target.name).read_text(encoding="utf-8")
+        listen = (r"(?m)^metrics: .*$", f'metrics: {{listen: "127.0.0.1:{port}"}}')
+        for pattern, replacement in (schema, broker, listen, (r"(?m)^data: .*$", f"data: {data}")):
+            text, count = re.subn(pattern, replacement, text)
+            assert count, f"{target.name} has no {pattern}"
+        target.write_text(text, encoding="utf-8")
 
 
 def free_port() -> int:
@@ -279,6 +330,6 @@ def measure(pid: int) -> Usage | None:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when the demonstration is killed (prctl PR_SET_PDEATHSIG)."""
+    """Have the kernel end this process when the one that started it is killed (prctl PR_SET_PDEATHSIG)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
