@@ -159,20 +159,18 @@ def _json(scenario: Scenario, run: Run, verdicts: Sequence[Verdict]) -> None:
 def _show(verdicts: Sequence[Verdict], run: Run) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
+    from gateway.cli.shown import table
     from gateway.testbed.report import HEADINGS, shown, summary
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    table = Table(*map(word, HEADINGS))
-    for column in table.columns[3:]:
-        column.justify = "right"
+    made = table(*HEADINGS, right=HEADINGS[3:])
     colors = {"passed": "green", "failed": "bold red", "not exercised": "dim"}
     for each in verdicts:
         color = "bold red" if each.off else colors[each.outcome]
         failed = str(len(each.failures))
-        table.add_row(each.id, say(each.text), f"[{color}]{word(each.outcome)}[/]", str(each.judged), failed)
-    console.print(table)
+        made.add_row(each.id, say(each.text), f"[{color}]{word(each.outcome)}[/]", str(each.judged), failed)
+    console.print(made)
     for each in verdicts:
         for text in shown(each):
             console.print(f"[red]{each.id}[/] {escape(text)}", highlight=False)
