@@ -1,4 +1,4 @@
-"""The samples of the pages: each fenced YAML is checked as `plantbridge check` does, or as a scenario of the simulator.
+"""The samples of the pages: each fenced YAML is checked as `plantbridge check` does, or as a scenario.
 
 A block that is a whole file is taken as it stands; else what is around it is put there (whole), by its first keys.
 `docs/build.py` fails on one that does not pass, and a test names it; secrets and included files are made for it.
@@ -19,6 +19,7 @@ import yaml
 from gateway.config import load_site
 from gateway.config.kinds import check_file
 from gateway.errors import GatewayError
+from gateway.testbed.scenario import load
 from simulators.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +59,10 @@ def whole(block: str) -> str:
     keys = yaml.safe_load(dedent(block)).keys()
     if {"gateway", "broker", "steps"} & keys or {"driver", "tags"} <= keys:
         return block
+    if "lasts" in keys:
+        return block
+    if "watch" in keys:
+        return "site: site.yaml\nlasts: 1 min\n" + block
     if "links" in keys:
         return "gateway: press-shop\n" + block
     if "publish" in keys:
@@ -93,7 +98,12 @@ def problems(block: str, folder: Path) -> list[str]:
     kept = {name: os.environ.get(name) for name in secrets}
     os.environ.update(secrets)
     try:
-        site.write_text(whole(block), encoding="utf-8")
+        if "lasts:" in (text := whole(block)):
+            site.write_text(BROKEN)
+            (folder / "scenario.yaml").write_text(text, encoding="utf-8")
+            load(folder / "scenario.yaml")
+            return []
+        site.write_text(text, encoding="utf-8")
         if "steps:" in block:
             (folder / "broken.yaml").write_text(BROKEN)
             load_scenario(site, load_site(folder / "broken.yaml"))

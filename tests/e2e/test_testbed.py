@@ -34,7 +34,7 @@ links:
       press:
         interval: 500 ms
         tags:
-          pressure: {{address: holding:0 float32 ABCD, unit: bar, min: 0, max: 320, simulate: {{signal: ramp, period: 30 s}}}}
+          pressure: {{address: holding:0 float32 ABCD, min: 0, max: 320, simulate: {{signal: ramp, period: 30 s}}}}
           strokes: {{address: "holding:2 uint32 ABCD", simulate: {{signal: counter}}}}
 publish: {{cloud: {{url: "mqtt://127.0.0.1:1"}}}}
 """
@@ -65,7 +65,8 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, str], str]:
 def test_a_link_that_drops_is_survived_and_each_requirement_has_its_verdict(tmp_path: Path) -> None:
     scenario = (
         "lasts: 8 s\nsteps: [{at: 1 s, for: 5 s, link: line, fault: drop}]\n"
-        "expect: [PB-DATA-01, PB-DATA-02, PB-DATA-03, PB-DATA-04, PB-FAULT-01]\nallow: {late: 2 s, recover: 20 s, age: 30 s}\n"
+        "expect: [PB-DATA-01, PB-DATA-02, PB-DATA-03, PB-DATA-04, PB-FAULT-01]\n"
+        "allow: {late: 2 s, recover: 20 s, age: 30 s}\n"
     )
     report = tmp_path / "report.html"
     code, verdicts, said = ended(started(tmp_path / "own", "own", scenario, "--report", str(report)))
