@@ -58,7 +58,10 @@ _NEWEST: Final = """
            coalesce(max(t) FILTER (class = 0), 0) AS good
     FROM found GROUP BY tag ORDER BY tag
 """
-_HEARD: Final = "WITH {wanted}, found AS ({rows}) SELECT coalesce(max(t), 0) AS heard FROM found"
+_SPAN: Final = """
+    WITH {wanted}, found AS ({rows})
+    SELECT coalesce(min(t), 4611686018427387904) AS first, coalesce(max(t), 0) AS last FROM found
+"""
 _ROWS: Final = f"""SELECT w.tag, w.hold, epoch_ns(r.time) AS t, {_CLASS} AS class
                    FROM {{table}} r JOIN wanted w ON w.series = r.series
                    WHERE r.time >= make_timestamp_ns($begin) AND r.time < make_timestamp_ns($end)"""
@@ -138,7 +141,8 @@ def evidence(database: Path, tags: Tags, begin: int, end: int, now: int, told: i
     inside = [gap for gap in declared if gap.reason not in NO_HOLE]
     thinned = sum(gap.readings for gap in declared if gap.reason == THINNED)
     settled = min(end, now - SETTLE)
-    heard = min(end, max([asked.heard(begin, end), told, *(gap.end for gap in inside)]))
+    first, last = asked.span(begin, end)
+    heard = min(end, max([last, told, *(gap.end for gap in inside)]))
     seen = {device: Seen() for device in tags.devices}
     coverage = Coverage(tags.lanes, tags.hold, tags.each)
     _before(asked, coverage, seen, begin, inside, heard)
@@ -151,9 +155,9 @@ def evidence(database: Path, tags: Tags, begin: int, end: int, now: int, told: i
     for each in seen.values():
         each.hours = [Count() for _ in hours]
     for hour, (start, stop) in _chunks(hours, begin, end, [gap.end for gap in inside if gap.lossy]):
-        runs = asked.runs(start, stop)
-        for device, last in asked.newest_good(runs).items():
-            seen[tags.devices[device]].last_good = max(seen[tags.devices[device]].last_good, last)
+        runs = asked.runs(start, stop) if start <= last and first < stop else Runs(*[_EMPTY] * 5)
+        for device, newest in asked.newest_good(runs).items():
+            seen[tags.devices[device]].last_good = max(seen[tags.devices[device]].last_good, newest)
         counts = coverage.take(runs, start, max(start, min(stop, settled)), holes, heard, len(tags.devices))
         for name, count in zip(tags.devices, counts, strict=True):
             seen[name].hours[hour].add(count)
@@ -242,8 +246,10 @@ class _Question:
         asked = {"gateway": self.tags.gateway, "begin": begin, "end": end, "every": not lossy}
         return [_Gap(**row) for row in self._rows(_GAPS, asked)]
 
-    def heard(self, begin: int, end: int) -> int:
-        return max((int(part["heard"].max()) for part in self._ask(_HEARD, begin, end)), default=0)
+    def span(self, begin: int, end: int) -> tuple[int, int]:
+        """Give the times of the first and the last row; FOREVER and 0 where there is none."""
+        found = _columns(self._ask(_SPAN, begin, end), ("first", "last"))
+        return int(min(found["first"], default=FOREVER)), int(max(found["last"], default=0))
 
     def runs(self, begin: int, end: int) -> Runs:
         """Give the runs of all tags in a time, of at most an hour."""
