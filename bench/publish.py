@@ -1,8 +1,8 @@
 """From the journal to a real mosquitto: encoding, bytes on the wire, and how fast a backlog goes out behind live data.
 
 The backlog is 5 million readings, once as scans of 10,000 tags and once in small records of 50. While it is sent,
-10,000 readings a second come in new, and how late they are is measured from their time to their PUBACK. Journal,
-publisher and the making of the new data share one process and one event loop, as in the daemon.
+10,000 readings a second come in new, 1,000 at a time, and how late they are is measured from their time to their
+PUBACK. Journal, publisher and the making of the new data share one process and one event loop, as in the daemon.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bench.journal import per_call, scans
 from gateway.codec import pack, pack_gap
@@ -71,7 +73,7 @@ async def replay(broker: Mosquitto, size: int, directory: Path) -> dict[str, flo
     options = JournalOptions(durability="process", max_size="2 GB")
     journal = await Journal.open(directory, options, ["cloud"], pack_gap)
     table, batches = scans(size, 100)
-    live_table, live = scans(10_000, 20)
+    live_table, live = scans(1000, 20)
     number = journal.define(table.fingerprint, table.definition)
     live_number = journal.define(b"live", live_table.definition)
     for count in range(BACKLOG // size):
@@ -93,9 +95,8 @@ async def replay(broker: Mosquitto, size: int, directory: Path) -> dict[str, flo
     while any(first <= through for first, _ in journal.pending("cloud")):
         await asyncio.sleep(0.1)
         turn += 1
-        if turn % 10 == 1:
-            values = live[turn // 10 % 20]
-            journal.append(pack(Batch.full(live_table, values.value, time.time_ns()), live_number), 10_000, 1, 2)
+        values = live[turn % 20]
+        journal.append(pack(Batch.full(live_table, values.value, time.time_ns()), live_number), 1000, 1, 2)
     spent, cpu = time.perf_counter() - began, time.process_time() - cpu
     octets = sum(sample.value for metric in metrics.published_bytes.collect() for sample in metric.samples[:1])
     await publisher.drain(20)
@@ -104,7 +105,9 @@ async def replay(broker: Mosquitto, size: int, directory: Path) -> dict[str, flo
     await journal.close()
     return {
         "rate": BACKLOG / spent,
-        "late": max(lateness, default=0.0),
+        "late": float(np.quantile(lateness, 0.99)),
+        "median": float(np.quantile(lateness, 0.5)),
+        "latest": max(lateness),
         "cpu": cpu / BACKLOG * 1e6,
         "wire": octets / BACKLOG,
     }
@@ -123,7 +126,9 @@ def run() -> list[dict[str, Any]]:
         what = f"backlog of 5 M in records of {size}"
         rows += [
             {"name": what, "value": found["rate"], "unit": "readings/s", "goal": "200,000"},
-            {"name": f"{what}, live data at most late", "value": found["late"], "unit": "s", "goal": "1"},
+            {"name": f"{what}, live data late, p99", "value": found["late"], "unit": "s", "goal": "< 1"},
+            {"name": f"{what}, live data late, median", "value": found["median"], "unit": "s", "goal": ""},
+            {"name": f"{what}, live data late, most", "value": found["latest"], "unit": "s", "goal": ""},
             {"name": f"{what}, CPU", "value": found["cpu"], "unit": "us/reading", "goal": ""},
             {"name": f"{what}, wire", "value": found["wire"], "unit": "bytes/reading", "goal": "2"},
         ]
