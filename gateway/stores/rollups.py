@@ -45,16 +45,17 @@ _COLUMNS: Final = """series UINTEGER, time TIMESTAMP_NS, count UINTEGER, good UI
 
 _BUCKET: Final = "time_bucket(INTERVAL '1 {}', time)::TIMESTAMP_NS"
 _DIGITS: Final = f"CASE WHEN abs({{v}}::HUGEINT) > {EXACT} THEN {{v}}::VARCHAR END"
-_NUMBER: Final = ("min(v)", "max(v)", "avg(v)", "arg_min(v, time)", "arg_max(v, time)")
-_WHOLE: Final = (*_NUMBER, _DIGITS.format(v="arg_min(v, time)"), _DIGITS.format(v="arg_max(v, time)"))
+_NUMBER: Final = ("min(v)", "max(v)", "avg(v)", "arg_min(v, ns)", "arg_max(v, ns)")
+_WHOLE: Final = (*_NUMBER, _DIGITS.format(v="arg_min(v, ns)"), _DIGITS.format(v="arg_max(v, ns)"))
 _AGGREGATES: Final = {
     Kind.FLOAT: (*_NUMBER, "NULL", "NULL"),
     Kind.INT: _WHOLE,
     Kind.UINT: _WHOLE,
     Kind.BOOL: (*_NUMBER, "NULL", "NULL"),
-    Kind.TEXT: (*["NULL"] * 5, "arg_min(v, time)", "arg_max(v, time)"),
+    Kind.TEXT: (*["NULL"] * 5, "arg_min(v, ns)", "arg_max(v, ns)"),
 }
-"""From minimum to last_text, of the good values `v`; those that are NULL are passed over."""
+"""From minimum to last_text, of the good values `v` and their times `ns`; NULL is passed over. The times are integers,
+by which DuckDB 2.0 finds first and last five times as fast as by timestamps."""
 _NAMES: Final = ("minimum", "maximum", "mean", "first", "last", "first_text", "last_text")
 _TYPES: Final = (*["DOUBLE"] * 5, "VARCHAR", "VARCHAR")
 
@@ -95,9 +96,10 @@ def reckoned(condition: str) -> str:
         parts.append(
             f"""SELECT series, {_BUCKET.format("minute")} AS time, count(*)::UINTEGER AS count,
                        count(v)::UINTEGER AS good, {aggregates},
-                       min(CASE WHEN v IS NOT NULL THEN time END) AS first_time,
-                       max(CASE WHEN v IS NOT NULL THEN time END) AS last_time
-                FROM (SELECT series, time, CASE WHEN {good} THEN {value} END AS v FROM {table} WHERE {condition})
+                       make_timestamp_ns(min(CASE WHEN v IS NOT NULL THEN ns END)) AS first_time,
+                       make_timestamp_ns(max(CASE WHEN v IS NOT NULL THEN ns END)) AS last_time
+                FROM (SELECT series, time, epoch_ns(time) AS ns, CASE WHEN {good} THEN {value} END AS v
+                      FROM {table} WHERE {condition})
                 GROUP BY ALL"""
         )
     return " UNION ALL ".join(parts)

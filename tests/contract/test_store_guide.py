@@ -31,6 +31,12 @@ def examples(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 
 
+def test_the_chinese_page_has_the_same_questions() -> None:
+    chinese = (Path(__file__).parents[2] / "docs/guide/stores.zh-CN.md").read_text(encoding="utf-8")
+    fenced = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+    assert fenced.findall(chinese) == fenced.findall(GUIDE)
+
+
 def plant() -> Block:
     numbers = TagTable(
         "press-1", "default", Kind.FLOAT, (Tag("pressure", "a", unit="bar"), Tag("mode", "b", states=((1, "on"),)))

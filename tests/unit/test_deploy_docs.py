@@ -100,10 +100,12 @@ TRANSLATED = (
         "formats/README", "formats/json", "formats/sparkplug", "formats/opcua-json", "formats/thingsboard",
         "formats/huawei", "formats/aliyun", "formats/tencent", "formats/aws", "formats/azure",
         "operations", "troubleshooting", "commands", "security", "account", "report", "publishers", "mosquitto",
-        "formats/columns",
+        "formats/columns", "stores",
     )),
     "docs/conformance/requirements.md",
     "drivers/modbus/README.md",
+    "docs/guide/stores.md",
+    "docs/scale.md",
     "drivers/opcua/README.md",
     "drivers/replay/README.md",
 )  # fmt: skip
