@@ -104,7 +104,6 @@ TRANSLATED = (
     )),
     "docs/conformance/requirements.md",
     "drivers/modbus/README.md",
-    "docs/guide/stores.md",
     "docs/scale.md",
     "drivers/opcua/README.md",
     "drivers/replay/README.md",
