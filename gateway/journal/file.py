@@ -577,11 +577,15 @@ def _marked(mark: Path) -> str:
 
 
 def _emptied(path: Path) -> str:
-    """Say so where a file is there, and not even its first page: SQLite would take that for new, and drop the WAL."""
-    try:
-        return "" if path.stat().st_size >= 512 else "the file is empty"
-    except FileNotFoundError:
-        return ""
+    """Say so where a file has lost even its first page: SQLite would take it for a new one, and drop the WAL.
+
+    A file that was being made when the power went is empty too; then there is nothing yet beside it.
+    """
+    beside = (path.with_name(f"{path.name}-wal"), path.with_name(RESERVE))
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size < 512 and any(other.exists() for other in beside):
+            return "the file is empty"
+    return ""
 
 
 def _set_aside(directory: Path, reason: str) -> tuple[int, str]:

@@ -27,5 +27,6 @@ async def test_power_cut_at_every_moment(tmp_path: Path, durability: str) -> Non
         f"seed {SEED}, {durability}: {len(acts)} writes and syncs, {verdict.images} power cuts,"
         f" {verdict.lost} committed records lost at most, wrong: {len(verdict.wrong)}, {time.monotonic() - began:.0f} s"
     )
+    print(*verdict.wrong[:20], sep="\n")
     assert verdict.wrong == ()
     assert (verdict.lost == 0) is (durability == "power")
