@@ -167,7 +167,7 @@ links:
           flow: input:10 float64
 publish:
   cloud:
-    url: mqtt://127.0.0.1:{broker_port}
+    url: mqtt://{host}:{broker_port}
     client_id: e2e-edge
     keep_alive: {keep_alive}
     ack_timeout: {ack_timeout}
@@ -179,7 +179,7 @@ metrics: {{listen: null}}
 CLOUD = """
 data: {data}
 broker:
-  url: mqtt://127.0.0.1:{broker_port}
+  url: mqtt://{host}:{broker_port}
   client_id: e2e-ingest
   retry_first: 200 ms
   retry_longest: 2 s
@@ -200,15 +200,19 @@ class Plant:
     site_template: str = SITE
     site_extra: str = ""
     postgres: Postgres | None = None  # the store, where `store` says so
+    host: str = "127.0.0.1"  # the broker's address
+    within: tuple[str, ...] = ()  # what runs the edge and the simulator elsewhere: ip netns exec NAME
     edge_through_proxy: bool = False  # put a fault proxy between the edge and the broker
     edge_environment: dict[str, str] = field(default_factory=dict)
     modbus: int = field(default_factory=free_port)
     proxy: Proxy | None = None
 
     def __post_init__(self) -> None:
-        self.broker = Mosquitto(self.directory / "broker", persistence=True)
+        self.broker = Mosquitto(self.directory / "broker", persistence=True, address=self.host)
         self.simulator = self._process("simulate", str(self.site))
         self.edge = self._process("run", str(self.site))
+        for process in (self.simulator, self.edge):
+            process.arguments[:0] = self.within
         self.edge.environment = self.edge_environment
         self.ingest = self._process("ingest", str(self.cloud))
 
@@ -243,6 +247,7 @@ class Plant:
         text = self.site_template.format(
             data="./edge",
             modbus=self.modbus,
+            host=self.host,
             interval=self.interval,
             broker_port=self.proxy.port if self.proxy else self.broker.port,
             keep_alive=self.keep_alive,
@@ -250,7 +255,8 @@ class Plant:
         )
         self.site.write_text(textwrap.dedent(text) + textwrap.dedent(self.site_extra), encoding="utf-8")
         self.cloud.write_text(
-            CLOUD.format(data="./cloud", broker_port=self.broker.port, store=self.store), encoding="utf-8"
+            CLOUD.format(data="./cloud", host=self.host, broker_port=self.broker.port, store=self.store),
+            encoding="utf-8",
         )
 
     def pending(self) -> int:
