@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import pickle
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from gateway import app
 from gateway import quality as q
 from gateway.config import Site, load_site
 from gateway.contracts import Said
+from gateway.folded import dump
 from gateway.learned import Learned
 from gateway.local.client import ask
 from gateway.memory import FileMemory, Forgetful
@@ -193,6 +196,9 @@ def test_what_was_learned_of_another_address_or_cannot_be_read_is_nothing(tmp_pa
         {"boiler": {"pressure": {**entry, "unit": 7, "min": 0, "max": "high"}}}, {"other": {"pressure": entry}},
     ):  # fmt: skip
         assert Learned(Forgetful(json.loads(json.dumps(kept)))).fill(site).tables[0].tags[0].said == (), kept
+    stream = io.BytesIO()
+    dump(site, stream)  # as the daemon gets it
+    site = pickle.loads(stream.getvalue())
     filled = Learned(Forgetful({"boiler": {"pressure": entry}})).fill(site)
     assert filled.tables[0].tags[0].unit == "bar"
     assert all(table is old for table, old in zip(filled.tables[1:], site.tables[1:], strict=True))
