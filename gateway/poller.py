@@ -406,6 +406,11 @@ class Poller:
         except NoAnswer as error:
             self._log.warning("The server does not say what its tags are; the file alone does.", error=str(error))
             return
+        except Exception as error:
+            if isinstance(error, NotConnected | JournalError):
+                raise
+            self._defect("A defect in the driver: what its peer says of its tags is left out.", error)
+            return
         if said and self._learn(said):
             await asyncio.sleep(ASK)  # ended meanwhile; where that fails, what the file says goes on
 

@@ -38,7 +38,7 @@ from drivers.opcua.subscribe import Watcher
 from drivers.opcua.write import write
 from gateway import quality as q
 from gateway.contracts import Agreed, Answer, Differs, Found, Plan, Said, Write, Written
-from gateway.errors import ConfigError, DeviceError, NotConnected, Problem
+from gateway.errors import ConfigError, DeviceError, NoAnswer, NotConnected, Problem, ProtocolError
 from gateway.model import Batch, Gap, Group, Link, TagTable
 
 if TYPE_CHECKING:
@@ -347,6 +347,15 @@ class OpcuaDriver:
         asked, origin = self._asked, session.origin
         if asked is not None and (asked[0] != origin[0] or asked == origin):
             return []
+        try:
+            found = await self._said(session, plans)
+        except ProtocolError as error:
+            self._asked = origin  # what could not be decoded will not be the next time
+            raise NoAnswer(str(error)) from error
+        self._asked = origin
+        return found
+
+    async def _said(self, session: Session, plans: Sequence[Plan]) -> list[Said]:
         found: list[Said] = []
         for each in plans:
             assert isinstance(each, OpcuaPlan)
@@ -356,7 +365,6 @@ class OpcuaDriver:
             there = [(node, one) for node, one in zip(wanted, ids, strict=True) if isinstance(one, ua.NodeId)]
             about = await described.describe_numbers(session, [one for _, one in there], self._limits)
             found += described.said(each, dict(zip((node for node, _ in there), about, strict=True)))
-        self._asked = origin
         return found
 
     async def _watched(self, session: Session, plan: OpcuaPlan) -> Watched:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gateway import quality as q
-from gateway.contracts import PlannedRequest, Write, Written
+from gateway.contracts import PlannedRequest, Said, Write, Written
 from gateway.errors import JournalError, NoAnswer, NotConnected
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -166,6 +166,19 @@ def plant(
         return
 
     return Plant(driver, journal, metrics, health, Poller(link, driver, pipelines, metrics, health, room))
+
+
+@dataclass
+class FakeDescriber(FakeDriver):
+    """Has something to say of its tags, or fails to."""
+
+    said: list[Said] = field(default_factory=list)
+    trouble: Exception | None = None
+
+    async def describe(self, _plans: Sequence[FakePlan]) -> list[Said]:
+        if self.trouble is not None:
+            raise self.trouble
+        return self.said
 
 
 @contextlib.asynccontextmanager
@@ -575,3 +588,28 @@ async def test_writes_go_on_while_a_full_journal_holds_the_scans() -> None:
         async with asyncio.timeout(20):
             assert (await made.poller.write(wish(3), allowed)).after == 3
         held.set()
+
+
+@pytest.mark.parametrize("trouble", [NoAnswer("BadServiceUnsupported"), ZeroDivisionError("a driver's defect"), None])
+async def test_a_peer_that_fails_to_say_what_its_tags_are_is_polled_all_the_same(trouble: Exception | None) -> None:
+    async with running(plant("a", make=lambda: FakeDescriber(trouble=trouble))) as made:
+        await until(lambda: len(made.driver.asked) > 3)
+        assert made.driver.connects == 1
+
+
+async def test_nothing_is_read_before_what_the_peer_says_is_learned() -> None:
+    """The poller that asked is ended, and another one begins with the new definition."""
+    said, heard = [Said("a", "x", "a", "bar")], list[Sequence[Said]]()
+    made = plant("a", make=lambda: FakeDescriber(said=said))
+
+    def learn(found: Sequence[Said]) -> bool:
+        heard.append(found)
+        return True
+
+    made.poller._learn = learn
+    async with running(made):
+        await until(lambda: bool(heard))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert heard == [said]
+        assert not made.driver.asked
