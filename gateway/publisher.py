@@ -355,6 +355,7 @@ class Publisher:
                 if not free:
                     session.next = last + 1
                     continue
+                session.next = free[0][0]  # what is released from now on is sent by the other lane
                 chunk = await self._read(*free[0], self._sizing.piece)
                 session.next = chunk.through + 1
             await self._dispatch(session, chunk, backlog=False)

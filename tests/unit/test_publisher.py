@@ -19,7 +19,7 @@ from gateway.contracts import Delivery, Record
 from gateway.encoders import encoder_for
 from gateway.errors import SinkUnavailable
 from gateway.health import Health
-from gateway.journal import Journal
+from gateway.journal import Chunk, Journal
 from gateway.metrics import Metrics
 from gateway.model import Batch, Gap, Message, Tag, TagTable
 from gateway.options import JournalOptions, PublisherOptions
@@ -524,5 +524,28 @@ async def test_an_open_hold_lets_nothing_out_and_is_released_once(tmp_path: Path
         dates.spans = (Span("this", 1, 6, 0, 10**18),)
         b.publisher.release(dates.release())
         b.append(2)
+        await b.journal.flush()
         await b.until(lambda: not b.journal.pending("cloud"))
         assert sorted(b.sent()) == list(range(1, 9))
+
+
+async def test_what_is_released_while_what_follows_it_is_read_is_sent_in_the_same_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
+    dates.spans = (Span("this", 1, 3),)
+    async with bench(tmp_path, parts={"dates": dates}) as b:
+        b.start()
+        await b.until(lambda: b.publisher.connected)
+        read = b.journal.read
+
+        async def reading(first: int, last: int, max_bytes: int) -> Chunk:
+            if dates.holds:
+                dates.spans = (Span("this", 1, 3, 0, 10**18),)
+                b.publisher.release(dates.release())
+            return await read(first, last, max_bytes)
+
+        monkeypatch.setattr(b.journal, "read", reading)
+        b.append(5)  # committed as one
+        await b.until(lambda: len(b.sent()) == 5, 30)
+        assert sorted(b.sent()) == [1, 2, 3, 4, 5]
