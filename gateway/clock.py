@@ -45,6 +45,7 @@ UNDATED: Final = -(1 << 62)  # plus ns of the steady clock
 DATED: Final = -(1 << 61)  # what is less is undated
 MARGIN: Final = 60 * SECOND  # a clock that went on counting through a reboot shows at least about so much
 STEP: Final = SECOND  # of the system's clock; less is not worth telling
+PAST: Final = 100  # spans that are kept when their records are gone: gap records tell of those
 UNSTEADY: Final = SECOND // 100  # less is not even followed
 LATE: Final = 600 * SECOND  # for which stamps of before a correction may still come in
 LOOK: Final = 1.0  # s between looks
@@ -228,7 +229,8 @@ class Clock:
         """
         state = _read(mark)
         same = state["boot"] == self._boot and (self._boot != "" or self._goes_on(state["offset"], last_time))
-        self.spans = tuple(span for span in state["spans"] if not span.last or span.last >= first)
+        past = [span for span in state["spans"] if span.last and span.last < first]
+        self.spans = tuple(span for span in state["spans"] if span not in past[:-PAST])
         self._free = frozenset(span.first for span in self.spans if span.offset is not None)
         self._floor = state["floor"]
         if not same:

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 import structlog
 
+from gateway.clock import DATED
 from gateway.errors import JournalError
 from gateway.journal.disk import LOCK, RESERVE, Foreign, is_damage, wal_size
 from gateway.ranges import Range, Ranges
@@ -55,6 +56,7 @@ APPLICATION_ID: Final = 0x504C424A
 VERSION: Final = 1
 NAME: Final = "journal.sqlite"
 DAMAGED_MARK: Final = "journal.damaged"
+TILL_NOW: Final = -1  # the end of a loss that lasts until it is declared
 _PAGE: Final = 4096
 _TRIM_BYTES: Final = 8 << 20  # most that one transaction removes of what is acknowledged: live data must not wait
 _TRIM_ROWS: Final = 5000
@@ -467,19 +469,23 @@ class JournalFile:
 
     def _drop(self, state: State, through: int, delivered: int, reason: str) -> list[Loss]:
         """Remove what is up to `through`; what is not delivered of it is a loss."""
-        lost = self._sums(max(state.first, delivered + 1), through)
+        first = max(state.first, delivered + 1)
+        lost = [self._sums(first, through, part) for part in ("start >= ?", "start < ?")]  # else not to be dated
         gone = self._sums(state.first, through)
         if gone is not None:
             self._remove(state, through, gone.bytes)
-        if lost is None or (lost.readings + lost.declared == 0 and lost.start >= lost.end):
-            return []
-        return [self._loss(state, reason, lost)]
+        return [
+            self._loss(state, reason, each)
+            for each in lost
+            if each is not None and (each.readings + each.declared or each.start < each.end)
+        ]
 
-    def _sums(self, first: int, last: int) -> _Sums | None:
-        """Sum up the records first..last; None where there are none."""
+    def _sums(self, first: int, last: int, which: str = "start >= ? OR 1") -> _Sums | None:
+        """Sum up the records first..last of which `which` is so, compared with DATED; None where there are none."""
         sums = "count(*), sum(length(record)), sum(readings), sum(lost), min(start), max(end)"
         row = self._connection.execute(
-            f"SELECT {sums}, min(sequence), max(sequence) FROM records WHERE sequence BETWEEN ? AND ?", (first, last)
+            f"SELECT {sums}, min(sequence), max(sequence) FROM records WHERE sequence BETWEEN ? AND ? AND ({which})",
+            (first, last, DATED),
         ).fetchone()
         if row[0] and not all(isinstance(value, int) for value in row):
             raise Foreign(f"record {first} makes no sense")
@@ -562,7 +568,7 @@ def open_file(directory: Path, options: JournalOptions) -> JournalFile:
         start, told = _set_aside(directory, reason)
         mark.unlink(missing_ok=True)
         file = JournalFile(directory, options)
-        file.owe(told, start, time.time_ns())
+        file.owe(told, start, TILL_NOW)
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal in {directory} cannot be opened: {error}") from error
     return file
@@ -614,7 +620,7 @@ def _oldest_time(path: Path) -> int:
     with contextlib.suppress(*unreadable), contextlib.closing(connect_to_read(path)) as connection:
         connection.execute("PRAGMA writable_schema = ON")  # reads what there is of a file that was cut off
         for (start,) in connection.execute("SELECT start FROM records ORDER BY sequence LIMIT 100"):
-            if isinstance(start, int):
+            if isinstance(start, int) and start >= DATED:  # nobody knows any more when the others were
                 found.append(start)
     if found:
         return min(found)

@@ -25,6 +25,7 @@ from gateway.errors import JournalError
 from gateway.journal.disk import Lock, Reserve, is_damage, is_disk_full
 from gateway.journal.file import (
     DAMAGED_MARK,
+    TILL_NOW,
     Dated,
     Entry,
     JournalFile,
@@ -433,8 +434,9 @@ class Journal:
             if loss.number in self._declared or self._failure is not None:
                 continue
             self._declared.add(loss.number)
-            gap = Gap("", "", loss.start, loss.end, loss.reason, loss.readings, 0, loss.first, loss.last)
-            self._append(self._pack_gap(gap), 0, loss.start, loss.end, loss.readings, loss.number)
+            end = self._clock() if loss.end == TILL_NOW else loss.end
+            gap = Gap("", "", loss.start, end, loss.reason, loss.readings, 0, loss.first, loss.last)
+            self._append(self._pack_gap(gap), 0, loss.start, end, loss.readings, loss.number)
 
     def _count(self) -> None:
         state = self._state

@@ -50,11 +50,11 @@ class Machine:
         self.true += after
         self.boots, self.began, self.offset = self.boots + 1, self.true, shows
 
-    def start(self) -> Clock:
+    def start(self, first: int = 1) -> Clock:
         """Start the gateway."""
         boot = f"boot {self.boots}" if self.named else ""
         self.clock = Clock(self.wait, lambda: self.wall, lambda: self.steady, boot, lambda _: self.vouched)
-        self.told += self.clock.recall(self.mark, self.last_time, 1, self.next)
+        self.told += self.clock.recall(self.mark, self.last_time, first, self.next)
         self.saved()
         return self.clock
 
@@ -440,6 +440,22 @@ def test_a_gap_of_lost_records_is_dated_by_those_records() -> None:
     gap = machine.clock.date(7, Gap("", "", lost, lost + 5, "journal full", 9, 0, 1, 1))
     assert isinstance(gap, Gap)
     assert (gap.start, gap.end) == (machine.true - S, machine.true - S + 5)
+
+
+def test_a_gap_of_lost_records_is_dated_by_them_though_the_journal_begins_after_them_in_a_later_boot() -> None:
+    machine = Machine()
+    machine.boot(0)
+    machine.start()
+    lost, when = machine.read(), machine.true
+    machine.offset = machine.began
+    machine.passes(S)
+    machine.read()
+    machine.boot(machine.true, after=24 * HOUR)
+    machine.offset = machine.began
+    machine.start(first=2)
+    gap = machine.clock.date(2, Gap("", "", lost, lost + 5, "journal full", 9, 0, 1, 1))
+    assert isinstance(gap, Gap)
+    assert (gap.start, gap.end) == (when, when + 5)
 
 
 def test_the_absence_of_the_gateway_is_from_the_last_record_to_now_whatever_the_clock_says() -> None:

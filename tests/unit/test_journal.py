@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.clock import UNDATED
 from gateway.errors import JournalError
 from gateway.journal import Journal, survey
 from gateway.journal.file import JournalFile, Outcome, Work
@@ -313,6 +314,38 @@ async def test_a_damaged_file_is_set_aside_and_the_loss_declared(tmp_path: Path,
     assert [line["log_level"] for line in logs] == ["error"]
     aside = [path for path in tmp_path.iterdir() if ".damaged-" in path.name]
     assert [path.read_bytes() for path in aside] == [content]
+
+
+async def test_a_damaged_file_that_is_found_before_the_clock_is_known_is_declared_until_a_time_that_can_be_dated(
+    tmp_path: Path,
+) -> None:
+    """A power cut that spoils the file is often followed by a boot in 1970."""
+    read = 1_770_000_000 * 10**9
+    async with opened(tmp_path) as journal:
+        journal.append(b"held", 1, UNDATED + 7, UNDATED + 7)
+        journal.append(b"dated", 1, read, read)
+    (tmp_path / "journal.damaged").write_text("a page is torn")
+    with capture_logs():
+        async with opened(tmp_path, clock=lambda: UNDATED + 20 * 10**9) as journal:
+            await journal.flush()
+            ((_, start, end, _),) = gaps(await everything(journal))
+    assert (start, end) == (read, UNDATED + 20 * 10**9)
+
+
+async def test_a_loss_of_dated_and_of_undated_readings_is_declared_apart(tmp_path: Path) -> None:
+    """One gap record could not be dated: each of its ends is one of the records at its ends."""
+    dated = 1_770_000_000 * 10**9
+    async with opened(tmp_path, max_size="1 MiB", when_full="drop-oldest") as journal:
+        for number in range(5):
+            journal.append(bytes(10_000), 1, dated + number, dated + number)
+        for number in range(5):
+            journal.append(bytes(10_000), 1, UNDATED + number, UNDATED + number)
+        await journal.flush()
+        journal.append(bytes(1_040_000), 1, UNDATED + 9, UNDATED + 9)
+        await journal.flush()
+        await journal.flush()
+        found = [each[1:] for each in gaps(await everything(journal))]
+    assert found == [[dated, dated + 4, 5], [UNDATED, UNDATED + 4, 5]]
 
 
 async def test_a_database_of_another_program_is_set_aside(tmp_path: Path) -> None:
