@@ -127,6 +127,14 @@ class Framing(Protocol):
         ...
 
 
+_OTHERS: Final = (
+    (b"HTTP/", "HTTP", "this is the port of a web page; Modbus mostly has 502"),
+    (b"<", "HTTP", "this is the port of a web page; Modbus mostly has 502"),
+    (b"SSH-", "SSH", "this is the port of a shell; Modbus mostly has 502"),
+    (b"\x15\x03", "TLS", "write tls:// in the url, and the certificates under tls"),
+)
+
+
 class Mbap:
     """Modbus TCP. `checked` is off for devices that do not give the transaction back."""
 
@@ -141,7 +149,7 @@ class Mbap:
         while len(buffer) >= 6:
             length = int.from_bytes(buffer[4:6], "big")
             if buffer[2:4] != b"\0\0" or not 2 <= length <= 254:
-                raise Garbage(f"the peer sent {bytes(buffer[:12]).hex(' ')}, which begins no Modbus TCP frame")
+                raise Garbage(_foreign(bytes(buffer[:12])))
             if len(buffer) < 6 + length:
                 break
             frame = bytes(buffer[: 6 + length])
@@ -161,6 +169,14 @@ class Mbap:
                     note = EXTRA
                 return frame[7:], note
         return None, note
+
+
+def _foreign(data: bytes) -> str:
+    """Say what a peer speaks that does not speak Modbus."""
+    for begin, name, advice in _OTHERS:
+        if data.startswith(begin):
+            return f"the peer speaks {name}, not Modbus TCP: {advice}"
+    return f"the peer sent {data.hex(' ')}, which begins no Modbus TCP frame"
 
 
 def _begins_frame(data: bytes | bytearray) -> bool:

@@ -95,8 +95,8 @@ def test_a_sample_that_does_not_pass_check_is_named_with_its_page(tmp_path: Path
 TRANSLATED = (
     "README.md",
     *(f"docs/guide/{page}.md" for page in (
-        "getting-started", "ten-minutes", "demo", "site-file", "field-guide", "prove", "simulator", "testbed", "mqtt",
-        "register-lists",
+        "getting-started", "ten-minutes", "demo", "site-file", "field-guide", "prove", "simulator", "testbed",
+        "mqtt", "register-lists", "writing-a-driver",
         "formats/README", "formats/json", "formats/sparkplug", "formats/opcua-json", "formats/thingsboard",
         "formats/huawei", "formats/aliyun", "formats/tencent", "formats/aws", "formats/azure",
         "operations", "troubleshooting", "commands", "security", "account", "report", "publishers", "mosquitto",
@@ -107,6 +107,7 @@ TRANSLATED = (
     "docs/scale.md",
     "drivers/opcua/README.md",
     "drivers/replay/README.md",
+    "edge_deploy/README.md",
 )  # fmt: skip
 
 

@@ -192,3 +192,12 @@ def test_answers_of_any_function_are_checked_without_raising(request: str, data:
 )
 def test_an_answer_repeats_what_was_asked(request_: str, answer: str, good: bool) -> None:
     assert answers(bytes.fromhex(request_), bytes.fromhex(answer)) is good
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"), [(b"HTTP/1.1 400 Bad", "HTTP"), (b"<html><head>", "HTTP"), (b"\x15\x03\x01\0\x02\x02", "TLS")]
+)
+def test_a_peer_of_another_protocol_is_named(sent: bytes, named: str) -> None:
+    """A wrong port is the commonest reason for nonsense."""
+    with pytest.raises(Garbage, match=f"the peer speaks {named}, not Modbus TCP"):
+        Mbap().find(bytearray(sent), 1, 1, b"\x03\0\0\0\1")
