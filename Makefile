@@ -82,7 +82,7 @@ fmt: $(VENV)/setup-dev.stamp  ## format and sort imports
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-schema: $(VENV)/setup.stamp  ## write config/schema and docs/guide/reference.md from the models
+schema: $(VENV)/setup.stamp  ## write config/schema and docs/guide/reference.md (and .zh-CN) from the models
 	$(BIN)/plantbridge schema --into config/schema
 	$(BIN)/python docs/reference.py
 

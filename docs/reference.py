@@ -1,10 +1,16 @@
 """Write docs/guide/reference.md from the models of YAML keys; `make schema` runs this, a test compares.
 
+reference.zh-CN.md is the same page, each sentence as docs/reference.zh.json has it: a new key's is English there until
+somebody translates it, and this names it.
+
 Keys that every driver shares are shown once; under a driver's name stand only its own.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +22,13 @@ from gateway.config import models
 from gateway.names import DRIVERS, driver_spec
 
 TARGET: Final = Path(__file__).parent / "guide/reference.md"
+CHINESE: Final = Path(__file__).parent / "guide/reference.zh-CN.md"
+WORDS: Final = Path(__file__).parent / "reference.zh.json"
 
 HEAD: Final = """\
 # Reference: every key
+
+[中文](reference.zh-CN.md)
 
 Made from the models that check your files (`make schema` writes it anew), so it says what the code does.
 [The site file](site-file.md) explains how the parts go together.
@@ -174,5 +184,51 @@ def reference() -> str:
     )
 
 
+def chinese(page: str, words: Mapping[str, str]) -> str:
+    """Put the page's sentences into Chinese; anchors stay those of the English headings, for links to both."""
+    lines = []
+    for line in page.split("\n"):
+        if line.startswith(("## ", "### ", "#### ")):
+            marks, _, title = line.partition(" ")
+            anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            lines += [f'<a id="{anchor}"></a>', "", f"{marks} {_said(title, words)}"]
+        elif line.startswith("# "):
+            lines.append(f"# {_said(line[2:], words)}")
+        elif line.startswith("| "):
+            key, what, given, text = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+            what = " 或 ".join(_said(each, words) for each in what.split(" or "))
+            lines.append(f"| {_said(key, words)} | {what} | {_said(given, words)} | {_said(text, words)} |")
+        else:
+            lines.append("[English](reference.md)" if line.startswith("[中文]") else _said(line, words))
+    return "\n".join(lines)
+
+
+def untranslated(words: Mapping[str, str]) -> Iterator[str]:
+    """Give the sentences that are English in the Chinese page."""
+    page = chinese(reference(), words)
+    for line in page.split("\n"):
+        text = line.split("|")[-2].strip() if line.startswith("| ") else line
+        if re.search(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}", re.sub(r"`[^`]*`", "", text)) and not re.search(
+            "[\u4e00-\u9fff]", text
+        ):
+            yield text
+
+
+def _said(text: str, words: Mapping[str, str]) -> str:
+    """Give a sentence in Chinese, also one with the name of a driver or with numbers in it."""
+    if text in words:
+        return words[text]
+    for pattern, translation in words.items():
+        if "{}" in pattern and len(pattern) < 60:
+            found = re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(`[^`]*`|-?\d+|.+)"), text)
+            if found:
+                return translation.format(*(words.get(each, each) for each in found.groups()))
+    return text
+
+
 if __name__ == "__main__":
+    known = json.loads(WORDS.read_text(encoding="utf-8"))
+    CHINESE.write_text(chinese(reference(), known), encoding="utf-8")
+    for each in sorted(set(untranslated(known))):
+        print(f"not in {WORDS.name}: {each}")
     TARGET.write_text(reference(), encoding="utf-8")

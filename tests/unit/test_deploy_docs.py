@@ -4,6 +4,7 @@ ones say, pictures parse."""
 from __future__ import annotations
 
 import importlib.util
+import json
 import keyword
 import re
 import xml.etree.ElementTree as ElementTree
@@ -96,7 +97,7 @@ TRANSLATED = (
     "README.md",
     *(f"docs/guide/{page}.md" for page in (
         "getting-started", "ten-minutes", "demo", "site-file", "field-guide", "prove", "simulator", "testbed",
-        "mqtt", "register-lists", "writing-a-driver",
+        "mqtt", "register-lists", "writing-a-driver", "reference",
         "formats/README", "formats/json", "formats/sparkplug", "formats/opcua-json", "formats/thingsboard",
         "formats/huawei", "formats/aliyun", "formats/tencent", "formats/aws", "formats/azure",
         "operations", "troubleshooting", "commands", "security", "account", "report", "publishers", "mosquitto",
@@ -151,6 +152,8 @@ def test_the_reference_is_what_the_models_say() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.TARGET.read_text(encoding="utf-8") == module.reference(), "run make schema"
+    words = json.loads(module.WORDS.read_text(encoding="utf-8"))
+    assert module.CHINESE.read_text(encoding="utf-8") == module.chinese(module.reference(), words), "run make schema"
 
 
 @pytest.mark.parametrize("picture", sorted(path.name for path in ROOT.glob("docs/*.svg")))
