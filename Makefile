@@ -93,7 +93,7 @@ bench: $(VENV)/setup-dev.stamp  ## measure: a table of figures for this machine 
 	$(BIN)/python -m bench
 
 soak: $(VENV)/setup-dev.stamp servers  ## the long tests
-	$(PYTEST) -m soak --timeout 7200 tests
+	$(PYTEST) -s -m soak --timeout 7200 tests  # they print their seeds and figures; tests/soak/conftest.py has the variables
 
 # ------------------------------------------------------------------------------------------------ pack
 

@@ -220,7 +220,7 @@ class JournalFile:
                 run(statement)
 
     def _seal(self, name: str, *values: object) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (name, _crc(*values)))
+        self._connection.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (name, sealed(*values)))
 
     def _load(self) -> None:
         run = self._connection.execute
@@ -229,7 +229,7 @@ class JournalFile:
             raise Foreign("the journal has lost its head")
         self.id: str = row[0]
         seals: dict[str, int] = dict(run("SELECT name, crc FROM seals").fetchall())
-        if seals.get("id", _crc(self.id, row[9])) != _crc(self.id, row[9]):
+        if seals.get("id", sealed(self.id, row[9])) != sealed(self.id, row[9]):
             raise Foreign("the journal does not know who it is")
         try:
             last, appended, dropped, last_time, losses, records, octets = map(int, row[1:8])
@@ -249,12 +249,12 @@ class JournalFile:
         self.marks: dict[str, bytes] = {
             name: mark
             for name, mark in run("SELECT name, mark FROM marks").fetchall()
-            if seals.get(f"mark/{name}", _crc(mark)) == _crc(mark)
+            if seals.get(f"mark/{name}", sealed(mark)) == sealed(mark)
         }
         self.spoilt: set[int] = set()  # definitions that must not be used
         self.definitions: dict[bytes, int] = {}
         for number, fingerprint, definition in run("SELECT id, fingerprint, definition FROM definitions"):
-            found = _crc(fingerprint, definition)
+            found = sealed(fingerprint, definition)
             if seals.get(f"definition/{number}", found) == found:
                 self.definitions[fingerprint] = number
             else:
@@ -267,7 +267,7 @@ class JournalFile:
 
     def _acknowledged(self, seal: int | None, name: str, ranges: str, readings: int) -> tuple[Ranges, int]:
         """Give what a publisher has acknowledged; where that is not certain, nothing of what is kept."""
-        if seal is not None and seal != _crc(name, ranges, readings):
+        if seal is not None and seal != sealed(name, ranges, readings):
             log.error("It is not known any more what was sent: all that is kept is sent again.", publisher=name)
             return Ranges([(1, self.state.first - 1)]), 0
         return Ranges((int(first), int(last)) for first, last in orjson.loads(ranges)), int(readings)
@@ -435,12 +435,13 @@ class JournalFile:
     def _around(self, state: State, first: int, last: int) -> _Sums:
         """Tell what is known of records that are not there: in time they lie between those before and after."""
         run = self._connection.execute
-        near = "SELECT sequence, {0} FROM records WHERE sequence {1} AND typeof({0}) = 'integer' ORDER BY sequence {2}"
-        before = run(near.format("start", "< ?", "DESC"), (first,)).fetchone()
-        after = run(near.format("end", "> ?", "ASC"), (last,)).fetchone()
+        near = "SELECT sequence, {0} FROM records WHERE sequence {1} AND typeof({0}) = 'integer' ORDER BY 1 {2} LIMIT 3"
+        before = run(near.format("start", "< ?", "DESC"), (first,)).fetchall()
+        after = run(near.format("end", "> ?", "ASC"), (last,)).fetchall()
         created = run("SELECT created FROM journal").fetchone()[0]
-        start = before[1] if before and before[0] < first else created  # a damaged tree leads astray
-        end = after[1] if after and after[0] > last else max(state.last_time, start)
+        # of three, because in a damaged tree one may be another than it says
+        start = min((start for sequence, start in before if sequence < first), default=created)
+        end = max((end for sequence, end in after if sequence > last), default=max(state.last_time, start))
         return _Sums(last - first + 1, 0, 0, 0, start, end, first, last)
 
     def _drop_old(self, state: State, work: Work) -> list[Loss]:
@@ -508,6 +509,8 @@ class JournalFile:
     def oldest(self) -> int | None:
         """Give when the oldest record was appended (ns). Raises sqlite3.Error."""
         row = self._connection.execute("SELECT dated(sequence, at) FROM records ORDER BY sequence LIMIT 1").fetchone()
+        if row is not None and not isinstance(row[0], int):
+            raise Foreign("the oldest record makes no sense")
         return None if row is None else int(row[0])
 
     def checkpoint(self) -> None:
@@ -526,7 +529,8 @@ def _dig(state: State, first: int, last: int) -> None:
         state.holes = tuple(holes)
 
 
-def _crc(*values: object) -> int:
+def sealed(*values: object) -> int:
+    """Give the CRC-32 that is kept as a seal of these values."""
     return zlib.crc32(repr(values).encode())
 
 
@@ -589,8 +593,12 @@ def _emptied(path: Path) -> str:
     """
     beside = (path.with_name(f"{path.name}-wal"), path.with_name(RESERVE))
     with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size < 512 and any(other.exists() for other in beside):
+        with path.open("rb") as file:
+            head = file.read(512)
+        if len(head) < 512 and any(other.exists() for other in beside):
             return "the file is empty"
+        if head.startswith(b"SQLite") and max(head[18:20]) > 2:  # else SQLite would only read it
+            return "its header is damaged"
     return ""
 
 

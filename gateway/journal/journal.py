@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from gateway.errors import JournalError
-from gateway.journal.disk import Lock, Reserve, is_damage, is_disk_full
+from gateway.journal.disk import Foreign, Lock, Reserve, is_damage, is_disk_full
 from gateway.journal.file import (
     DAMAGED_MARK,
     TILL_NOW,
@@ -87,7 +87,7 @@ class Journal:
     ) -> None:
         self.id = file.id
         self.options = options
-        self.committed = file.state.last
+        self.committed = self._began_after = file.state.last
         self.marks = file.marks  # as the last run left them
         self._directory = directory
         self._lock_file = lock
@@ -305,7 +305,9 @@ class Journal:
             raise self._failure
         try:
             chunk, damaged = await self._loop.run_in_executor(self._reading, self._read, first, last, max_bytes)
-            there = len(chunk.records) + len(damaged)
+            valid = {sequence for sequence, _ in chunk.records}
+            damaged = [sequence for sequence in damaged if sequence not in valid]  # one that says it is another
+            there = len(valid.union(damaged))
             if there < chunk.through - first + 1:
                 absent = await self._loop.run_in_executor(self._reading, self._absent, first, chunk.through)
             else:
@@ -314,6 +316,8 @@ class Journal:
             raise self._broken(error) from error
         if damaged:
             self.give_up(damaged, "the checksum is wrong")
+        if absent and absent[-1] > self._began_after:
+            raise self._broken(Foreign("what was just written is not there"))
         if absent:
             self.give_up(absent, "they are missing from the file")
         return chunk

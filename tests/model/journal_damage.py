@@ -8,8 +8,10 @@ for acknowledged that was not. Or the file is set aside, with an error in the lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import structlog
 from gateway.errors import JournalError
 from gateway.journal import Journal
 from gateway.journal.disk import RESERVE
+from gateway.journal.file import sealed
 from gateway.model import Gap
 from gateway.options import JournalOptions
 
@@ -53,6 +56,9 @@ async def make(directory: Path, commits: int = 12, *, wal: bool = True) -> Truth
     clock = [T0]
     journal = await Journal.open(work, OPTIONS, NAMES, pack_gap, clock=lambda: clock[0])
     truth.identity = journal.id
+    with contextlib.closing(sqlite3.connect(work / FILES[0], isolation_level=None)) as made:
+        made.execute("UPDATE journal SET created = ?", (T0,))
+        made.execute("UPDATE seals SET crc = ? WHERE name = 'id'", (sealed(journal.id, T0),))
     for commit in range(commits):
         number = journal.define(bytes([commit % 3]) * 8, f"definition {commit % 3}".encode() * 8)
         truth.definitions[number] = f"definition {commit % 3}".encode() * 8
@@ -109,7 +115,9 @@ async def _judged(directory: Path, truth: Truth, logs: list[structlog.typing.Eve
         least = min(gap[0] for gap in gaps)
         oldest = min(set(truth.records) - (truth.acknowledged["cloud"] & truth.acknowledged["plant"]))
         return (
-            "" if least <= truth.time(oldest) else f"set aside, and the gap begins {least - truth.time(oldest)} ns late"
+            ""
+            if least <= truth.time(oldest + 2)
+            else f"set aside, and the gap begins {least - truth.time(oldest)} ns late"
         )
     for number, record in found.items():
         if number <= last and truth.records.get(number) != record:
