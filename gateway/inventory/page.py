@@ -7,7 +7,7 @@ from html import escape
 from typing import Final
 
 from gateway import __version__
-from gateway.acceptance.report import STYLE
+from gateway.acceptance.report import STYLE, cell
 from gateway.inventory import charts
 from gateway.inventory.rates import Report
 from gateway.inventory.tables import Table, moment, remarks, tables
@@ -77,11 +77,7 @@ def markdown(report: Report, say: Words) -> str:
     for table in tables(report, say):
         lines += ["", f"## {table.title}", "", f"| {' | '.join(table.headings)} |"]
         lines.append("|" + "|".join("--:" if n in table.right else "---" for n in range(len(table.headings))) + "|")
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in table.rows]
+        lines += [f"| {' | '.join(map(cell, row))} |" for row in table.rows]
         lines += ["", table.note] if table.note else []
     lines += ["", f"## {say('remarks')}", "", *(f"- {each}" for each in remarks(report, say))]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
