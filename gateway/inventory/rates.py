@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from gateway.inventory.listing import Machine
 from gateway.inventory.stored import Evidence, Seen
@@ -68,7 +69,7 @@ class Process:
         return len(self.controlled) == len(self.machines)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """All that a report says. `begin` and `end` (ns) of the time; `stored` and `live` by gateway, where asked for."""
 
@@ -93,8 +94,11 @@ class Report:
 
     def name(self, machine: Machine) -> str:
         """Name a machine; with its gateway where there are several."""
-        several = len({each.gateway for each in self.machines}) > 1
-        return "/".join(machine.key) if several else machine.is_.name
+        return "/".join(machine.key) if self._several else machine.is_.name
+
+    @cached_property
+    def _several(self) -> bool:
+        return len({each.gateway for each in self.machines}) > 1
 
     def seen(self, machine: Machine) -> Seen | None:
         """Give what is stored of a machine; None where nothing was asked, or it has no link."""

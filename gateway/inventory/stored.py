@@ -79,21 +79,19 @@ class Seen:
     """What the store has of one device."""
 
     last_good: int = 0  # ns; of its newest good row before the end of the time, LOOK_BACK days back at most
-    rows: int = 0  # good ones in the time
     held: int = 0  # tags whose good value of before still held when the time began
     hours: list[Count] = field(default_factory=list)
+    total: Count = field(default_factory=Count)  # of all hours
 
     @property
     def connected(self) -> bool:
         """Whether there were good data in the time."""
-        return bool(self.rows or self.held)
+        return bool(self.total.rows or self.held)
 
-    @property
-    def total(self) -> Count:
-        whole = Count()
-        for each in self.hours:
-            whole.add(each)
-        return whole
+    def add(self, hour: int, count: Count) -> None:
+        """Add what was counted in a part of an hour, by the hour's number."""
+        self.hours[hour].add(count)
+        self.total.add(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +158,7 @@ def evidence(database: Path, tags: Tags, begin: int, end: int, now: int, told: i
             seen[tags.devices[device]].last_good = max(seen[tags.devices[device]].last_good, newest)
         counts = coverage.take(runs, start, max(start, min(stop, settled)), holes, heard, len(tags.devices))
         for name, count in zip(tags.devices, counts, strict=True):
-            seen[name].hours[hour].add(count)
-            seen[name].rows += count.rows
+            seen[name].add(hour, count)
         coverage.forget([n for n, found in enumerate(matching) if any(gap.lossy and gap.end == stop for gap in found)])
     return Evidence(seen, tuple(hours), heard, thinned)
 

@@ -120,8 +120,8 @@ def evidence(report: Report, machine: Machine, say: Words) -> str:
         return say("no-link")
     if seen is None:
         return say("from-nothing")
-    if seen.rows:
-        return say("from-rows", count=seen.rows)
+    if seen.total.rows:
+        return say("from-rows", count=seen.total.rows)
     if seen.held:
         return say("from-held", count=seen.held)
     return say("from-nothing") + ("" if seen.last_good else f", {say('never')}")
@@ -166,15 +166,14 @@ def _machine(report: Report, machine: Machine, say: Words) -> str:
 
 
 def _incomplete(report: Report, say: Words) -> Table:
-    every = [
+    every = [each for each in hours(report) if each[2].good < each[2].expected]
+    rows = tuple(
         (moment(hour), report.name(machine), percent(count.good, count.expected), str(count.good),
          *map(str, _losses(count)))
-        for machine, hour, count in hours(report)
-        if count.good < count.expected
-    ]  # fmt: skip
+        for machine, hour, count in every[:MOST_HOURS]
+    )  # fmt: skip
     names = ("hour", "device", "complete", "good", "expected", "uncertain", "bad", "gap", "unknown")
     note = say("more", count=len(every) - MOST_HOURS) if len(every) > MOST_HOURS else ""
-    rows = tuple(every[:MOST_HOURS])
     return Table(say("incomplete-hours"), tuple(map(say, names)), rows, frozenset(range(2, 9)), note)
 
 
