@@ -104,6 +104,7 @@ TRANSLATED = (
         "formats/columns", "stores",
     )),
     "docs/conformance/requirements.md",
+    "docs/reliability.md",
     "drivers/modbus/README.md",
     "docs/scale.md",
     "drivers/opcua/README.md",
