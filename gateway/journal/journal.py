@@ -306,7 +306,8 @@ class Journal:
         try:
             chunk, damaged = await self._loop.run_in_executor(self._reading, self._read, first, last, max_bytes)
             valid = {sequence for sequence, _ in chunk.records}
-            damaged = [sequence for sequence in damaged if sequence not in valid]  # one that says it is another
+            # one may say that it is another; what lies behind the chunk is met again
+            damaged = [sequence for sequence in damaged if sequence not in valid and sequence <= chunk.through]
             there = len(valid.union(damaged))
             if there < chunk.through - first + 1:
                 absent = await self._loop.run_in_executor(self._reading, self._absent, first, chunk.through)
