@@ -12,7 +12,7 @@ import typer
 from gateway.language import language, say
 
 if TYPE_CHECKING:
-    from gateway.inventory.rates import Live, Report
+    from gateway.inventory.rates import Report
     from gateway.inventory.stored import Evidence
     from gateway.site import Site
 
@@ -56,6 +56,7 @@ def report(
     import time
 
     from gateway.inventory.listing import machines
+    from gateway.inventory.live import live as answering
     from gateway.inventory.rates import Report
 
     now = time.time_ns()
@@ -69,7 +70,7 @@ def report(
         files=tuple(path.name for path in sites),
         store=str(store) if store is not None else "",
         stored=_stored(store, loaded, (begin, end, now)) if store is not None else None,
-        live=_live(loaded) if live else None,
+        live=answering(loaded) if live else None,
         remarks=tuple(_remarks(store, loaded)) if store is not None else (),
     )
     _write(made, html, markdown, csv)
@@ -159,12 +160,6 @@ def _remarks(store: Path, sites: Sequence[Site]) -> list[str]:
 _UNDER_WAY = 100  # journal records that a healthy gateway may have on their way
 
 
-def _live(sites: Sequence[Site]) -> Mapping[tuple[str, str], Live]:
-    from gateway.inventory.live import live
-
-    return live(sites)
-
-
 # ------------------------------------------------------------------------------------------------ showing
 
 
@@ -248,6 +243,8 @@ def _json(made: Report) -> str:
 
 
 def _device(made: Report, number: int) -> dict[str, Any]:
+    from gateway.inventory.tables import COUNTS
+
     machine = made.machines[number]
     of, seen = machine.is_, made.seen(machine)
     body: dict[str, Any] = {
@@ -257,12 +254,11 @@ def _device(made: Report, number: int) -> dict[str, Any]:
     }  # fmt: skip
     if seen is not None:
         total = seen.total
-        counts = ("expected", "good", "uncertain", "bad", "gap", "unknown", "rows")
         body |= {
             "good_data": seen.connected, "last_good": seen.last_good, "held": seen.held,
-            "total": {name: getattr(total, name) for name in counts},
+            "total": {name: getattr(total, name) for name in COUNTS},
             "hours": [
-                {"hour": hour, **{name: getattr(count, name) for name in counts}}
+                {"hour": hour, **{name: getattr(count, name) for name in COUNTS}}
                 for hour, count in zip(made.hours, seen.hours, strict=False)
                 if count.expected
             ],

@@ -22,6 +22,8 @@ from gateway.inventory.words import Words
 
 MOST_HOURS: Final = 60  # rows of incomplete hours for people
 _NAMES: Final = 6  # of machines in one cell for people
+COUNTS: Final = ("expected", "good", "uncertain", "bad", "gap", "unknown", "rows")
+"""What programs are told of a Count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +263,13 @@ def _devices_csv(report: Report, say: Words) -> list[list[str]]:
             ("good-data", lambda each: yes((seen := report.seen(each)) is not None and seen.connected)),
             ("last-good", lambda each: moment(seen.last_good) if (seen := report.seen(each)) is not None else ""),
             ("evidence", lambda each: evidence(report, each, say)),
-            *((name, _total(report, number)) for number, name in enumerate(_COUNTS)),
+            *((name, _total(report, number)) for number, name in enumerate(COUNTS)),
             ("complete", lambda each: quotient(*_share(report, each))),
         ]
     if report.live is not None:
         columns.append(("answers", lambda each: _live(report, each, say)))
     head = [say(name) for name, _ in columns]
     return [head, *([cell(each) for _, cell in columns] for each in report.machines)]
-
-
-_COUNTS: Final = ("expected", "good", "uncertain", "bad", "gap", "unknown", "rows")
 
 
 def _total(report: Report, number: int) -> Callable[[Machine], str]:
@@ -282,7 +281,7 @@ def _total(report: Report, number: int) -> Callable[[Machine], str]:
 
 
 def _numbers(count: Count) -> list[str]:
-    return [str(getattr(count, name)) for name in _COUNTS]
+    return [str(getattr(count, name)) for name in COUNTS]
 
 
 def _share(report: Report, machine: Machine) -> tuple[int, int]:
@@ -309,7 +308,7 @@ def _processes_csv(report: Report, say: Words) -> list[list[str]]:
 
 
 def _completeness_csv(report: Report, say: Words) -> list[list[str]]:
-    names = ("gateway", "device", "hour", *_COUNTS, "complete")
+    names = ("gateway", "device", "hour", *COUNTS, "complete")
     return [
         [say(name) for name in names],
         *(

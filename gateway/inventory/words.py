@@ -9,7 +9,6 @@ Words = Callable[..., str]
 
 TEXT: Final[dict[str, tuple[str, str]]] = {
     "title": ("Connection and data completeness", "设备联网与数据完整性报告"),
-    "of": ("{sites}", "{sites}"),
     "site": ("Site files", "站点文件"),
     "time": ("Time", "统计时段"),
     "store": ("Store", "数据来源"),
