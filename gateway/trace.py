@@ -402,4 +402,4 @@ def _to_parquet(stream: Path, path: Path) -> None:
         try:
             connection.execute(f"COPY (FROM rows) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
         except duckdb.Error as error:
-            raise OSError(f"{path} cannot be written: {error}; the readings are in {stream}") from error
+            raise OSError(f"{error}; the readings are in {stream}") from error

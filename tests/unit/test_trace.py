@@ -272,6 +272,19 @@ async def test_a_running_daemon_is_recorded_and_the_device_gets_no_second_sessio
         assert load_site(play, secrets=False).links[0].options.rows == "all"
 
 
+def test_a_parquet_file_that_cannot_be_made_leaves_the_readings_and_says_where(tmp_path: Path) -> None:
+    path, table = tmp_path / "t.parquet", table_of(Kind.INT, 1)
+    writer = Writer(path)
+    row = np.zeros(1, np.uint32), np.array([7], np.int64), np.zeros(1, np.uint32), np.array([FIRST], np.int64)
+    writer.write(Batch(table, *row))
+    (path / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"^(?!.*cannot be written: ).*; the readings are in .*t\.parquet\.part$"):
+        writer.close()
+    kept = tmp_path / "t.arrows"
+    (tmp_path / "t.parquet.part").rename(kept)
+    assert load(kept).series["press-1/int64-0"].value.tolist() == [7]
+
+
 async def test_a_device_that_is_not_there_is_said_and_is_no_success(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(
