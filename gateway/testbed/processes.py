@@ -137,7 +137,7 @@ class Chain:
         self.plan.write(self)
         self.simulate()
         self._start("ingest", "-m", "gateway", "ingest", str(self.cloud))
-        self._await("simulate", self.links.exists)
+        self.await_simulators()
         self._await("ingest", self._subscribed)
         arguments, given = self.plan.edge(self)
         self._start("run", *arguments, given=given)
