@@ -82,7 +82,6 @@ def test_a_strangers_gateway_is_judged_by_its_messages(tmp_path: Path, mosquitto
         "lasts: 8 s\nexpect: [PB-DATA-02, PB-DATA-03]\nallow: {late: 2 s, age: 60 s}\n"
         "watch: {device: topic 2, tag: name, value: v, time: ts, readings: readings}\n"
     )
-    begun = time.monotonic()
 
     def lossy(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """After a second and a half: a thousand too much, then nothing for more than four seconds."""
@@ -113,7 +112,6 @@ def test_a_strangers_gateway_is_judged_by_its_messages(tmp_path: Path, mosquitto
     assert (verdicts["PB-DATA-02"], verdicts["PB-DATA-03"], verdicts["PB-DATA-04"]) == ("failed", "failed", "passed"), (
         said
     )
-    assert time.monotonic() - begun < 200
 
 
 @contextlib.contextmanager
