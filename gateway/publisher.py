@@ -381,10 +381,9 @@ class Publisher:
 
     async def _take_newest(self, session: _Session, size: int) -> Chunk:
         """Read about `size` bytes from the end; what turns out to be more is left as the newest range."""
-        first, last = session.backlog[-1]
+        first, last = session.backlog.pop()  # others add to it meanwhile
         begin = max(first, last + 1 - max(1, int(size / max(self._mean, 1.0))))
         chunk = await self._read(begin, last, size)
-        session.backlog.pop()
         if first < begin:
             session.backlog.append((first, begin - 1))
         if chunk.through < last:

@@ -549,3 +549,27 @@ async def test_what_is_released_while_what_follows_it_is_read_is_sent_in_the_sam
         b.append(5)  # committed as one
         await b.until(lambda: len(b.sent()) == 5, 30)
         assert sorted(b.sent()) == [1, 2, 3, 4, 5]
+
+
+async def test_what_is_released_while_the_newest_of_the_backlog_is_read_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
+    dates.spans = (Span("this", 1, 3),)
+    async with bench(tmp_path, parts={"dates": dates}, backlog="newest") as b:
+        b.append(6)
+        await b.journal.flush()
+        b.start()
+        await b.until(lambda: len(b.sent()) == 3)
+        read = b.journal.read
+
+        async def reading(first: int, last: int, max_bytes: int) -> Chunk:
+            if dates.holds:
+                dates.spans = (Span("this", 1, 3, 0, 10**18),)
+                b.publisher.release(dates.release())
+            return await read(first, last, max_bytes)
+
+        monkeypatch.setattr(b.journal, "read", reading)
+        b.publisher._send_again([(4, 6)])
+        await b.until(lambda: {*b.sent()} == {1, 2, 3, 4, 5, 6}, 30)
+        await b.until(lambda: len(b.sent()) == 9, 30)
