@@ -18,8 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway import quality as q
 from gateway.clock import BACK, NOT_KNOWN
-from gateway.inventory.coverage import FOREVER, GOOD, Count, Coverage, Holes, Runs
+from gateway.inventory.coverage import FOREVER, GOOD, NONE, Count, Coverage, Holes, Runs
 from gateway.inventory.listing import Tags
 from gateway.model import THINNED
 from gateway.stores import layout
@@ -33,7 +34,7 @@ NO_HOLE: Final = (THINNED, BACK, NOT_KNOWN)
 """Reasons of gap records over which rows are there all the same."""
 AT_ONCE: Final = 20_000  # tags that one question is about
 
-_CLASS: Final = "CASE WHEN quality >= 2147483648 THEN 2 WHEN quality >= 1073741824 THEN 1 ELSE 0 END"
+_CLASS: Final = f"CASE WHEN quality >= {q.BAD} THEN 2 WHEN quality >= {q.UNCERTAIN} THEN 1 ELSE 0 END"
 _WANTED: Final = """wanted AS (SELECT unnest($series::UINTEGER[]) AS series, unnest($tags::INTEGER[]) AS tag,
                                       unnest($hold::BIGINT[]) AS hold)"""
 _RUNS: Final = """
@@ -198,7 +199,7 @@ def _before(
         if old.all():
             coverage.forget([number])
         elif old.any():
-            coverage.quality[np.flatnonzero(old) + lane.first] = -1
+            coverage.quality[np.flatnonzero(old) + lane.first] = NONE
         absent = any(_meant(gap, names) and gap.start <= begin for gap in inside)
         if heard >= begin and not absent and lane.interval:
             seen[name].held += int(coverage.holding(lane, begin).sum())
