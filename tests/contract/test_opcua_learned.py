@@ -15,7 +15,6 @@ from asyncua import Node, ua
 from opcua_server import NAMESPACE, Plant, free_port, plant
 from test_reload import contents
 
-from gateway import app
 from gateway import quality as q
 from gateway.config import Site, load_site
 from gateway.contracts import Said
@@ -24,6 +23,7 @@ from gateway.learned import Learned
 from gateway.local.client import ask
 from gateway.memory import FileMemory, Forgetful
 from gateway.model import Batch, Tag
+from tests import in_process
 
 V = ua.VariantType
 TAGS = """
@@ -82,16 +82,8 @@ class Daemon:
     async def ask(self, what: dict[str, Any]) -> dict[str, Any]:
         return await asyncio.to_thread(ask, self.folder / "data", what, 60.0)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        stop = asyncio.Event()
-        task = asyncio.create_task(app.run(load_site(self.path), stop))
-        try:
-            yield
-        finally:
-            stop.set()
-            async with asyncio.timeout(60):
-                await task
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return in_process.daemon(load_site(self.path))
 
     async def until(self, tag: str, **expected: Any) -> dict[str, Any]:
         """Wait until the gateway explains a tag so."""
