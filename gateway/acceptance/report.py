@@ -43,6 +43,8 @@ td { border-bottom: .2mm solid #d5dbe1; padding: .9mm 1.5mm; vertical-align: top
 td.n { font-variant-numeric: tabular-nums } td.n, th.n { text-align: right }
 .tags { table-layout: fixed }
 tr.off td { background: #fdf3f2 } .off .v { color: #a5281b; font-weight: 600 } .fine .v { color: #1f7a45 }
+.idle .v { color: #5b6b7b }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 8.5pt }
 .note { display: block; color: #5b6b7b; font-weight: 400 }
 .error { color: #a5281b } .tag { font-weight: 600 }
 .sign { display: grid; grid-template-columns: 1fr 1fr; gap: 15mm; margin-top: 18mm }
@@ -117,7 +119,8 @@ def advice(device: CheckedDevice, site: str) -> list[str]:
     ]
     if written:
         said.append(
-            f"Of its addresses {written} say an order themselves: take it out there, for it goes before the device's."
+            f"An order stands in {written} of its addresses themselves: take it out there, for it goes before"
+            " the device's."
         )
     return said
 

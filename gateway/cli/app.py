@@ -163,7 +163,7 @@ class WrongLanguage(GatewayError):
     exit_code = 2
 
 
-def translate(command: Any) -> None:
+def translate(command: Any, parent: Any = None) -> None:
     """Put the help of a command, of its options and of the commands below it into the language in use."""
     from typer import rich_utils
 
@@ -174,11 +174,12 @@ def translate(command: Any) -> None:
         command.subcommand_metavar = word(command.subcommand_metavar)
     if command.help:
         command.help = say(command.help)
-    for each in command.params:
+    context = command.context_class(command, parent=parent, **command.context_settings)
+    for each in (*command.params, command.get_help_option(context)):
         if getattr(each, "help", None):
             each.help = say(each.help)
     for below in getattr(command, "commands", {}).values():
-        translate(below)
+        translate(below, context)
 
 
 def main() -> None:

@@ -122,7 +122,9 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         told = {"unit": f"unit {unit}", "range": f"range {about.get('min', 'any')} to {about.get('max', 'any')}"}
         rows.append(("the device says", ", ".join(told[each] for each in about["said"])))
     if (answer := found["answer"]) is not None:
-        rows.append(("request", f"{answer['request']}; {found['requests']} in a scan of group {scan['group']}"))
+        rows.append(
+            ("request", f"{answer['request']}; requests in a scan of group {scan['group']}: {found['requests']}")
+        )
     outcome = f"failed: {scan['outcome']}" if scan["outcome"] else "answered"
     if scan["subscribed"]:
         rows.append(("last report", f"{ago(scan['began'], now)}, of any tag of the group"))

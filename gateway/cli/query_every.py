@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from gateway.cli.query import Form, local, print_rows
-from gateway.language import say
+from gateway.language import say, word
 from gateway.stores.buckets import Bucket, rows
 
 
@@ -25,7 +25,7 @@ def show_buckets(database: Path, sql: str, form: Form, output: Path | None, most
     several = len({row.gateway for row in every}) > 1
     names = ["time", *(["gateway"] if several else []), "tag", "mean", "minimum", "maximum", "last", "unit", "count",
              "good", "complete"]  # fmt: skip
-    print_rows(names, (_line(row, several) for row in every), form, output)
+    print_rows(list(map(word, names)), (_line(row, several) for row in every), form, output)
     if more:
         typer.echo(say(f"These are the newest {most} rows; --limit or --format csv gives more."), err=True)
 

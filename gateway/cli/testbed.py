@@ -122,7 +122,7 @@ def _write(path: Path, scenario: Scenario, verdicts: Sequence[Verdict], by: str,
 
     write = markdown if path.suffix.lower() == ".md" else html
     remark = f"Another gateway was judged, by its messages at {watch.rpartition('@')[2]}" if watch else ""
-    facts = about(scenario.site.gateway, f"{scenario.path.name}, of {scenario.site_path.name}", by, remark)
+    facts = about(scenario.site.gateway, f"{scenario.path.name} ({scenario.site_path.name})", by, remark)
     try:
         path.write_text(write(facts, scenario.path.read_text(encoding="utf-8"), verdicts), encoding="utf-8")
     except OSError as error:

@@ -21,6 +21,8 @@ svg .v { font-weight: 600 } svg .d { text-anchor: end } svg .t { font-size: 9px;
   margin-right: 1mm; -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .scroll { overflow-x: auto } ul { padding-left: 5mm } li, .how { color: #3c4a58 }
 td, th { overflow-wrap: normal } td.n { white-space: nowrap }
+@media screen { body { max-width: 270mm } }
+@media print { .scroll { overflow-x: visible } .scroll table { font-size: 6.5pt } td.n { white-space: normal } }
 """
 
 
@@ -30,9 +32,10 @@ def facts(report: Report, say: Words) -> list[tuple[str, str]]:
     source = f"{store} + {say('live-source')}" if report.live is not None and report.store else store
     if report.live is not None and not report.store:
         source = say("live-source")
+    asked = [(say("time"), f"{moment(report.begin)} … {moment(report.end)}")] if report.stored is not None else []
     return [
         (say("site"), ", ".join(report.files)),
-        (say("time"), f"{moment(report.begin)} … {moment(report.end)}"),
+        *asked,
         (say("store"), source),
         (say("made"), moment(report.made)),
         (say("version"), __version__),

@@ -238,7 +238,7 @@ def _rates_csv(report: Report, say: Words) -> list[list[str]]:
         ]  # fmt: skip
 
     names = ("indicator", "numerator", "denominator", "rate", "basis", "counted", "rest")
-    return [[*map(say, names), f"{say('time')} ≥", f"{say('time')} <"], *map(row, report.rates)]
+    return [[*map(say, names), say("from"), say("to")], *map(row, report.rates)]
 
 
 def _devices_csv(report: Report, say: Words) -> list[list[str]]:
@@ -291,7 +291,7 @@ def _share(report: Report, machine: Machine) -> tuple[int, int]:
 
 
 def _processes_csv(report: Report, say: Words) -> list[list[str]]:
-    names = ("process", "counts", "gateway", "device", "nc", "state", "last-good", "evidence")
+    names = ("process", "process-nc", "gateway", "device", "nc", "state", "last-good", "evidence")
     rows = [[say(name) for name in names]]
     for process in report.processes:
         for each in process.machines:

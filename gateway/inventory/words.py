@@ -24,6 +24,8 @@ TEXT: Final[dict[str, tuple[str, str]]] = {
     "denominator": ("denominator", "分母"),
     "basis": ("basis", "依据"),
     "counted": ("counted", "计入分子"),
+    "from": ("from", "统计开始"),
+    "to": ("to (not included)", "统计结束（不含）"),
     "rest": ("not counted", "未计入分子"),
     "configured": ("device connection rate, as configured", "生产设备联网率（登记）"),
     "measured": ("device connection rate, as measured", "生产设备联网率（实测）"),
@@ -74,6 +76,7 @@ TEXT: Final[dict[str, tuple[str, str]]] = {
     # processes
     "key-processes": ("Key processes", "关键工序"),
     "counts": ("numerically controlled", "是否数控化"),
+    "process-nc": ("process numerically controlled", "工序是否数控化"),
     "partly": ("partly: {some} of {all}", "部分：{some}/{all}"),
     "machines": ("machines", "设备"),
     # completeness

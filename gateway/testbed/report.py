@@ -30,7 +30,7 @@ def summary(verdicts: Sequence[Verdict]) -> tuple[bool, str]:
 def html(about: About, scenario: str, verdicts: Sequence[Verdict]) -> str:
     """Write the report as HTML."""
     rows = "".join(
-        f'<tr class="{"off" if each.off else "fine"}"><td class=tag>{each.id}</td><td>{escape(say(each.text))}</td>'
+        f'<tr class="{_style(each)}"><td class=tag>{each.id}</td><td>{escape(say(each.text))}</td>'
         f"<td class=v>{escape(word(each.outcome))}</td>"
         f"<td class=n>{each.judged}</td><td class=n>{len(each.failures)}</td></tr>"
         for each in verdicts
@@ -45,13 +45,12 @@ def html(about: About, scenario: str, verdicts: Sequence[Verdict]) -> str:
             body += f"<h2>{each.id}</h2><ul>{items}</ul>\n"
     body += f"<h2>{escape(word('Scenario'))}</h2><pre>{escape(scenario)}</pre>\n"
     sub = "What devices showed against what arrived"
-    return page(f"Testbed report: {about.gateway}", sub, facts(about), *summary(verdicts), body)
+    return page(_title(about), sub, facts(about), *summary(verdicts), body)
 
 
 def markdown(about: About, scenario: str, verdicts: Sequence[Verdict]) -> str:
     """Write the report as Markdown."""
-    title = say(f"Testbed report: {about.gateway}")
-    lines = [f"# {title}", "", *(f"- {name}: {text}" for name, text in facts(about))]
+    lines = [f"# {say(_title(about))}", "", *(f"- {name}: {text}" for name, text in facts(about))]
     lines += ["", f"**{summary(verdicts)[1]}**", "", f"| {' | '.join(map(word, HEADINGS))} |", "|---|---|---|--:|--:|"]
     for each in verdicts:
         row = (each.id, say(each.text), word(each.outcome), str(each.judged), str(len(each.failures)))
@@ -60,6 +59,16 @@ def markdown(about: About, scenario: str, verdicts: Sequence[Verdict]) -> str:
         if each.failures:
             lines += ["", f"## {each.id}", "", *(f"- {text}" for text in shown(each))]
     return "\n".join([*lines, "", f"## {word('Scenario')}", "", "```yaml", scenario.rstrip(), "```", ""])
+
+
+def _title(about: About) -> str:
+    return f"Testbed report: {about.site.partition(' (')[0]}"  # the scenario; many may judge one site
+
+
+def _style(verdict: Verdict) -> str:
+    if verdict.off:
+        return "off"
+    return "fine" if verdict.outcome == "passed" else "idle"
 
 
 def shown(verdict: Verdict) -> list[str]:

@@ -195,6 +195,8 @@ def test_a_command_speaks_the_language_it_is_told(tmp_path: Path) -> None:
     assert "unknown key gatewy" in run("check", "site.yaml", "--lang", "en", lang="zh", cwd=tmp_path).stdout
     help_ = run("check", "--help", lang="zh", cwd=tmp_path)
     assert "不连接任何设备，找出配置中的全部问题。" in help_.stdout
+    assert re.search(r"--help +-h .*显示本说明后退出。", help_.stdout)
+    assert help_.stdout == run("check", "-h", lang="zh", cwd=tmp_path).stdout
     wrong = run("check", "--jsn", "x", lang="zh", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "没有选项 --jsn" in wrong.stderr

@@ -30,7 +30,7 @@ NAMES = """
 UNITS = "ms us min kB MB GB bar rpm kWh"
 FORMATS = """
     float16 float32 float64 uint16 uint32 uint64 int16 int32 int64 bcd16 bcd32 unix32 text hex ABCD CDAB BADC DCBA FC3
-    holding input coil modbus html md duckdb min max scale unit address deadband max_silence
+    holding input coil modbus html md duckdb min max scale unit address deadband max_silence nan inf
 """  # what the file and the wire call things: keys, types, orders
 TERMS = "MQTT PUBACK Python CPU PlantBridge plantbridge SIM LIST UTC"
 KNOWN = {word for words in (NAMES, UNITS, FORMATS, TERMS) for word in words.split()}
@@ -166,6 +166,7 @@ def test_the_cloud_sides_commands_speak_chinese(tmp_path: Path) -> None:
     commands = (
         ("fleet", cloud), ("account", cloud), ("account", cloud, "--since", "1 h"), ("query", cloud),
         ("query", cloud, "--since", "1 s"), ("check", cloud),
+        ("query", cloud, "--from", "2023-11-14T22:00Z", "--to", "2023-11-15T00:00Z", "--every", "1 h"),
     )  # fmt: skip
     told({str(words): run(*words) for words in commands}, *every)
 

@@ -272,11 +272,14 @@ def test_the_real_times_of_steps_are_those_of_the_log(tmp_path: Path) -> None:
 def test_the_reports_say_what_failed_and_on_which_scenario(tmp_path: Path) -> None:
     from gateway.acceptance.report import About
 
-    about = About("press-shop", "trouble.yaml", "now", "Li", "bench", "1.0")
+    about = About("press-shop", "trouble.yaml (site.yaml)", "now", "Li", "bench", "1.0")
     verdicts = [
-        Verdict("PB-DATA-02", "No <value> differs", "failed", 9, tuple(f"press-1/a|b is {n}" for n in range(30)))
+        Verdict("PB-DATA-02", "No <value> differs", "failed", 9, tuple(f"press-1/a|b is {n}" for n in range(30))),
+        Verdict("PB-QUAL-01", "A StatusCode", "not exercised", 0),
     ]
     page = report.html(about, "site: <x>", verdicts)
+    assert "<h1>Testbed report: trouble.yaml</h1>" in page
+    assert '<tr class="idle"><td class=tag>PB-QUAL-01' in page, "what nobody looked at is not shown as fine"
     assert 'class="result fail"' in page
     assert "No &lt;value&gt; differs" in page
     assert "and 10 more" in page
