@@ -103,6 +103,8 @@ class Pipeline:
     def gap(self, start: int, end: int, reason: str, scans: int = 0, readings: int = 0) -> None:
         """Declare that this group has no readings between `start` and `end` (ns)."""
         if self._clock is not None:
+            if scans and not self._clock.known:
+                start = max(start, self._clock.offset)  # the slot may have begun before this kernel, at a false time
             start, end = self._clock.missed(start, end)
         record = codec.pack_gap(Gap(self.group.device, self.group.name, start, end, reason, readings, scans))
         self._journal.append(record, 0, start, end)

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import codec
 from gateway import quality as q
 from gateway.clock import BACK, EARLIEST, FORWARD, NOT_KNOWN, UNDATED, Clock, Span
-from gateway.model import Batch, Gap
+from gateway.metrics import Metrics
+from gateway.model import Batch, Gap, Group
+from gateway.pipeline import Pipeline
 from tests.native import table
 
 S = 1_000_000_000
@@ -456,6 +459,31 @@ def test_a_gap_of_lost_records_is_dated_by_them_though_the_journal_begins_after_
     gap = machine.clock.date(2, Gap("", "", lost, lost + 5, "journal full", 9, 0, 1, 1))
     assert isinstance(gap, Gap)
     assert (gap.start, gap.end) == (when, when + 5)
+
+
+def test_a_scan_that_is_skipped_right_after_a_boot_is_missed_since_that_boot_whatever_the_clock_showed() -> None:
+    """The slot of that scan began before the kernel did, at a time that no record was taken at."""
+    machine = Machine()
+    machine.boot(HOUR + 40 * S)
+    clock = machine.start()
+    machine.passes(30 * S)
+    records: list[bytes] = []
+
+    class Kept:
+        def define(self, fingerprint: bytes, definition: bytes) -> int:
+            return 1
+
+        def append(self, record: bytes, readings: int, start: int = 0, end: int = 0) -> int:
+            records.append(record)
+            return 1
+
+    line = Pipeline(Group("press", "fast", 60 * S, 0, (TABLE,)), Kept(), Metrics(), clock=clock)
+    line.gap(HOUR, HOUR + 60 * S, "skipped scan", scans=1)
+    machine.offset = machine.began
+    machine.passes(S)
+    gap = clock.date(1, codec.unpack(records[0], lambda _: TABLE))
+    assert isinstance(gap, Gap)
+    assert (gap.start, gap.end) == (machine.began, machine.began + 20 * S)
 
 
 def test_the_absence_of_the_gateway_is_from_the_last_record_to_now_whatever_the_clock_says() -> None:
