@@ -87,12 +87,7 @@ def tls_context(tls: ModbusTls) -> ssl.SSLContext:
 
 
 def _why(error: Exception) -> str:
-    """Say in the system's words what went wrong, without the call that it went wrong in."""
-    if (
-        isinstance(error, OSError)
-        and not isinstance(error, ssl.SSLError)
-        and error.errno is not None
-        and error.errno > 0
-    ):
+    """Say what went wrong; for a refused connection in the system's words, without the call that was refused."""
+    if isinstance(error, OSError) and error.errno and "Connect call failed" in str(error):
         return os.strerror(error.errno)
     return str(error) or type(error).__name__

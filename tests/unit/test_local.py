@@ -33,7 +33,11 @@ def group_of(status: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_status_tells_links_devices_rates_journal_and_publishers(local: Local) -> None:
-    status = await local.until(lambda answer: group_of(answer)["scans"] >= 3, ask="status", over=0.3)
+    status = await local.until(
+        lambda answer: group_of(answer)["scans"] >= 3 and answer["publishers"][0]["pending_records"],
+        ask="status",
+        over=0.3,
+    )
     (link,) = status["links"]
     (device,) = link["devices"]
     assert (link["link"], link["up"], device["device"], device["up"]) == ("line", True, "press", True)

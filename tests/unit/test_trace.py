@@ -291,7 +291,7 @@ async def test_a_device_that_is_not_there_is_said_and_is_no_success(tmp_path: Pa
         "gateway: g\nlinks: {line: {driver: modbus, url: 'tcp://127.0.0.1:1',"
         " devices: {press: {unit_id: 1, tags: {a: 'holding:0 uint16'}}}}}\n"
     )
-    words = [sys.executable, "-m", "gateway", "record", str(site), "--for", "500 ms", "--into", "trace.csv"]
+    words = [sys.executable, "-m", "gateway", "record", str(site), "--for", "3 s", "--into", "trace.csv"]
     process = await asyncio.create_subprocess_exec(*words, cwd=tmp_path, stderr=asyncio.subprocess.PIPE)
     _, said = await process.communicate()
     assert process.returncode == 1
