@@ -216,8 +216,10 @@ class JournalFile:
             run("COMMIT")
             self.checkpoint()  # who it is does not depend on the WAL
         else:  # earlier versions had fewer tables
+            run("BEGIN IMMEDIATE")  # holes that are not found yet would be taken for damage
             for statement in (_MARKS, _SEALS, *([] if "holes" in names else [_HOLES, _FIND_HOLES])):
                 run(statement)
+            run("COMMIT")
 
     def _seal(self, name: str, *values: object) -> None:
         self._connection.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (name, sealed(*values)))

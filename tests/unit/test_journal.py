@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from gateway.clock import UNDATED
 from gateway.errors import JournalError
-from gateway.journal import Journal, survey
+from gateway.journal import Journal, file, survey
 from gateway.journal.file import JournalFile, Outcome, Work
 from gateway.metrics import Metrics
 from gateway.model import Gap
@@ -346,6 +346,25 @@ async def test_a_loss_of_dated_and_of_undated_readings_is_declared_apart(tmp_pat
         await journal.flush()
         found = [each[1:] for each in gaps(await everything(journal))]
     assert found == [[dated, dated + 4, 5], [UNDATED, UNDATED + 4, 5]]
+
+
+async def test_a_power_cut_while_a_file_of_an_earlier_version_is_taken_over_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as journal:
+        for number in range(1, 6):
+            journal.append(b"%d" % number, 1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as old:
+        old.execute("DELETE FROM records WHERE sequence = 3")
+        old.execute("UPDATE journal SET records = 4, bytes = 4")
+        old.execute("DROP TABLE holes")
+        old.commit()
+    with monkeypatch.context() as cut:
+        cut.setattr(file, "_FIND_HOLES", "SELECT cut()")
+        with pytest.raises(sqlite3.Error):
+            JournalFile(tmp_path, JournalOptions())
+    async with opened(tmp_path) as journal:
+        assert list(await everything(journal)) == [1, 2, 4, 5]
 
 
 async def test_a_database_of_another_program_is_set_aside(tmp_path: Path) -> None:
