@@ -277,6 +277,8 @@ class Writer:
         self._form = path.suffix.lower()
         if self._form not in FORMS:
             raise ValueError(f"expected FILE{', FILE'.join(FORMS)}, got {path.name}")
+        if self._form == ".parquet":
+            import duckdb  # noqa: F401  told now where it is missing, and not when all is recorded
         self._path = path
         self.rows = 0
         if self._form == ".csv":

@@ -20,6 +20,8 @@ from typer.core import TyperGroup
 from gateway.errors import ConfigError, GatewayError
 from gateway.language import LANGUAGES, VARIABLE, language, say, word
 
+CLOUD: Final = ("aiokafka", "duckdb", "influxdb_client", "nats", "obstore", "psycopg")
+"""Packages of the extra `cloud`, which a gateway does without."""
 COMMANDS: Final = {
     "run": "the edge daemon",
     "reload": "load the site file again",
@@ -203,6 +205,11 @@ def main() -> None:
     except GatewayError as error:
         print(say(error.spoken()), file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in CLOUD:
+            raise
+        print(say(f"{error.name} is not installed: pip install 'plantbridge[cloud]'"), file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # `plantbridge query | head` is no error
         sys.exit(0)

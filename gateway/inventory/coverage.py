@@ -21,6 +21,7 @@ UNCERTAIN: Final = 1
 BAD: Final = 2
 NONE: Final = -1  # the class of a tag of which nothing is known
 FOREVER: Final = 2**62
+SETTLE: Final = 10_000_000_000  # ns that a reading may be on its way: no instant of the last seconds is expected
 
 Times = NDArray[np.int64]
 

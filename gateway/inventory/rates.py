@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from gateway.inventory.listing import Machine
-from gateway.inventory.stored import Evidence, Seen
+
+if TYPE_CHECKING:
+    from gateway.inventory.stored import Evidence, Seen  # which needs DuckDB: a gateway has none
 
 
 @dataclass(frozen=True, slots=True)

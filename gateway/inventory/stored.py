@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gateway import quality as q
 from gateway.clock import BACK, NOT_KNOWN
-from gateway.inventory.coverage import FOREVER, GOOD, NONE, Count, Coverage, Holes, Runs
+from gateway.inventory.coverage import FOREVER, GOOD, NONE, SETTLE, Count, Coverage, Holes, Runs
 from gateway.inventory.listing import Tags
 from gateway.model import THINNED
 from gateway.stores import layout
@@ -29,7 +29,6 @@ from gateway.stores.inquiry import read
 HOUR: Final = 3_600_000_000_000  # ns
 DAY: Final = 24 * HOUR
 LOOK_BACK: Final = 31  # days
-SETTLE: Final = 10_000_000_000  # ns that a reading may be on its way: no instant of the last seconds is expected
 NO_HOLE: Final = (THINNED, BACK, NOT_KNOWN)
 """Reasons of gap records over which rows are there all the same."""
 AT_ONCE: Final = 20_000  # tags that one question is about

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.inventory.coverage import Count
+from gateway.inventory.coverage import SETTLE, Count
 from gateway.inventory.listing import Machine
 from gateway.inventory.rates import Process, Rate, Report
-from gateway.inventory.stored import SETTLE
 from gateway.inventory.words import Words
 
 MOST_HOURS: Final = 60  # rows of incomplete hours for people

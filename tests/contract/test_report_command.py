@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -245,6 +247,20 @@ def test_without_a_store_nothing_is_said_to_be_measured() -> None:
     body = told(SITE)
     assert [each["rate"] for each in body["rates"]] == ["configured", "processes", "equipment"]
     assert ask(SITE).exit_code == 0
+
+
+def test_a_gateway_that_has_no_stores_installed_reports_what_runs_there() -> None:
+    """DuckDB is in the extra `cloud`; --live is for the machine at the plant, which has none of it."""
+    program = (
+        "import sys; sys.modules['duckdb'] = None; sys.argv[0] = 'plantbridge'; "
+        "from gateway.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", program, "report", str(SITE)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(orjson.loads(done.stdout)["rates"]) == 3
+    asked = subprocess.run([*command, "--store", "x.duckdb"], capture_output=True, text=True, timeout=100, check=False)
+    assert (asked.returncode, asked.stderr) == (2, "duckdb is not installed: pip install 'plantbridge[cloud]'\n")
 
 
 def test_one_gateway_in_two_files_is_refused() -> None:
