@@ -167,8 +167,11 @@ class WrongLanguage(GatewayError):
 
 def translate(command: Any, parent: Any = None) -> None:
     """Put the help of a command, of its options and of the commands below it into the language in use."""
+    from rich import columns
     from typer import rich_utils
 
+    for module in (columns, rich_utils):
+        setattr(module, "Table", _folding())  # noqa: B010 - they do not export the name, and know no setting for this
     for name in _TYPER_SAYS:
         setattr(rich_utils, name, say(getattr(rich_utils, name)))
     command.options_metavar = word(command.options_metavar)
@@ -182,6 +185,19 @@ def translate(command: Any, parent: Any = None) -> None:
             each.help = say(each.help)
     for below in getattr(command, "commands", {}).values():
         translate(below, context)
+
+
+def _folding() -> Any:
+    """Give tables that fold what does not fit: a Chinese sentence has no spaces, and would be cut off like one word."""
+    from rich.table import Table
+
+    class Folding(Table):
+        def add_row(self, *cells: Any, **settings: Any) -> None:
+            super().add_row(*cells, **settings)
+            for column in self.columns:
+                column.overflow = "fold"
+
+    return Folding
 
 
 def main() -> None:

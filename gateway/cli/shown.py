@@ -63,6 +63,11 @@ def size(octets: float) -> str:
     return f"{octets:.3g} GB"
 
 
+def rate(per_second: float) -> str:
+    """Show how many come in a second: as exact as a count over a second is."""
+    return f"{per_second:.3g}" if per_second < 100 else f"{per_second:.0f}"
+
+
 def value(found: Any, unit: str = "", states: dict[str, str] | None = None) -> str:
     """Write a value with its unit, or the name of its state."""
     if found is None:

@@ -115,20 +115,20 @@ def _escaped(text: str) -> str:
 
 
 def _head(answer: dict[str, Any]) -> RenderableType:
-    from gateway.cli.shown import lasting, size
+    from gateway.cli.shown import lasting, rate, size
 
     journal = answer["journal"]
     up = lasting((answer["now"] - answer["started"]) / 1e9)
     share = journal["bytes"] / journal["max_size"]
     head = (
         f"{answer['version']}, process {answer['pid']}, up {up}; the journal takes {size(journal['bytes'])}"
-        f" ({share:.1%} of {size(journal['max_size'])}), {answer['journalled']:.4g} readings/s come in"
+        f" ({share:.1%} of {size(journal['max_size'])}), {rate(answer['journalled'])} readings/s come in"
     )
     return f"[bold]{_escaped(answer['gateway'])}[/] {_escaped(say(head))}"
 
 
 def _devices(answer: dict[str, Any]) -> Table:
-    from gateway.cli.shown import ago, lasting, table
+    from gateway.cli.shown import ago, lasting, rate, table
 
     numbers = ("tags", "bad", "every", "last scan", "took", "skipped", "readings/s")
     made = table(
@@ -139,8 +139,7 @@ def _devices(answer: dict[str, Any]) -> Table:
     for link in answer["links"]:
         made.add_row(f"[bold]{_escaped(link['link'])}[/] {_escaped(link['url'])}", _state(link["up"]))
         for device in link["devices"]:
-            rate = f"{device['readings']:.4g}"
-            made.add_row(f"  {_escaped(device['device'])}", _state(device["up"]), *[""] * 6, rate)
+            made.add_row(f"  {_escaped(device['device'])}", _state(device["up"]), *[""] * 6, rate(device["readings"]))
             for group in device["groups"]:
                 bad = f"[bold red]{group['bad']}[/]" if group["bad"] else "" if group["subscribed"] else "0"
                 took = "" if group["subscribed"] else lasting(group["took"])
@@ -158,11 +157,11 @@ def _state(up: bool | None) -> str:
 
 
 def _publishers(answer: dict[str, Any]) -> Table:
-    from gateway.cli.shown import ago, table
+    from gateway.cli.shown import ago, rate, table
 
     made = table("publisher", "state", "to send", "last taken", "readings/s")
     for each in answer["publishers"]:
         waits = say(f"{each['pending_records']} records") if each["pending_records"] > 0 else word("nothing")
         name = f"{_escaped(each['publisher'])} {_escaped(' or '.join(each['url']))}"
-        made.add_row(name, _state(each["up"]), waits, ago(each["taken_at"], answer["now"]), f"{each['readings']:.4g}")
+        made.add_row(name, _state(each["up"]), waits, ago(each["taken_at"], answer["now"]), rate(each["readings"]))
     return made

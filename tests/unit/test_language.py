@@ -177,8 +177,8 @@ def test_a_configuration_is_answered_in_chinese(case: str, monkeypatch: pytest.M
     assert said == Path("expected.zh.txt").read_text(encoding="utf-8")
 
 
-def run(*arguments: str, lang: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PLANTBRIDGE_LANG": lang, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+def run(*arguments: str, lang: str, cwd: Path, columns: int = 200) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PLANTBRIDGE_LANG": lang, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)}
     command = [sys.executable, "-m", "gateway", *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=100, check=False
@@ -197,6 +197,9 @@ def test_a_command_speaks_the_language_it_is_told(tmp_path: Path) -> None:
     assert "不连接任何设备，找出配置中的全部问题。" in help_.stdout
     assert re.search(r"--help +-h .*显示本说明后退出。", help_.stdout)
     assert help_.stdout == run("check", "-h", lang="zh", cwd=tmp_path).stdout
+    narrow = run("import", "--help", lang="zh", cwd=tmp_path, columns=80).stdout
+    assert "--dry-run" in narrow
+    assert "…" not in narrow, "a sentence without spaces is folded, not cut off"
     wrong = run("check", "--jsn", "x", lang="zh", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "没有选项 --jsn" in wrong.stderr
