@@ -86,6 +86,8 @@ class Kafka:
             await self._refuse(f"there is no topic {kafka.topic}, or we may not read it")
         self._consumer.subscribe([kafka.topic], listener=_Moves(self))
         self._tasks = [asyncio.create_task(each) for each in (self._take(), self._settle(), self._look())]
+        for task in self._tasks:
+            task.add_done_callback(self._over)
 
     async def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
         await self.close()
@@ -200,6 +202,11 @@ class Kafka:
             except (KafkaError, OSError, TimeoutError) as error:
                 self._end(_said(error))
                 return
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """End the session where one of its tasks ended by a defect, rather than stand still."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end(f"{type(error).__name__}: {error}")
 
     def _end(self, reason: str) -> None:
         if not self.lost.is_set():

@@ -34,7 +34,7 @@ class Clustered(Plant):
         self.edge.start()
 
     def write(self) -> None:
-        single = "mqtt://127.0.0.1:{broker_port}"
+        single = "mqtt://{host}:{broker_port}"
         text = SITE.replace(f"url: {single}", f"url: {self.edge_urls}\n    version: 3.1.1").format(
             data="./edge", modbus=self.modbus, interval=self.interval, keep_alive="4 s", ack_timeout="4 s"
         )
