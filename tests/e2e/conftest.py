@@ -9,7 +9,6 @@ import pytest
 from tests.e2e import proof
 from tests.e2e.plant import Plant
 
-
 LONGEST = ("test_a_link_that_goes_silent", "test_an_edge_killed_at_twenty", "test_one_silent_unit_of_eight")
 
 
