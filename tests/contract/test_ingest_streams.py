@@ -78,10 +78,11 @@ async def test_workers_share_the_stream_whatever_they_are_called(nats: Nats, tmp
     ):
         await plant.define()
         await plant.scans(200)
-        await until(lambda: len(one.taken) + len(other.taken) >= 200, "all to be taken")
+        await until(lambda: len({*one.taken, *other.taken}) >= 200, "all to be taken")
     assert one.taken
     assert other.taken
-    assert sorted(one.taken + other.taken) == list(range(1, 201))
+    # one that ends gives back what it holds, also what it has just stored: twice is allowed, and stores drop it
+    assert sorted({*one.taken, *other.taken}) == list(range(1, 201))
 
 
 async def test_a_store_that_is_away_is_waited_for_with_messages_in_hand(nats: Nats, tmp_path: Path) -> None:
