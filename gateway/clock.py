@@ -199,22 +199,25 @@ class Clock:
         """Do as `moment`, to tell how old a record is; what is held has no age."""
         if time >= DATED:
             return time
-        span = next((span for span in self.spans if span.has(sequence)), None)
+        span = self._span_of(sequence)
         return 1 << 62 if span is None or span.offset is None else time - UNDATED + span.offset
 
     def absence(self, last_time: int, last: int) -> Range:
         """Give since when and until when (ns) nothing was read, the newest record being `last`, of `last_time`."""
         now = self.stamp()
         if last_time < DATED:
-            span = next((span for span in self.spans if span.has(last)), None)
+            span = self._span_of(last)
             if span is not None and span.offset is not None:
                 last_time += span.offset - UNDATED
             elif span is None or span.boot != self._boot:
                 last_time = UNDATED  # the begin of this kernel: that is certain
         return min(last_time, now) if (last_time < DATED) == (now < DATED) else last_time, now
 
+    def _span_of(self, sequence: int) -> Span | None:
+        return next((span for span in self.spans if span.has(sequence)), None)
+
     def _offset_of(self, sequence: int) -> tuple[int, bool]:
-        span = next((span for span in self.spans if span.has(sequence)), None)
+        span = self._span_of(sequence)
         if span is None or span.offset is None:
             return self.offset, True  # held, or of a journal that has lost its mark: the guess of the day
         return span.offset, span.estimated
