@@ -83,10 +83,6 @@ class Acknowledgements:
         """How often some record was sent again at most because it did not come to the store."""
         return self._unconfirmed.tried if self._unconfirmed is not None else 0
 
-    def waiting(self) -> int:
-        """Give the number of committed records that were not taken or refused."""
-        return sum(last - first + 1 for first, last in self._journal.pending(self._name)) - self.settling
-
     # ------------------------------------------------------------------------------------------------ what to send
 
     def begin(self) -> list[Range]:

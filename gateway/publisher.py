@@ -222,11 +222,8 @@ class Publisher:
 
     def _waiting(self) -> int:
         """Give the number of committed records that could be sent, and were not taken or refused."""
-        every = self._journal.pending(self.name)
-        held = sum(last - first + 1 for first, last in every) - sum(
-            last - first + 1 for first, last in self._free(every)
-        )
-        return self._acknowledgements.waiting() - held
+        free = self._free(self._journal.pending(self.name))
+        return sum(last - first + 1 for first, last in free) - self._acknowledgements.settling
 
     def renew(self, reason: str) -> None:
         """Let a conversation with the peer begin anew: the times that it goes by are not right any more."""
