@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -489,9 +489,32 @@ async def test_a_journal_that_fails_ends_the_task(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ without a date
 
 
-async def test_what_has_no_date_yet_is_held_and_what_comes_after_it_is_not_held_up(tmp_path: Path) -> None:
+def _holding(first: int, last: int = 0) -> Clock:
+    """Give a clock that has no date yet for these records."""
     dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
-    dates.spans = (Span("this", 4, 6),)
+    dates.spans = (Span("this", first, last),)
+    return dates
+
+
+def _release(b: Bench, dates: Clock, first: int, last: int) -> None:
+    dates.spans = (Span("this", first, last, 0, 10**18),)
+    b.publisher.release(dates.release())
+
+
+def _releasing(b: Bench, dates: Clock) -> Callable[[int, int, int], Awaitable[Chunk]]:
+    """Read as the journal does, and let go of records 1 to 3 while that is under way."""
+    read = b.journal.read
+
+    async def reading(first: int, last: int, max_bytes: int) -> Chunk:
+        if dates.holds:
+            _release(b, dates, 1, 3)
+        return await read(first, last, max_bytes)
+
+    return reading
+
+
+async def test_what_has_no_date_yet_is_held_and_what_comes_after_it_is_not_held_up(tmp_path: Path) -> None:
+    dates = _holding(4, 6)
     async with bench(tmp_path, parts={"dates": dates}) as b:
         b.append(8)
         await b.journal.flush()
@@ -502,16 +525,14 @@ async def test_what_has_no_date_yet_is_held_and_what_comes_after_it_is_not_held_
         assert b.sent() == [1, 2, 3, 7, 8, 9, 10]
         assert b.journal.pending("cloud") == [(4, 6)]
         await asyncio.wait_for(b.publisher.drain(60), 30)  # a stop does not wait for it
-        dates.spans = (Span("this", 4, 6, 0, 10**18),)
-        b.publisher.release(dates.release())
+        _release(b, dates, 4, 6)
         await b.until(lambda: not b.journal.pending("cloud"))
         assert b.sent()[7:] == [4, 5, 6]
         assert b.late() == [4, 5, 6]
 
 
 async def test_an_open_hold_lets_nothing_out_and_is_released_once(tmp_path: Path) -> None:
-    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
-    dates.spans = (Span("this", 1),)
+    dates = _holding(1)
     async with bench(tmp_path, parts={"dates": dates}) as b:
         b.append(3)
         b.start()
@@ -521,8 +542,7 @@ async def test_an_open_hold_lets_nothing_out_and_is_released_once(tmp_path: Path
         b.sink.dead.set()  # another session
         await b.until(lambda: b.sink.sessions == 2 and b.publisher.connected)
         assert b.sent() == []
-        dates.spans = (Span("this", 1, 6, 0, 10**18),)
-        b.publisher.release(dates.release())
+        _release(b, dates, 1, 6)
         b.append(2)
         await b.journal.flush()
         await b.until(lambda: not b.journal.pending("cloud"))
@@ -532,20 +552,11 @@ async def test_an_open_hold_lets_nothing_out_and_is_released_once(tmp_path: Path
 async def test_what_is_released_while_what_follows_it_is_read_is_sent_in_the_same_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
-    dates.spans = (Span("this", 1, 3),)
+    dates = _holding(1, 3)
     async with bench(tmp_path, parts={"dates": dates}) as b:
         b.start()
         await b.until(lambda: b.publisher.connected)
-        read = b.journal.read
-
-        async def reading(first: int, last: int, max_bytes: int) -> Chunk:
-            if dates.holds:
-                dates.spans = (Span("this", 1, 3, 0, 10**18),)
-                b.publisher.release(dates.release())
-            return await read(first, last, max_bytes)
-
-        monkeypatch.setattr(b.journal, "read", reading)
+        monkeypatch.setattr(b.journal, "read", _releasing(b, dates))
         b.append(5)  # committed as one
         await b.until(lambda: len(b.sent()) == 5, 30)
         assert sorted(b.sent()) == [1, 2, 3, 4, 5]
@@ -554,22 +565,13 @@ async def test_what_is_released_while_what_follows_it_is_read_is_sent_in_the_sam
 async def test_what_is_released_while_the_newest_of_the_backlog_is_read_is_not_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dates = Clock(steady=lambda: 0, wall=lambda: 10**18, boot="this")
-    dates.spans = (Span("this", 1, 3),)
+    dates = _holding(1, 3)
     async with bench(tmp_path, parts={"dates": dates}, backlog="newest") as b:
         b.append(6)
         await b.journal.flush()
         b.start()
         await b.until(lambda: len(b.sent()) == 3)
-        read = b.journal.read
-
-        async def reading(first: int, last: int, max_bytes: int) -> Chunk:
-            if dates.holds:
-                dates.spans = (Span("this", 1, 3, 0, 10**18),)
-                b.publisher.release(dates.release())
-            return await read(first, last, max_bytes)
-
-        monkeypatch.setattr(b.journal, "read", reading)
+        monkeypatch.setattr(b.journal, "read", _releasing(b, dates))
         b.publisher._send_again([(4, 6)])
         await b.until(lambda: {*b.sent()} == {1, 2, 3, 4, 5, 6}, 30)
         await b.until(lambda: len(b.sent()) == 9, 30)
