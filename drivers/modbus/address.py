@@ -31,6 +31,7 @@ from gateway.model import Kind
 Area = Literal["coil", "discrete", "input", "holding"]
 AREAS: Final[tuple[Area, ...]] = ("coil", "discrete", "input", "holding")
 _DIGITS: Final[dict[str, Area]] = {"0": "coil", "1": "discrete", "3": "input", "4": "holding"}
+ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")  # those that devices have; in `orders` are all there could be
 ENCODINGS: Final = ("ascii", "utf-8", "gbk", "latin-1")
 LAST: Final = 65535  # the last address of every area
 
@@ -321,3 +322,8 @@ def full_order(order: str, width: int) -> str:
         return order
     known = " ".join(sorted(orders(width)))
     raise ValueError(f"{order!r} is no byte order of {width * 8} bits, expected one of {known}")
+
+
+def in_order(data: bytes, order: str) -> bytes:
+    """Put bytes that came in this order, with one letter per byte, into that of ABCD."""
+    return bytes(data[order.index(letter)] for letter in sorted(order))

@@ -12,14 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from drivers.modbus.address import TYPES, ModbusSource, full_order
+from drivers.modbus.address import ORDERS, TYPES, ModbusSource, full_order, in_order
 from drivers.modbus.plan import AREAS, ModbusPlan
 from drivers.modbus.scan import Scan
 from gateway import quality as q
 from gateway.contracts import Answer, Ordered
 from gateway.model import Kind, Tag
 
-ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
 _COUNTS: Final = 2**53  # no counter of a plant gets there; where another order shows less, it is the other
 
 
@@ -74,18 +73,13 @@ def orders(tag: Tag, data: bytes) -> tuple[Ordered, ...]:
     known = {full_order(order, type_.width): order for order in ORDERS}
     found = []
     for order in (here, *(each for each in known if each != here)):
-        value = np.frombuffer(_ordered(data, order), type_.dtype)[0]
+        value = np.frombuffer(in_order(data, order), type_.dtype)[0]
         found.append(Ordered(known.get(order, order), value.item(), _likely(tag, type_.dtype, value)))
     if found[0].likely and abs(found[0].value) >= _COUNTS and type_.kind is not Kind.FLOAT:
         sizes = [each.likely and abs(each.value) < _COUNTS for each in found]
         if any(sizes):
             found = [replace(each, likely=small) for each, small in zip(found, sizes, strict=True)]
     return tuple(found)
-
-
-def _ordered(data: bytes, order: str) -> bytes:
-    """Put bytes that came in this order into that of ABCD."""
-    return bytes(data[order.index(letter)] for letter in sorted(order))
 
 
 def _likely(tag: Tag, dtype: str, value: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from drivers.modbus.address import TYPES, Area, ModbusSource, full_order
+from drivers.modbus.address import ORDERS, TYPES, Area, ModbusSource, full_order, in_order
 from drivers.modbus.driver import ModbusDriver
 from drivers.modbus.frames import READS, exception_text
 from drivers.modbus.line import Ended, Pace
@@ -25,7 +25,6 @@ from gateway.model import Kind, Link, Tag, split_by_kind
 if TYPE_CHECKING:
     from drivers.modbus.spec import ModbusLink
 
-ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
 _SHOWN: Final = (
     "uint16", "int16", "bcd16", "float16", "uint32", "int32", "float32", "bcd32", "unix32", "uint64", "int64",
     "float64",
@@ -190,23 +189,19 @@ def _telling(meaning: Meaning, data: bytes) -> float:
     odds = _ODDS.get(meaning.type, 0.0) - (0.0 if meaning.order[:2] in ("AB", "CD", "GH") else 2.0)
     if type_ is None or meaning.type.startswith(("bcd", "unix", "text")):
         return odds
-    here, there = (_in_order(data[at : at + type_.width], meaning.order) for at in (0, type_.width))
+    here, rest = in_order(data[: type_.width], meaning.order), data[type_.width : 2 * type_.width]
     if type_.dtype[1] != "f":
         return odds + _quiet(bin(int.from_bytes(here, "big"))[2:].zfill(8 * type_.width)) - (not any(here)) * 20.0
     found = odds + _quiet(bin(int.from_bytes(here, "big"))[:1:-1]) - (not any(here)) * 20.0
-    beside = np.frombuffer(there, type_.dtype)[0].item() if len(there) == type_.width and any(there) else 0.0
+    beside = 0.0
+    if len(rest) == type_.width and any(rest):
+        beside = np.frombuffer(in_order(rest, meaning.order), type_.dtype)[0].item()
     return found + 3.0 * (beside != 0 and plausible(meaning.type, beside))
 
 
 def _quiet(bits: str) -> float:
     """Count the equal bits at the begin, up to 8."""
     return float(min(8, len(bits) - len(bits.lstrip(bits[:1]))))
-
-
-def _in_order(data: bytes, order: str) -> bytes:
-    if len(data) != len(order):
-        return b""
-    return bytes(data[order.index(letter)] for letter in sorted(order))
 
 
 def shown(type_: str, value: object) -> str:

@@ -23,10 +23,8 @@ from gateway.errors import NoAnswer
 from gateway.model import Kind, TagTable
 
 if TYPE_CHECKING:
-    from drivers.modbus.spec import ModbusDevice
-
-if TYPE_CHECKING:
     from drivers.modbus.driver import ModbusDriver
+    from drivers.modbus.spec import ModbusDevice
 
 _STATUS: Final = {
     0x01: q.BAD_NOT_SUPPORTED, 0x02: q.BAD_NOT_WRITABLE, 0x03: q.BAD_OUT_OF_RANGE, 0x04: q.BAD_DEVICE_FAILURE,
