@@ -31,7 +31,7 @@ from gateway.model import Batch
 from gateway.publisher import Publisher
 from gateway.ranges import Range
 from gateway.selection import Selection
-from gateway.sinks import dialogue_sink, hearing_sink, sink_for
+from gateway.sinks import dialogue_sink, sink_for
 from gateway.site import Site
 from gateway.statements import Summary
 
@@ -114,7 +114,7 @@ def publisher(ground: Ground, site: Site, name: str, made: Voices) -> Publisher:
         else:
             assert native is not None
             speech = native
-        sink = hearing = hearing_sink(name, options, gateway, speech.subscriptions())
+        sink = hearing = sink_for(name, options, gateway, speech.subscriptions())
         encoder = encoder_for(options, gateway, ground.journal.id, site.places)
         talk = Conversation(name, speech, hearing, newest, desk)
     else:

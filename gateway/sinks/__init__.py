@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gateway.contracts import Sink
 from gateway.dialects import Subscription
 from gateway.dialects.dialogue import Dialogue
 
 if TYPE_CHECKING:
     from gateway.options import PublisherOptions
-
-if TYPE_CHECKING:
     from gateway.sinks.dialogue import DialogueSink
     from gateway.sinks.mqtt import MqttSink
 
 
-def sink_for(name: str, options: PublisherOptions, gateway: str) -> Sink:
-    """Make the sink of the publisher of this name. Raises ValueError for a URL that is none."""
-    from gateway.sinks.mqtt import MqttSink  # the one kind so far; imported here because it brings its library along
-
-    return MqttSink(name, options, gateway)
-
-
-def hearing_sink(name: str, options: PublisherOptions, gateway: str, listen: Sequence[Subscription]) -> MqttSink:
-    """Make the sink of a publisher that takes commands, too. Raises ValueError for a URL that is none."""
-    from gateway.sinks.mqtt import MqttSink
+def sink_for(name: str, options: PublisherOptions, gateway: str, listen: Sequence[Subscription] = ()) -> MqttSink:
+    """Make the sink of the publisher of this name; it hears what it is to `listen` to. Raises ValueError for a URL
+    that is none."""
+    from gateway.sinks.mqtt import MqttSink  # imported here because it brings its library along
 
     return MqttSink(name, options, gateway, listen)
 
