@@ -149,11 +149,11 @@ class Fleet:
         changed, self._changed = self._changed, set()
         rows = [_row(self._gateways[prefix]) for prefix in changed]
         if rows:
-            self._connection.execute("BEGIN")
-            self._connection.executemany(
-                f"INSERT OR REPLACE INTO gateways ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
-            self._connection.execute("COMMIT")
+            with self._connection:  # commits, or rolls back: an open transaction would refuse every later save
+                self._connection.execute("BEGIN")
+                self._connection.executemany(
+                    f"INSERT OR REPLACE INTO gateways ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                )
 
     @property
     def changed(self) -> bool:

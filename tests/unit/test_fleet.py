@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,21 @@ def test_what_gateways_tell_is_kept_over_a_restart(tmp_path: Path) -> None:
     again.hear("plantbridge/demo/status", status(since="2026-11-22T06:00:00Z"), live=True, now=NOW + 1)
     again.close()
     assert fleet.read(tmp_path)[0].births == 2
+
+
+def test_a_save_that_fails_does_not_keep_the_next_one_from_the_disk(tmp_path: Path) -> None:
+    """Else a disk that was full once would leave the table as it was until ingest is started again."""
+    made = Fleet(tmp_path / "fleet.sqlite")
+    made._connection.execute("CREATE TRIGGER no BEFORE INSERT ON gateways BEGIN SELECT RAISE(ABORT, 'full'); END")
+    made.met(["p/demo"], NOW)
+    with pytest.raises(sqlite3.Error, match="full"):
+        made.save()
+    made._connection.execute("DROP TRIGGER no")
+    made.met(["p/demo"], NOW + 1)
+    made.save()
+    (found,) = fleet.read(tmp_path)
+    assert (found.gateway, found.contact) == ("demo", NOW + 1)
+    made.close()
 
 
 def test_what_the_broker_had_retained_is_no_contact_and_tells_no_clock(tmp_path: Path) -> None:
