@@ -148,7 +148,8 @@ class Ledger:
                 self._save()
                 self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite has rolled back by itself where the disk is full
+                    self._connection.execute("ROLLBACK")
                 self._load()  # what is in memory is what is in the file
                 raise
 

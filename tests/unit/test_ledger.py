@@ -118,12 +118,13 @@ def test_lost_numbers_are_dated_by_their_neighbours(path: Path) -> None:
     assert ledger.when("g", "j", 2, 8) == (NOW, NOW + 4 * HOUR)
 
 
-def test_a_note_that_fails_is_not_remembered(path: Path) -> None:
-    """Else the account would say stored of what the file does not have."""
+@pytest.mark.parametrize("how", ["ABORT", "ROLLBACK"])
+def test_a_note_that_fails_is_not_remembered(path: Path, how: str) -> None:
+    """Else the account would say stored of what the file does not have. On a full disk SQLite itself rolls back."""
     ledger = Ledger(path)
     ledger.note([block(1)])
-    ledger._connection.execute("CREATE TRIGGER no BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'full'); END")
-    with pytest.raises(sqlite3.Error):
+    ledger._connection.execute(f"CREATE TRIGGER no BEFORE INSERT ON runs BEGIN SELECT RAISE({how}, 'full'); END")
+    with pytest.raises(sqlite3.Error, match="full"):
         ledger.note([block(2)])
     ledger._connection.execute("DROP TRIGGER no")
     assert ledger.standing("g", "j").stored == 1
