@@ -396,13 +396,9 @@ class Poller:
         """Let the peer say what the file leaves open, before anything is recorded. Raises NotConnected."""
         if not isinstance(self._driver, Describing):
             return
-        said: list[Said] = []
-
-        async def describe(driver: Describing) -> None:
-            said.extend(await driver.describe([turn.plan for turn in self._turns]))
-
         try:
-            await _within(self.connecting + ASK, describe(self._driver), "describe")
+            described = self._driver.describe([turn.plan for turn in self._turns])
+            said = await _within(self.connecting + ASK, described, "describe")
         except NoAnswer as error:
             self._log.warning("The server does not say what its tags are; the file alone does.", error=str(error))
             return
@@ -705,15 +701,15 @@ def _ending() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _contained(call: Coroutine[Any, Any, None]) -> None:
+async def _contained(call: Coroutine[Any, Any, _T]) -> _T:
     """Await a call into a driver; SystemExit, which would pass through the event loop, becomes a defect like others."""
     try:
-        await call
+        return await call
     except SystemExit as error:
         raise RuntimeError(f"the driver wanted to end the process: {error!r}") from error
 
 
-async def _within(seconds: float, call: Coroutine[Any, Any, None], name: str) -> None:
+async def _within(seconds: float, call: Coroutine[Any, Any, _T], name: str) -> _T:
     """Await a driver's call in a task of its own, so that one that hangs, or swallows its cancellation, can be left.
 
     Raises what the call raises, NotConnected where it did not come back in time.
@@ -722,8 +718,7 @@ async def _within(seconds: float, call: Coroutine[Any, Any, None], name: str) ->
     try:
         await asyncio.wait([task], timeout=seconds)
         if task.done():
-            task.result()
-            return
+            return task.result()
     finally:
         if not task.done():
             task.cancel()
@@ -732,7 +727,7 @@ async def _within(seconds: float, call: Coroutine[Any, Any, None], name: str) ->
     raise NotConnected(f"the driver did not come back from {name} within {seconds:g} s")
 
 
-def _looked_at(task: asyncio.Task[None]) -> None:
+def _looked_at(task: asyncio.Task[Any]) -> None:
     """Look at a call that was left behind, so that how it ends is not reported as forgotten."""
     if not task.cancelled():
         task.exception()
