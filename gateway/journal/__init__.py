@@ -1,6 +1,7 @@
 """The journal: the one buffer on disk between devices and brokers, and the only retry mechanism.
 
-`Journal` is what the rest uses; gateway.journal.file has the format on disk.
+`Journal` is what the rest uses; gateway.journal.file has the format on disk, and gateway.journal.opening what
+becomes of a file that is damaged.
 
 - A record is bytes of somebody else's making, with a sequence: dense from 1, never given to other content once it was
   committed. Only committed records can be read.

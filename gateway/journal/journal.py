@@ -24,7 +24,6 @@ import structlog
 from gateway.errors import JournalError
 from gateway.journal.disk import Foreign, Lock, Reserve, is_damage, is_disk_full
 from gateway.journal.file import (
-    DAMAGED_MARK,
     TILL_NOW,
     Dated,
     Entry,
@@ -34,8 +33,8 @@ from gateway.journal.file import (
     Work,
     checksum,
     connect_to_read,
-    open_file,
 )
+from gateway.journal.opening import mark_damaged, open_file
 from gateway.metrics import Metrics
 from gateway.model import Gap
 from gateway.ranges import Range, Ranges
@@ -489,7 +488,7 @@ class Journal:
         """Make the error that ends the process; leave a mark where a restart alone would not help."""
         if is_damage(error):
             with contextlib.suppress(OSError):
-                (self._directory / DAMAGED_MARK).write_text(str(error))
+                mark_damaged(self._directory, str(error))
         return JournalError(f"the journal in {self._directory} failed: {error}")
 
     # ------------------------------------------------------------------------------------------------ writer thread
@@ -691,7 +690,7 @@ def _open(directory: Path, options: JournalOptions, publishers: list[str]) -> tu
             file.close()
             if not is_damage(error):
                 raise JournalError(f"the journal in {directory} cannot be written: {error}") from error
-            (directory / DAMAGED_MARK).write_text(str(error))
+            mark_damaged(directory, str(error))
             file = open_file(directory, options)
             forgotten = file.publish_to(publishers)
     except BaseException:
