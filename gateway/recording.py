@@ -23,7 +23,7 @@ from gateway import quality as q
 from gateway.health import Health
 from gateway.metrics import Metrics
 from gateway.model import Batch, Device, Kind, Link, Tag, TagTable
-from gateway.names import driver_spec
+from gateway.names import open_driver
 from gateway.pipeline import Pipeline, Tap
 from gateway.poller import Poller
 from gateway.trace import Writer
@@ -80,7 +80,7 @@ async def poll(wanted: Sequence[tuple[Link, Sequence[Device]]], recorder: Record
                 for device in devices
                 for each in device.groups
             }
-            driver = driver_spec(link.driver).open(chosen)
+            driver = open_driver(chosen)
             poller = Poller(chosen, driver, lines, metrics, health, _room)
             tasks.append(group.create_task(poller.run()))
         while not stop.is_set() and recorder.failed is None:
