@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import codec
 from gateway import quality as q
 from gateway.clock import BACK, EARLIEST, FORWARD, NOT_KNOWN, UNDATED, Clock, Span
 from gateway.metrics import Metrics
 from gateway.model import Batch, Gap, Group
 from gateway.pipeline import Pipeline
+from tests.memory_journal import MemoryJournal
 from tests.native import table
 
 S = 1_000_000_000
@@ -467,21 +467,12 @@ def test_a_scan_that_is_skipped_right_after_a_boot_is_missed_since_that_boot_wha
     machine.boot(HOUR + 40 * S)
     clock = machine.start()
     machine.passes(30 * S)
-    records: list[bytes] = []
-
-    class Kept:
-        def define(self, fingerprint: bytes, definition: bytes) -> int:
-            return 1
-
-        def append(self, record: bytes, readings: int, start: int = 0, end: int = 0) -> int:
-            records.append(record)
-            return 1
-
-    line = Pipeline(Group("press", "fast", 60 * S, 0, (TABLE,)), Kept(), Metrics(), clock=clock)
+    journal = MemoryJournal([TABLE])
+    line = Pipeline(Group("press", "fast", 60 * S, 0, (TABLE,)), journal, Metrics(), clock=clock)
     line.gap(HOUR, HOUR + 60 * S, "skipped scan", scans=1)
     machine.offset = machine.began
     machine.passes(S)
-    gap = clock.date(1, codec.unpack(records[0], lambda _: TABLE))
+    gap = clock.date(1, journal.contents[0])
     assert isinstance(gap, Gap)
     assert (gap.start, gap.end) == (machine.began, machine.began + 20 * S)
 
