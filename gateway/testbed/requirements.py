@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from gateway import quality as q
 from gateway.model import Kind
 from gateway.site import Site
-from gateway.testbed.account import compare
+from gateway.testbed.account import Compared, compare
 from gateway.testbed.arrivals import Arrivals, Name, Rows
 from gateway.testbed.truth import FOREVER, UNREADABLE, Shown, Spell, differs
 
@@ -36,7 +37,7 @@ class Allowed:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """What is judged. Times in ns."""
 
@@ -59,6 +60,11 @@ class Run:
     @property
     def recover(self) -> int:
         return round(self.allowed.recover * SECOND)
+
+    @cached_property
+    def compared(self) -> Compared:
+        """Every value against what was shown; two requirements ask, and a long run has many."""
+        return compare(self.arrivals, self.truth)
 
     def tags(self) -> Iterator[tuple[Shown, Rows]]:
         """Give each tag that can be compared, with its rows."""
@@ -113,7 +119,7 @@ def _committed(run: Run) -> Finding:
 
 
 def _values(run: Run) -> Finding:
-    compared = compare(run.arrivals, run.truth)
+    compared = run.compared
     return Finding(compared.right + len(compared.misplaced) + len(compared.wrong), compared.wrong)
 
 
@@ -139,7 +145,7 @@ def _once(run: Run) -> Finding:
 
 
 def _times(run: Run) -> Finding:
-    compared = compare(run.arrivals, run.truth)
+    compared = run.compared
     return Finding(compared.right + len(compared.misplaced), compared.misplaced)
 
 
