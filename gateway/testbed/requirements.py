@@ -22,7 +22,7 @@ from gateway.model import Kind
 from gateway.site import Site
 from gateway.testbed.account import Compared, compare
 from gateway.testbed.arrivals import Arrivals, Name, Rows
-from gateway.testbed.truth import FOREVER, UNREADABLE, Shown, Spell, differs
+from gateway.testbed.truth import UNREADABLE, Shown, Spell, differs
 
 NOTHING: Final = Rows(np.zeros(0, np.int64), np.zeros(0, object), np.zeros(0, np.uint32))
 SECOND: Final = 10**9
@@ -127,7 +127,7 @@ def _followed(run: Run) -> Finding:
     failures, judged = [], 0
     for shown, rows in run.tags():
         judged += 1
-        found = missed(run, shown, rows, [(run.begin, run.end)], _excused(run, shown))
+        found = missed(run, shown, rows, run.begin, run.end, _excused(run, shown))
         failures += [f"{shown.name} is not followed {_when(*each)}" for each in found]
     return Finding(judged, tuple(failures))
 
@@ -217,7 +217,7 @@ def _lost(run: Run) -> Finding:
     for shown, rows in run.tags():
         for spell in shown.of("drop", "hang", "silence"):
             deadline = spell.begin + shown.group.interval + shown.patience + run.late
-            healed = min(spell.end, FOREVER) + run.recover
+            healed = spell.end + run.recover
             if deadline >= spell.end or spell.end > run.end or _overlap(run, shown, spell):
                 continue
             judged += 1
@@ -255,7 +255,7 @@ def _neighbours(run: Run) -> Finding:
                 failures.append(f"{shown.name} is Bad {_when(int(rows.time[bad][0]), end)} while {spell.step}")
             # a line waits for the silent one: its neighbours may be late by that
             wait = shown.patience if spell.step.fault == "silence" else 0
-            found = missed(run, shown, rows, [(begin, end)], _excused(run, shown), wait)
+            found = missed(run, shown, rows, begin, end, _excused(run, shown), wait)
             failures += [f"{shown.name} is not followed {_when(*each)} while {spell.step}" for each in found]
     return Finding(judged, tuple(failures))
 
@@ -271,7 +271,7 @@ def _outages(run: Run) -> Finding:
             if not differs(values, np.full(len(values), values[0], values.dtype), shown.tag).any():
                 continue
             judged += 1
-            found = missed(run, shown, rows, [(begin, min(end, run.end))], _excused(run, shown))
+            found = missed(run, shown, rows, begin, min(end, run.end), _excused(run, shown))
             failures += [f"{shown.name} is not followed {_when(*each)}, while the broker was away" for each in found]
     return Finding(judged, tuple(failures))
 
@@ -291,12 +291,7 @@ def _age(run: Run) -> Finding:
 
 
 def missed(
-    run: Run,
-    shown: Shown,
-    rows: Rows,
-    windows: Sequence[tuple[int, int]],
-    excused: Sequence[tuple[int, int]],
-    wait: int = 0,
+    run: Run, shown: Shown, rows: Rows, begin: int, end: int, excused: Sequence[tuple[int, int]], wait: int = 0
 ) -> list[tuple[int, int]]:
     """Give the times (begin, end) in which what is held by the rows is not what the device showed, for too long.
 
@@ -306,23 +301,22 @@ def missed(
     """
     slow = max((round((spell.step.options.delay or 0.0) * 1e9) for spell in shown.of("slow")), default=0)
     allowed = shown.group.interval + run.late + wait + slow
+    ticks = np.arange(begin, end, shown.tick, dtype=np.int64)
+    if not len(ticks):
+        return []
+    index = np.searchsorted(rows.time, ticks, side="right") - 1
+    off = _off(run, shown, rows, ticks, index)
+    for first, last in excused:
+        off &= (ticks < first) | (ticks >= last)
+    for hole in run.arrivals.gaps:
+        if hole.covers(shown.device.name, shown.group.name):
+            off &= (ticks < hole.start - shown.group.interval) | (ticks >= hole.end + shown.group.interval)
+    edge = np.flatnonzero(np.r_[True, (off[1:] != off[:-1]) | (index[1:] != index[:-1])])
     found = []
-    for begin, end in windows:
-        ticks = np.arange(begin, end, shown.tick, dtype=np.int64)
-        if not len(ticks):
-            continue
-        index = np.searchsorted(rows.time, ticks, side="right") - 1
-        off = _off(run, shown, rows, ticks, index)
-        for first, last in excused:
-            off &= (ticks < first) | (ticks >= last)
-        for hole in run.arrivals.gaps:
-            if hole.covers(shown.device.name, shown.group.name):
-                off &= (ticks < hole.start - shown.group.interval) | (ticks >= hole.end + shown.group.interval)
-        edge = np.flatnonzero(np.r_[True, (off[1:] != off[:-1]) | (index[1:] != index[:-1])])
-        for first, last in zip(edge.tolist(), [*edge[1:].tolist(), len(off)], strict=True):
-            more = run.recover if index[first] < 0 else 0  # a first row takes a connection
-            if off[first] and (last - first) * shown.tick > allowed + more:
-                found.append((int(ticks[first]), int(ticks[last - 1]) + shown.tick))
+    for first, last in zip(edge.tolist(), [*edge[1:].tolist(), len(off)], strict=True):
+        more = run.recover if index[first] < 0 else 0  # a first row takes a connection
+        if off[first] and (last - first) * shown.tick > allowed + more:
+            found.append((int(ticks[first]), int(ticks[last - 1]) + shown.tick))
     return found
 
 
