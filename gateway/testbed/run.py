@@ -29,9 +29,7 @@ Say = Callable[[str], Any]
 def path_of(scenario: Scenario, data: Path) -> Chain:
     """Give the processes of a scenario's whole path, below a directory."""
     words = (*_simulated(scenario, data), "--free-ports")
-    plan = Plan(
-        scenario.site_path, lambda chain: _write(scenario, chain), lambda chain: _edge(scenario, chain), words, True
-    )
+    plan = Plan(scenario.site_path, _write, lambda chain: _edge(scenario, chain), words, True)
     return Chain(data, plan)
 
 
@@ -208,7 +206,7 @@ def _edge(scenario: Scenario, chain: Chain) -> tuple[Sequence[str], Path]:
     return ("-m", "gateway.daemon", "{}", str(scenario.site_path)), compiled
 
 
-def _write(scenario: Scenario, chain: Chain) -> None:
+def _write(chain: Chain) -> None:
     """Write the cloud side's file."""
     cloud = {
         "data": "cloud",
