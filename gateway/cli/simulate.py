@@ -107,10 +107,9 @@ def simulate(
 
 
 def _playing(path: Path, site: Site, steps: Sequence[Step], speed: float) -> Playing:
-    """Load a recording that fits the site. Raises GatewayError, BadParameter."""
+    """Load a recording that fits the site. Raises BadParameter."""
     import time
 
-    from gateway.errors import GatewayError
     from gateway.trace import load
     from simulators.playing import Playing
 
@@ -119,13 +118,14 @@ def _playing(path: Path, site: Site, steps: Sequence[Step], speed: float) -> Pla
     try:
         trace = load(path)
     except OSError as error:
-        raise GatewayError(f"{path} cannot be read: {error.strerror}") from None
+        raise typer.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="--replay") from None
     except ValueError as error:
-        raise GatewayError(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint="--replay") from None
     tags = {f"{table.device}/{name}" for table in site.tables for name in table.names}
     if not tags & set(trace.series):
         some = next(iter(trace.series))
-        raise GatewayError(f"no series of {path} is a tag of the site: its first is {some}, a tag {min(tags)}")
+        reason = f"no series of {path} is a tag of the site: its first is {some}, a tag {min(tags)}"
+        raise typer.BadParameter(reason, param_hint="--replay")
     print(say(f"{len(tags & set(trace.series))} of {len(tags)} tags play {path}"), flush=True)
     return Playing(trace, time.time_ns(), speed)
 

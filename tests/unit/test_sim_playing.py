@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from asyncua import ua
+from typer.testing import CliRunner
 
 from gateway import quality as q
+from gateway.cli.simulate import simulate
 from gateway.config import Site, load_site
 from gateway.model import Batch, TagTable
 from gateway.trace import Trace, Writer, load
@@ -165,3 +168,25 @@ def test_an_opcua_node_has_the_status_and_the_source_time_of_the_row(tmp_path: P
             assert data.StatusCode == ua.StatusCode(code)
             assert round(data.SourceTimestamp.timestamp() * 1e6) == when // 1000
     assert all(variable.recorded for variable in opcua_space.variables(site.links[0], TICK, playing)[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("when,what\n", "the first line must name the columns"),
+        ("time,series,value\n1,no-such-device/tag,1\n", "is a tag of the site"),
+    ],
+)
+def test_a_recording_that_cannot_play_is_a_wrong_argument(tmp_path: Path, content: str | None, said: str) -> None:
+    """As for every command: 2, and 1 is for what ran and found trouble."""
+    trace = tmp_path / "trace.csv"
+    if content is not None:
+        trace.write_text(content)
+    app = typer.Typer()
+    app.command()(simulate)
+    result = CliRunner().invoke(app, [str(ROOT / "config" / "demo" / "site.yaml"), "--replay", str(trace)])
+    assert result.exit_code == 2
+    words = " ".join(result.stderr.replace("│", " ").split())
+    assert "--replay" in words
+    assert said in words
