@@ -187,7 +187,7 @@ def required() -> Iterator[str]:
     from gateway.options import Options
 
     schema.json_schema("site")  # which imports the models of every driver
-    import_module("simulators.scenario")
+    import_module("gateway.testbed.scenario")  # and simulators.scenario with it
     every = [Options]
     for model in every:
         every += model.__subclasses__()
