@@ -172,10 +172,13 @@ class OpcuaJson:
     def _numbered(self, writer: Writer) -> Writer:
         """Give a writer the number and version that it had, or a number that no other has."""
         kept = self._kept.get(writer.kept, {})
-        taken = {each.number for each in self._all()} | {each["id"] for each in self._kept.values()}
-        writer.number = kept.get("id") or next(each for each in range(1, 65536) if each not in taken)
+        writer.number = kept.get("id") or self._free()
         writer.version = kept.get("version", 0)
         return writer
+
+    def _free(self) -> int:
+        taken = {each.number for each in self._all()} | {each["id"] for each in self._kept.values()}
+        return next(each for each in range(1, 65536) if each not in taken)
 
     def _all(self) -> list[Writer]:
         return [*self._writers.values(), *self._actions.values()]
