@@ -81,10 +81,7 @@ def hosts(certificate: x509.Certificate) -> list[str]:
 
 
 def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return x509.SubjectAlternativeName([])
+    return _extension(certificate, x509.SubjectAlternativeName) or x509.SubjectAlternativeName([])
 
 
 def application_uri() -> str:
