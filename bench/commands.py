@@ -28,6 +28,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 
 from bench.edge import TAGS, _device, _modbus
+from gateway.mqtt.client import got_it
 from tests.servers import Mosquitto, free_port
 
 COMMANDS = 300
@@ -73,9 +74,7 @@ class _Cloud:
         self.client.loop_start()
 
     def _got_it(self, *_: Any) -> None:
-        sock = self.client.socket()
-        if sock is not None and sys.platform == "linux":
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        got_it(self.client.socket())
 
     def _take(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
         self._got_it()
