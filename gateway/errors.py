@@ -114,3 +114,8 @@ class StoreUnavailable(GatewayError):
 
 class JournalError(GatewayError):
     """The journal's disk failed in a way that cannot be survived: end, and be restarted."""
+
+
+def first_line(error: BaseException) -> str:
+    """Give what a library says went wrong, without what it adds in further lines."""
+    return str(error).strip().split("\n", 1)[0]

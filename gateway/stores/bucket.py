@@ -28,7 +28,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import S3Store
 
 from gateway import durable
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreUnavailable, first_line
 from gateway.options import ParquetOptions
 
 OWNER: Final = ".plantbridge-owner"
@@ -128,12 +128,12 @@ class Bucket:
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StoreUnavailable(
                 f"{where}: access is refused: check store.access_key and secret_key, and that they may list, read and"
-                f" write there: {_first_line(error)}"
+                f" write there: {first_line(error)}"
             ) from error
         except (BaseError, OSError) as error:
             if _NO_BUCKET in str(error):
                 raise StoreUnavailable(f"{where}: there is no such bucket") from error
-            raise StoreUnavailable(f"{where}: {_first_line(error)}") from error
+            raise StoreUnavailable(f"{where}: {first_line(error)}") from error
 
 
 def _store(options: ParquetOptions) -> Any:
@@ -178,7 +178,3 @@ def _stamp(part: Path, tag: str | None) -> _Stamp | None:
     except FileNotFoundError:
         return None
     return tag, found.st_mtime_ns, found.st_size
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

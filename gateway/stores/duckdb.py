@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from gateway import quality as q
 from gateway.contracts import Block, StoreReport
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreUnavailable, first_line
 from gateway.model import Batch, Gap, Kind
 from gateway.ranges import Ranges, runs
 from gateway.stores import layout, rollups
@@ -179,7 +179,7 @@ class DuckdbStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = duckdb.connect(str(self.path), config=self._settings)
         except (OSError, duckdb.Error) as error:
-            raise StoreUnavailable(f"cannot open {self.path}: {_first_line(error)}") from error
+            raise StoreUnavailable(f"cannot open {self.path}: {first_line(error)}") from error
         try:
             _prepare(connection, self.path)
             self._marks = _marks(connection)
@@ -190,7 +190,7 @@ class DuckdbStore:
                 self._desk = Desk(self.path, connection.cursor())
         except (OSError, duckdb.Error) as error:
             connection.close()
-            raise StoreUnavailable(f"cannot use {self.path}: {_first_line(error)}") from error
+            raise StoreUnavailable(f"cannot use {self.path}: {first_line(error)}") from error
         except StoreUnavailable:
             connection.close()
             raise
@@ -238,7 +238,7 @@ class DuckdbStore:
                 raise
         except (OSError, duckdb.Error) as error:
             passing = isinstance(error, (OSError, *_PASSING))
-            raise StoreUnavailable(f"{self.path}: {_first_line(error)}", permanent=not passing) from error
+            raise StoreUnavailable(f"{self.path}: {first_line(error)}", permanent=not passing) from error
         return result
 
     def _undo(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -466,7 +466,3 @@ def _incoming(connection: duckdb.DuckDBPyConnection, kind: Kind, rows: Rows) -> 
         yield
     finally:
         connection.unregister("incoming")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -32,7 +32,7 @@ import nanoarrow as na
 import orjson
 from nanoarrow.ipc import InputStream, StreamWriter
 
-from gateway.errors import GatewayError, StoreUnavailable
+from gateway.errors import GatewayError, StoreUnavailable, first_line
 
 LONGEST_QUESTION: Final = 1 << 20
 FRAME: Final = 1 << 20
@@ -270,7 +270,7 @@ def _direct(stack: contextlib.ExitStack, database: Path, sql: str, parameters: M
     try:
         connection = stack.enter_context(duckdb.connect(str(database), read_only=True))
     except duckdb.Error as error:
-        raise StoreUnavailable(str(error).split("\n", 1)[0]) from error
+        raise StoreUnavailable(first_line(error)) from error
     try:
         return na.ArrayStream(_select(connection, sql, parameters))
     except duckdb.Error as error:
