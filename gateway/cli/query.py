@@ -161,13 +161,10 @@ def _buckets(ids: list[int] | None, start: int, end: int | None, every: str, lim
     """Give SQL for what came in every so long. Raises BadParameter, GatewayError."""
     import time
 
-    from gateway.options import seconds
+    from gateway.cli.wanted import duration
     from gateway.stores import buckets
 
-    try:
-        length = round(seconds(every) * 1e9)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    length = round(duration(every) * 1e9)
     most = limit or (TABLE_ROWS + 1 if form is Form.TABLE else None)
     return buckets.between(ids, start, time.time_ns() if end is None else end, length, most)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from gateway import quality
-from gateway.cli.scan import WIDTH, Links, Place, Site, lasting, link_options
+from gateway.cli.scan import WIDTH, Links, Place, Site, link_options
+from gateway.cli.wanted import duration
 from gateway.language import say
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def read(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(help="How long the device may take to answer.", parser=lasting, metavar="DURATION")
+        float, typer.Option(help="How long the device may take to answer.", parser=duration, metavar="DURATION")
     ] = "1 s",  # type: ignore[assignment]  # typer parses the default as it parses what is given
 ) -> None:
     """Read Modbus addresses once.

@@ -49,18 +49,14 @@ def record(
     then     plantbridge simulate site.yaml --replay press.parquet
     """
     from gateway.cli.run import _urls
-    from gateway.cli.wanted import wanted
+    from gateway.cli.wanted import duration, wanted
     from gateway.config import load_site
     from gateway.errors import GatewayError
     from gateway.local.place import answered
-    from gateway.options import seconds
     from gateway.recording import Recorder
     from gateway.trace import Writer
 
-    try:
-        duration = None if lasting is None else seconds(lasting)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from None
+    limit = None if lasting is None else duration(lasting, "--for")
     loaded = load_site(site, links=_urls(links) if links else None, secrets=False)
     chosen = wanted(loaded, devices or [])
     try:
@@ -76,7 +72,7 @@ def record(
     else:
         typer.echo(say(f"Recording from the devices into {into}; Ctrl-C ends it."), err=True)
     try:
-        (_listen if asked else _poll)(loaded, chosen, recorder, duration)
+        (_listen if asked else _poll)(loaded, chosen, recorder, limit)
     finally:
         try:
             writer.close()

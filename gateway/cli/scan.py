@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gateway.cli.wanted import duration
 from gateway.language import say, word
 
 if TYPE_CHECKING:
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 120  # of tables, where the output is no terminal
 NOTES: Final = 8
-
-
-def lasting(text: str) -> float:
-    """Read a duration given on the command line."""
-    from gateway.options import seconds
-
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 Place = Annotated[
@@ -47,15 +38,17 @@ def scan(
     links: Links = None,
     units: Annotated[str | None, typer.Option(help="Unit ids: 1..247 or 1,2,17. On TCP also 0 and 255.")] = None,
     timeout: Annotated[
-        float, typer.Option(help="How long a unit may take to answer.", parser=lasting, metavar="DURATION")
+        float, typer.Option(help="How long a unit may take to answer.", parser=duration, metavar="DURATION")
     ] = "300 ms",  # type: ignore[assignment]  # typer parses the default as it parses what is given
     pause: Annotated[
         float,
         typer.Option(
-            help="Pause between requests, so that others on the line get through.", parser=lasting, metavar="DURATION"
+            help="Pause between requests, so that others on the line get through.", parser=duration, metavar="DURATION"
         ),
     ] = "20 ms",  # type: ignore[assignment]
-    longest: Annotated[float, typer.Option(help="Stop after this time.", parser=lasting, metavar="DURATION")] = "5 min",  # type: ignore[assignment]
+    longest: Annotated[
+        float, typer.Option(help="Stop after this time.", parser=duration, metavar="DURATION")
+    ] = "5 min",  # type: ignore[assignment]
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask every unit id for one register, and those that answer for their identification (FC 43/14).

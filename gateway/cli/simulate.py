@@ -68,15 +68,12 @@ def simulate(
              plantbridge simulate site.yaml --replay press.parquet --speed 10
     then     plantbridge run site.yaml --links links.json
     """
+    from gateway.cli.wanted import duration
     from gateway.config import load_site
-    from gateway.options import seconds
     from simulators.scenario import load_scenario
     from simulators.site import SiteSimulator
 
-    try:
-        ticks = round(seconds(tick) * 1e9)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--tick") from None
+    ticks = round(duration(tick, "--tick") * 1e9)
     loaded = load_site(site)
     steps = load_scenario(scenario, loaded) if scenario is not None else ()
     cut = {step.link for step in steps if step.proxied}

@@ -34,14 +34,11 @@ def status(
 
     Example: plantbridge status site.yaml
     """
+    from gateway.cli.wanted import duration
     from gateway.local.client import NotRunning, ask
     from gateway.local.problems import troubles
-    from gateway.options import seconds
 
-    try:
-        wait = seconds(over)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--over") from error
+    wait = duration(over, "--over")
     data, loaded = asked.found(site)
     try:
         answer = ask(data, {"ask": "status", "over": wait}, timeout=30 + wait)

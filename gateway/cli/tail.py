@@ -50,13 +50,10 @@ def tail(
     import contextlib
     import time
 
+    from gateway.cli.wanted import duration
     from gateway.local.client import stream
-    from gateway.options import seconds
 
-    try:
-        until = None if lasting is None else time.monotonic() + seconds(lasting)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--for") from error
+    until = None if lasting is None else time.monotonic() + duration(lasting, "--for")
     data, _ = found(site)
     question = {"ask": "tail", "tags": tags or [], "journalled": journalled}
     rows = decoded(stream(data, question, until))

@@ -48,17 +48,14 @@ def testbed(
     import signal
     import tempfile
 
-    from gateway.options import seconds
+    from gateway.cli.wanted import duration
     from gateway.testbed.processes import ChainFailed
     from gateway.testbed.requirements import judge
     from gateway.testbed.scenario import load
 
     if report is not None and report.suffix.lower() not in (".html", ".htm", ".md"):
         raise typer.BadParameter(f"expected FILE.html or FILE.md, got {report}", param_hint="--report")
-    try:
-        waiting = seconds(patience)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--patience") from None
+    waiting = duration(patience, "--patience")
     loaded = load(_found(scenario))
     place = (data or Path(tempfile.mkdtemp(prefix="plantbridge-testbed-"))).absolute()
     for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored

@@ -1,4 +1,4 @@
-"""Which devices of a site a command is to work on."""
+"""What several commands are asked for alike: which devices of a site, and how long."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def wanted(site: Site, names: Sequence[str]) -> list[tuple[Link, list[Device]]]:
             raise typer.BadParameter(f"there is no device {name}; {hint}", param_hint="DEVICE")
     chosen = [(link, [device for device in link.devices if not names or device.name in names]) for link in site.links]
     return [(link, devices) for link, devices in chosen if devices]
+
+
+def duration(text: str, option: str | None = None) -> float:
+    """Read a duration (s). Raises BadParameter; `option` names it where typer does not."""
+    from gateway.options import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
