@@ -30,6 +30,7 @@ from nats.js.errors import NotFoundError
 from gateway.errors import SinkUnavailable
 from gateway.mqtt import Arrived, tls_context
 from gateway.options import IngestOptions
+from gateway.sources import tasks
 from gateway.sources.kinds import KINDS
 
 STREAM: Final = "$MQTT_msgs"
@@ -85,7 +86,7 @@ class JetStream:
             await self.close()
             self.reason = f"{self}: {reason}"
             raise SinkUnavailable(f"the stream of {self.reason}") from error
-        self._tasks = [asyncio.create_task(self._take(subscription)), asyncio.create_task(self._keep())]
+        self._tasks = tasks.start(self._end, self._take(subscription), self._keep())
 
     async def _subscription(self) -> Any:
         """Make the workers' common consumer, or find it made. Raises NatsError."""
@@ -106,10 +107,10 @@ class JetStream:
 
     async def close(self) -> None:
         """End the session; what was not acknowledged comes again. Idempotent; never raises."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
+        running, self._tasks = self._tasks, []
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, *self._answers, return_exceptions=True)
+        await asyncio.gather(*running, *self._answers, return_exceptions=True)
         connection, self._connection = self._connection, None
         if connection is not None:
             for held in self._held.values():  # at once, and not after `redeliver`
@@ -119,7 +120,7 @@ class JetStream:
                 async with asyncio.timeout(2.0):
                     await connection.close()
         self._held.clear()
-        self._end(f"{self}: closed")
+        self._end("closed")
 
     def acknowledge(self, message: Arrived) -> None:
         """Take responsibility for a message of this session."""
@@ -153,7 +154,7 @@ class JetStream:
             except TimeoutError:
                 continue
             except (NatsError, OSError) as error:
-                self._end(f"{self}: {_said(error)}")
+                self._end(_said(error))
                 return
             for message in found:
                 if message.subject.rpartition(".")[2] not in KINDS:  # a gateway's status
@@ -173,7 +174,7 @@ class JetStream:
                     await held.in_progress()
 
     async def _closed(self) -> None:
-        self._end(f"{self}: the connection was closed")
+        self._end("the connection was closed")
 
     async def _failed(self, error: Exception) -> None:
         if not self.lost.is_set():
@@ -181,7 +182,7 @@ class JetStream:
 
     def _end(self, reason: str) -> None:
         if not self.lost.is_set():
-            self.reason = reason
+            self.reason = f"{self}: {reason}"
             self.lost.set()
 
 

@@ -29,6 +29,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from gateway.errors import SinkUnavailable
 from gateway.mqtt import Arrived, tls_context
 from gateway.options import IngestOptions
+from gateway.sources import tasks
 from gateway.sources.kinds import KINDS
 
 _FETCH: Final = 0.5  # s that a request for records stands
@@ -85,9 +86,7 @@ class Kafka:
         if kafka.topic not in topics:
             await self._refuse(f"there is no topic {kafka.topic}, or we may not read it")
         self._consumer.subscribe([kafka.topic], listener=_Moves(self))
-        self._tasks = [asyncio.create_task(each) for each in (self._take(), self._settle(), self._look())]
-        for task in self._tasks:
-            task.add_done_callback(self._over)
+        self._tasks = tasks.start(self._end, self._take(), self._settle(), self._look())
 
     async def _refuse(self, reason: str, error: Exception | None = None) -> NoReturn:
         await self.close()
@@ -96,10 +95,10 @@ class Kafka:
 
     async def close(self) -> None:
         """End the session; what was not acknowledged comes again. Idempotent; never raises."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
+        running, self._tasks = self._tasks, []
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         consumer = self._consumer
         if consumer is not None:
             with contextlib.suppress(KafkaError, OSError, TimeoutError, asyncio.CancelledError):
@@ -202,11 +201,6 @@ class Kafka:
             except (KafkaError, OSError, TimeoutError) as error:
                 self._end(_said(error))
                 return
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        """End the session where one of its tasks ended by a defect, rather than stand still."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._end(f"{type(error).__name__}: {error}")
 
     def _end(self, reason: str) -> None:
         if not self.lost.is_set():

@@ -97,6 +97,22 @@ async def test_a_store_that_is_away_is_waited_for_with_messages_in_hand(nats: Na
     assert side.dead() == []
 
 
+async def test_a_defect_ends_the_session_rather_than_stand_still(nats: Nats) -> None:
+    """Else ingest would look connected and take nothing more in."""
+
+    def defective(_: Arrived) -> None:
+        raise ZeroDivisionError("a defect")
+
+    session = JetStream(IngestOptions(url=nats.url, **settings(nats)), on_message=defective)
+    async with edge(nats) as plant:
+        await session.open()
+        plant.numbers[OF.fingerprint] = 0
+        await plant.scans(1)
+    await until(session.lost.is_set, "the session's end")
+    assert session.reason == f"{session}: ZeroDivisionError: a defect"
+    await session.close()
+
+
 async def test_a_worker_that_falls_silent_is_not_waited_for(nats: Nats) -> None:
     """What it was given comes to another; acknowledged there, it comes no more."""
     silent: list[Arrived] = []
