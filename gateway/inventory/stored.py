@@ -155,7 +155,7 @@ def evidence(database: Path, tags: Tags, begin: int, end: int, now: int, told: i
     for hour, (start, stop) in _chunks(hours, begin, end, [gap.end for gap in inside if gap.lossy]):
         runs = asked.runs(start, stop) if start <= last and first < stop else Runs(*[_EMPTY] * 5)
         for device, newest in asked.newest_good(runs).items():
-            seen[tags.devices[device]].last_good = max(seen[tags.devices[device]].last_good, newest)
+            seen[device].last_good = max(seen[device].last_good, newest)
         counts = coverage.take(runs, start, max(start, min(stop, settled)), holes, heard, len(tags.devices))
         for name, count in zip(tags.devices, counts, strict=True):
             seen[name].add(hour, count)
@@ -266,19 +266,21 @@ class _Question:
         """Give tag, class, time and time of the newest good row, of these tags that have any."""
         return tuple(_columns(self._ask(_NEWEST, begin, end, which), ("tag", "class", "last", "good")).values())
 
-    def newest_good(self, runs: Runs) -> dict[int, int]:
-        """Give the newest good row of each device, by number."""
+    def newest_good(self, runs: Runs) -> dict[str, int]:
+        """Give the newest good row of each device, by name."""
         good = runs.quality == GOOD
-        newest = np.zeros(len(self.tags.devices), dtype=np.int64)
-        np.maximum.at(newest, self._device[runs.tag[good]], runs.last[good])
-        return {int(number): int(newest[number]) for number in np.flatnonzero(newest)}
+        return self._by_device(runs.tag[good], runs.last[good])
 
     def last_good(self, begin: int, end: int, devices: set[str]) -> dict[str, int]:
         """Give the newest good row of each of these devices, by name."""
         which = np.isin(self._device, [n for n, name in enumerate(self.tags.devices) if name in devices])
         tag, _, _, good = self.newest(begin, end, which)
+        return self._by_device(tag, good)
+
+    def _by_device(self, tag: NDArray[np.int64], time: NDArray[np.int64]) -> dict[str, int]:
+        """Give the newest of these times of each device that has one, by name."""
         newest = np.zeros(len(self.tags.devices), dtype=np.int64)
-        np.maximum.at(newest, self._device[tag], good)
+        np.maximum.at(newest, self._device[tag], time)
         return {self.tags.devices[number]: int(newest[number]) for number in np.flatnonzero(newest)}
 
     def _ask(
