@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from gateway.cli.query import instant, query
 from gateway.errors import GatewayError
 from gateway.model import Batch, Gap, Kind
 from gateway.stores.duckdb import DuckdbStore
+from tests import commands
 from tests.native import BAD, SECOND, T0, block, scan, table
 
 FIRST = "2023-11-15 06:13:20.123456789+08:00"
@@ -65,12 +65,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def ask(*arguments: object) -> Result:
-    app = typer.Typer()
-    app.command()(query)
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, GatewayError):
-        raise result.exception
-    return result
+    return commands.ask(query, *arguments)
 
 
 def lines(*arguments: object) -> list[list[str]]:

@@ -15,8 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from gateway.cli.report import report
 from gateway.clock import BACK, NOT_KNOWN
@@ -25,6 +24,7 @@ from gateway.contracts import Block
 from gateway.errors import GatewayError
 from gateway.model import Batch, Gap, TagTable
 from gateway.stores.duckdb import DuckdbStore
+from tests import commands
 from tests.native import BAD, SECOND, scan, table
 
 CASES = Path(__file__).parents[1] / "cases" / "report"
@@ -93,12 +93,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(*arguments: object) -> Result:
-    app = typer.Typer()
-    app.command()(report)
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, GatewayError):
-        raise result.exception
-    return result
+    return commands.ask(report, *arguments)
 
 
 def told(*arguments: object) -> dict[str, Any]:

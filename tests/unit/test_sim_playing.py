@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from asyncua import ua
-from typer.testing import CliRunner
 
 from gateway import quality as q
 from gateway.cli.simulate import simulate
@@ -22,6 +20,7 @@ from simulators.opcua import OpcuaServer
 from simulators.playing import SILENCE, Playing
 from simulators.signals import TICK
 from simulators.site import expected
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_764_000_000_000_000_000 // TICK * TICK
@@ -183,9 +182,7 @@ def test_a_recording_that_cannot_play_is_a_wrong_argument(tmp_path: Path, conten
     trace = tmp_path / "trace.csv"
     if content is not None:
         trace.write_text(content)
-    app = typer.Typer()
-    app.command()(simulate)
-    result = CliRunner().invoke(app, [str(ROOT / "config" / "demo" / "site.yaml"), "--replay", str(trace)])
+    result = commands.ask(simulate, ROOT / "config" / "demo" / "site.yaml", "--replay", trace)
     assert result.exit_code == 2
     words = " ".join(result.stderr.replace("│", " ").split())
     assert "--replay" in words
